@@ -1,0 +1,1 @@
+"""Ornstein: recent advances in diffusion models as parts that work on any denoiser, and compose."""

@@ -1,0 +1,133 @@
+"""What a denoiser answers: an estimate of the clean sample that can be read as noise, velocity or score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from .errors import PathError
+from .scalars import Time, expand
+
+if TYPE_CHECKING:
+    from .paths.base import LocationPath, Path
+
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gaussian:
+    """N(mean, root·rootᵀ); ``root`` is a number, or the linear map that colours white noise of the mean's shape."""
+
+    mean: Tensor
+    root: float | Tensor | Callable[[Tensor], Tensor]
+
+    def sample(self, white: Tensor) -> Tensor:
+        """mean + root(white)."""
+        if callable(self.root):
+            return self.mean + self.root(white)
+        return self.mean + expand(self.root, white) * white
+
+
+class Estimate:
+    """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others when asked.
+
+    Exactly one of ``clean`` (x_0), ``noise`` (z of x_t = mean + std·z) and ``velocity`` (dx_t/dt along the
+    probability-flow ODE) is given. ``extras`` carries further outputs of the same forward pass, such as ``"variance"``
+    (log-variance interpolation of a learned-variance network) or ``"front"``.
+
+    Conversions from clean to noise work on every `LocationPath`; velocity and clean-from-noise need an `AffinePath`.
+    """
+
+    __slots__ = ("_clean", "_noise", "_velocity", "extras", "path", "t", "x")
+
+    def __init__(
+        self,
+        x: Tensor,
+        t: Time,
+        path: Path,
+        *,
+        clean: Tensor | None = None,
+        noise: Tensor | None = None,
+        velocity: Tensor | None = None,
+        extras: Mapping[str, Tensor] = _NOTHING,
+    ) -> None:
+        if sum(part is not None for part in (clean, noise, velocity)) != 1:
+            raise TypeError("an Estimate is made from exactly one of clean, noise and velocity")
+        self.x, self.t, self.path, self.extras = x, t, path, extras
+        self._clean, self._noise, self._velocity = clean, noise, velocity
+
+    @property
+    def clean(self) -> Tensor:
+        """x̂_0."""
+        if self._clean is None:
+            path = self._location("clean")
+            if self._noise is not None:
+                self._clean = path.clean_from_noise(self.x, self._noise, self.t)
+            else:
+                self._clean, self._noise = self._from_velocity()
+        return self._clean
+
+    @property
+    def noise(self) -> Tensor:
+        """ẑ = (x − mean(x̂_0, t)) / std(t)."""
+        if self._noise is None:
+            path = self._location("noise")
+            if self._clean is not None:
+                self._noise = (self.x - path.located(self, self.t)) / expand(path.std(self.t), self.x)
+            else:
+                self._clean, self._noise = self._from_velocity()
+        return self._noise
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dt = α'·x̂_0 + σ'·ẑ (affine paths)."""
+        if self._velocity is None:
+            d_alpha, d_sigma = self._location("velocity").rates(self.t)
+            self._velocity = expand(d_alpha, self.x) * self.clean + expand(d_sigma, self.x) * self.noise
+        return self._velocity
+
+    @property
+    def score(self) -> Tensor:
+        """∇ log p_t(x) ≈ −ẑ/std(t)."""
+        return -self.noise / expand(self._location("score").std(self.t), self.x)
+
+    def replace(self, *, clean: Tensor) -> Estimate:
+        """The same question with another clean sample: how guidance speaks."""
+        return Estimate(self.x, self.t, self.path, clean=clean, extras=self.extras)
+
+    @staticmethod
+    def mix(*terms: tuple[float, Estimate]) -> Estimate:
+        """∑ wᵢ·x̂_0⁽ⁱ⁾ with weights that sum to one; a single term comes back untouched, bit for bit."""
+        if not terms or abs(sum(weight for weight, _ in terms) - 1.0) > 1e-9:
+            raise ValueError(f"weights of a mixture of estimates must sum to 1, got {[w for w, _ in terms]}")
+        used = [(weight, estimate) for weight, estimate in terms if weight != 0.0]
+        if len(used) == 1:
+            return used[0][1]
+        clean = used[0][0] * used[0][1].clean
+        for weight, estimate in used[1:]:
+            clean = clean + weight * estimate.clean
+        return used[0][1].replace(clean=clean)
+
+    def _location(self, what: str) -> LocationPath:
+        from .paths.base import LocationPath
+
+        if not isinstance(self.path, LocationPath):
+            raise PathError(f"{type(self.path).__name__} has no mean(x_0, t) and std(t): its estimates have no {what!r}")
+        return self.path
+
+    def _from_velocity(self) -> tuple[Tensor, Tensor]:
+        """Solve x = αc + σz, v = α'c + σ'z."""
+        from .paths.base import AffinePath
+
+        path, velocity = self.path, self._velocity
+        if not isinstance(path, AffinePath) or velocity is None:
+            raise PathError(f"{type(path).__name__} has no rates(t): a velocity prediction needs an AffinePath")
+        (alpha, sigma), (d_alpha, d_sigma) = (path.alpha(self.t), path.sigma(self.t)), path.rates(self.t)
+        det = expand(alpha * d_sigma - sigma * d_alpha, self.x)
+        clean = (expand(d_sigma, self.x) * self.x - expand(sigma, self.x) * velocity) / det
+        noise = (expand(alpha, self.x) * velocity - expand(d_alpha, self.x) * self.x) / det
+        return clean, noise

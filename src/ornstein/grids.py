@@ -1,0 +1,233 @@
+"""Grids: the times a sampler visits. Going down is sampling, going up is re-noising.
+
+A `Grid` is a small value that becomes a tuple of times when it meets a path, so the same ``karras(10)`` serves a
+variance-preserving, an exploding and a flow path. A plain list of times is a grid as well. Combinators (`churn`,
+`recur`, `restart`, `partial`) take a grid and return a grid.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .errors import GridError, PathError
+from .paths.base import AffinePath, LocationPath, Path
+from .paths.shifted import ShiftedPath
+
+Rule = Callable[[Path], tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A rule that turns a path into times; ``name`` says which."""
+
+    name: str
+    rule: Rule = field(repr=False)
+
+    def __call__(self, path: Path) -> tuple[float, ...]:
+        """The times on this path, checked against its span."""
+        times = tuple(float(t) for t in self.rule(path))
+        for t in times:
+            path.check(t)
+        return times
+
+
+GridLike = Grid | Sequence[float]
+
+
+def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
+    """The times of a grid, or of a plain sequence, on a path."""
+    return grid(path) if isinstance(grid, Grid) else tuple(float(t) for t in grid)
+
+
+def _count(steps: int) -> int:
+    if steps < 1:
+        raise GridError(f"a grid needs at least one step, got {steps}")
+    return steps
+
+
+def affine(path: Path) -> AffinePath:
+    """The affine path that carries the noise levels of ``path``."""
+    base = path.base if isinstance(path, ShiftedPath) else path
+    if not isinstance(base, AffinePath):
+        raise PathError(f"{type(path).__name__} has no noise levels: use grids.levels() or a list of times")
+    return base
+
+
+def _ends(path: AffinePath, top: float | None) -> tuple[float, float]:
+    """(first, last) noisy time: a path that ends in pure noise (α = 0) starts its finite log-SNR just below."""
+    start = path.span[1] if top is None else top
+    if path.alpha(start) == 0.0:
+        start = path.time_of(-10.0)
+    return start, path.floor
+
+
+def _closed(path: AffinePath, times: Sequence[float], top: float | None) -> tuple[float, ...]:
+    """Pin the ends exactly and finish at the clean end of the span."""
+    start = path.span[1] if top is None else top
+    return (start, *times[1:], path.span[0])
+
+
+def uniform(steps: int, *, start: float | None = None) -> Grid:
+    """Equal steps in the path's own time, from ``start`` (default: pure noise) to the clean end."""
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        low, high = path.span[0], path.span[1] if start is None else start
+        return tuple(high + (low - high) * i / steps for i in range(steps)) + (low,)
+
+    return Grid(f"uniform({steps})", rule)
+
+
+def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> Grid:
+    """t_i ∝ (1 − i/n)^exponent: exponent 2 is the time-quadratic grid of Song et al. 2021."""
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        low, high = path.span[0], path.span[1] if start is None else start
+        return tuple(low + (high - low) * (1.0 - i / steps) ** exponent for i in range(steps)) + (low,)
+
+    return Grid(f"power({steps}, {exponent:g})", rule)
+
+
+def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
+    """σ̄_i^{1/ρ} in equal steps from the noisiest to the path's floor, then the clean end (Karras et al. 2022, eq. 5)."""
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        top, low = (base.sigma_bar(t) ** (1.0 / rho) for t in _ends(base, start))
+        bars = [(top + (low - top) * i / max(steps - 1, 1)) ** rho for i in range(steps)]
+        return _closed(base, [base.time_of(-2.0 * math.log(bar)) for bar in bars], start)
+
+    return Grid(f"karras({steps}, rho={rho:g})", rule)
+
+
+def log_snr(steps: int, *, start: float | None = None) -> Grid:
+    """Equal steps in log-SNR from the noisiest to the path's floor, then the clean end (Lu et al. 2022)."""
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        low, high = (base.log_snr(t) for t in _ends(base, start))
+        values = [low + (high - low) * i / max(steps - 1, 1) for i in range(steps)]
+        return _closed(base, [base.time_of(value) for value in values], start)
+
+    return Grid(f"log_snr({steps})", rule)
+
+
+def span_log_snr(steps: int, low: float, high: float) -> Grid:
+    """Equal steps between two log-SNRs, both ends included and no last jump: the grid of order measurements."""
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        return tuple(base.time_of(low + (high - low) * i / steps) for i in range(steps + 1))
+
+    return Grid(f"span_log_snr({steps}, {low:g}, {high:g})", rule)
+
+
+def indices(steps: Sequence[int], *, table: int = 1000) -> Grid:
+    """The time indices of a discrete table of ``table`` steps, noisiest first, then the clean end.
+
+    >>> from ornstein.paths import VP
+    >>> indices([999, 499])(VP.table())
+    (1.0, 0.5, 0.0)
+    """
+    return Grid(f"indices({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.span[0]))
+
+
+def levels() -> Grid:
+    """Every level of a path with whole levels (`PyramidPath`), top to image."""
+    return Grid("levels", lambda path: tuple(np.arange(path.span[1], path.span[0] - 1.0, -1.0).tolist()))
+
+
+def partial(grid: GridLike, start: float) -> Grid:
+    """The part of a grid at or below ``start``, beginning exactly there: image-to-image, inpainting, editing."""
+
+    def rule(path: Path) -> tuple[float, ...]:
+        path.check(start)
+        return (start, *(t for t in times_of(grid, path) if t < start))
+
+    return Grid("partial", rule)
+
+
+def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float = 50.0) -> Grid:
+    """EDM's stochastic churn (Karras et al. 2022, algorithm 2) as a climbing grid.
+
+    Before each step from σ̄ in [low, high] the grid climbs to (1 + γ)·σ̄ with γ = min(total/steps, √2 − 1); the climb
+    stays inside the span. The re-noising on the way up adds exactly the noise of the algorithm with S_noise = 1.
+    """
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base, times = affine(path), times_of(grid, path)
+        gamma = min(total / (len(times) - 1), math.sqrt(2.0) - 1.0)
+        out: list[float] = []
+        for i, t in enumerate(times):
+            out.append(t)
+            if i == len(times) - 1 or base.alpha(t) == 0.0:
+                continue
+            bar = base.sigma_bar(t)
+            if gamma > 0.0 and low <= bar <= high:
+                climbed = min(base.time_of(-2.0 * math.log((1.0 + gamma) * bar)), base.span[1])
+                if climbed > t:
+                    out.append(climbed)
+        return tuple(out)
+
+    return Grid(f"churn({total:g})", rule)
+
+
+def recur(grid: GridLike, times: int) -> Grid:
+    """Every step is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint)."""
+    _count(times)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        out: list[float] = []
+        nodes = times_of(grid, path)
+        for t, s in zip(nodes, nodes[1:], strict=False):
+            # From the clean end there is no way back up: the last step is taken once.
+            out.extend((t, s) * (times if s != path.span[0] else 1))
+        return _without_repeats(out)
+
+    return Grid(f"recur({times})", rule)
+
+
+def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: int = 3) -> Grid:
+    """Restart sampling (Xu et al. 2023): on reaching time ``low``, climb to ``high`` and come down again, ``rounds`` times.
+
+    ``low`` and ``high`` are times of the path; ``steps`` is the length of each new descent, in the grid's log-SNR.
+    """
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base, nodes = affine(path), times_of(grid, path)
+        if not nodes[-1] < low < high <= nodes[0]:
+            raise GridError(f"restart needs {nodes[-1]:g} < low < high ≤ {nodes[0]:g}, got low={low:g}, high={high:g}")
+        top, bottom = base.log_snr(high), base.log_snr(low)
+        descent = [base.time_of(top + (bottom - top) * i / steps) for i in range(1, steps)]
+        rounds_ = [time for _ in range(rounds) for time in (high, *descent, low)]
+        above, below = [t for t in nodes if t > low], [t for t in nodes if t < low]
+        return (*above, low, *rounds_, *below)
+
+    return Grid(f"restart({low:g}, {high:g}, {rounds})", rule)
+
+
+def default(path: Path, steps: int) -> Grid:
+    """What `ornstein.sample` uses: Karras' grid on affine paths, equal times on flow, all levels on a pyramid."""
+    base = path.base if isinstance(path, ShiftedPath) else path
+    if not isinstance(base, LocationPath):
+        return levels()
+    if isinstance(base, AffinePath) and base.alpha(base.span[1]) > 0.0:
+        return karras(steps)
+    return uniform(steps)
+
+
+def _without_repeats(times: Sequence[float]) -> tuple[float, ...]:
+    out = [times[0]]
+    for t in times[1:]:
+        if t != out[-1]:
+            out.append(t)
+    return tuple(out)

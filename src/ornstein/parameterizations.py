@@ -1,0 +1,250 @@
+"""What a network's raw output means: each parameterization turns it into an `Estimate`, and back into a training target.
+
+Every class states three things: what the network is fed (`ask`), how its output reads (`read`), and which output would
+have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from . import scalars
+from .errors import ConfigError, PathError
+from .estimates import Estimate
+from .paths.base import AffinePath, Path
+from .scalars import Time, expand
+
+Net = Callable[..., Tensor]
+
+
+class Parameterization(Protocol):
+    """raw network output ⇄ Estimate of the clean sample."""
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """The network's input made of the state, same shape as x."""
+        ...
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """The estimate that a raw output stands for."""
+        ...
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """The raw output of a network that knows x_0 and z."""
+        ...
+
+
+def _affine(path: Path, who: str) -> AffinePath:
+    if not isinstance(path, AffinePath):
+        raise PathError(f"predicts={who!r} needs an AffinePath (alpha, sigma), got {type(path).__name__}: use 'clean'")
+    return path
+
+
+def _split(raw: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """A learned-variance network has twice the channels: the second half goes to ``extras["variance"]``."""
+    if raw.ndim > 1 and raw.shape[1] == 2 * x.shape[1]:
+        prediction, variance = raw.chunk(2, dim=1)
+        return prediction, {"variance": variance}
+    return raw, {}
+
+
+@dataclass(frozen=True, slots=True)
+class Clean:
+    """The network predicts x_0. Works on every path, including those whose state changes shape."""
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """x itself."""
+        del path, t
+        return x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """clean = raw."""
+        prediction, extras = _split(raw, x)
+        return Estimate(x, t, path, clean=prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """x_0."""
+        del path, white, x, t
+        return clean
+
+
+@dataclass(frozen=True, slots=True)
+class NoisePrediction:
+    """The network predicts z (Ho et al. 2020)."""
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """x itself."""
+        del path, t
+        return x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """noise = raw."""
+        prediction, extras = _split(raw, x)
+        return Estimate(x, t, _affine(path, "noise"), noise=prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """z."""
+        del path, clean, x, t
+        return white
+
+
+@dataclass(frozen=True, slots=True)
+class V:
+    """The network predicts v = α·z − σ·x_0 (Salimans & Ho 2022, app. D); meant for variance-preserving paths.
+
+    On any affine path  x_0 = (α·x − σ·v)/(α² + σ²).
+    """
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """x itself."""
+        del path, t
+        return x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """clean from v."""
+        affine = _affine(path, "v")
+        prediction, extras = _split(raw, x)
+        alpha, sigma = affine.alpha(t), affine.sigma(t)
+        norm = alpha**2 + sigma**2
+        clean = expand(alpha / norm, x) * x - expand(sigma / norm, x) * prediction
+        return Estimate(x, t, affine, clean=clean, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """α·z − σ·x_0."""
+        del x
+        affine = _affine(path, "v")
+        return expand(affine.alpha(t), clean) * white - expand(affine.sigma(t), clean) * clean
+
+
+@dataclass(frozen=True, slots=True)
+class Velocity:
+    """The network predicts dx/dt = α'·x_0 + σ'·z (flow matching, Lipman et al. 2023); z − x_0 on `Flow`."""
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """x itself."""
+        del path, t
+        return x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """velocity = raw."""
+        prediction, extras = _split(raw, x)
+        return Estimate(x, t, _affine(path, "velocity"), velocity=prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """α'·x_0 + σ'·z."""
+        del x
+        d_alpha, d_sigma = _affine(path, "velocity").rates(t)
+        return expand(d_alpha, clean) * clean + expand(d_sigma, clean) * white
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EDM:
+    """Karras et al. 2022, eq. 7 and table 1: with u = x/α, σ̄ = σ/α and s = sigma_data,
+
+        x̂_0 = s²/(σ̄² + s²)·u + σ̄s/√(σ̄² + s²)·F(u/√(σ̄² + s²)).
+
+    On a variance-preserving path with s = 1 this is v-prediction up to sign. Needs α > 0.
+    """
+
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.sigma_data <= 0.0:
+            raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
+
+    def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
+        """(c_in, c_skip, c_out), all with respect to x rather than u."""
+        affine = _affine(path, "edm")
+        alpha, sigma_bar = affine.alpha(t), affine.sigma_bar(t)
+        total = sigma_bar**2 + self.sigma_data**2
+        root = scalars.sqrt(total)
+        return 1.0 / (alpha * root), self.sigma_data**2 / (total * alpha), sigma_bar * self.sigma_data / root
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """u/√(σ̄² + s²), of unit variance."""
+        return expand(self._scales(path, t)[0], x) * x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """c_skip·u + c_out·F."""
+        prediction, extras = _split(raw, x)
+        _, skip, out = self._scales(path, t)
+        return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """(x_0 − c_skip·u)/c_out."""
+        del white
+        _, skip, out = self._scales(path, t)
+        return (clean - expand(skip, x) * x) / expand(out, x)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consistency:
+    """The boundary of consistency models (Song et al. 2023, eq. 5 and app. C): x̂_0 = x exactly at σ̄ = sigma_min.
+
+        c_skip = s²/((σ̄ − σ_min)² + s²),   c_out = s·(σ̄ − σ_min)/√(σ̄² + s²),   input u/√(σ̄² + s²).
+    """
+
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+
+    def __post_init__(self) -> None:
+        if self.sigma_data <= 0.0 or self.sigma_min < 0.0:
+            raise ConfigError(
+                f"need sigma_data > 0 and sigma_min ≥ 0, got {self.sigma_data} and {self.sigma_min}"
+            )
+
+    def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
+        affine = _affine(path, "consistency")
+        alpha, sigma_bar = affine.alpha(t), affine.sigma_bar(t)
+        above = sigma_bar - self.sigma_min
+        root = scalars.sqrt(sigma_bar**2 + self.sigma_data**2)
+        skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
+        return 1.0 / (alpha * root), skip / alpha, self.sigma_data * above / root
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """u/√(σ̄² + s²)."""
+        return expand(self._scales(path, t)[0], x) * x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """c_skip·u + c_out·F."""
+        prediction, extras = _split(raw, x)
+        _, skip, out = self._scales(path, t)
+        return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """(x_0 − c_skip·u)/c_out; infinite at the boundary itself, where the network has no say."""
+        del white
+        _, skip, out = self._scales(path, t)
+        return (clean - expand(skip, x) * x) / expand(out, x)
+
+
+def parameterization(predicts: str | Parameterization) -> Parameterization:
+    """The parameterization with this name: clean, noise, v, velocity, edm or consistency.
+
+    Raises:
+        ConfigError: the name is none of these.
+    """
+    if not isinstance(predicts, str):
+        return predicts
+    named: dict[str, Callable[[], Parameterization]] = {
+        "clean": Clean,
+        "noise": NoisePrediction,
+        "v": V,
+        "velocity": Velocity,
+        "edm": EDM,
+        "consistency": Consistency,
+    }
+    if predicts not in named:
+        raise ConfigError(f"unknown parameterization {predicts!r}: choose one of {', '.join(named)}")
+    return named[predicts]()
+
+
+def clock_tensor(value: Time, x: Tensor) -> Tensor:
+    """The network's time input, shape (B,) float32: the only tensor ever made of a time."""
+    if isinstance(value, Tensor):
+        return value.to(device=x.device, dtype=torch.float32).expand(x.shape[0])
+    return torch.full((x.shape[0],), value, dtype=torch.float32, device=x.device)

@@ -1,0 +1,41 @@
+"""Rectified flow (Liu et al. 2023; Lipman et al. 2023), with time growing towards noise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .. import scalars
+from .base import AffinePath
+from ..scalars import T
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow(AffinePath):
+    """x_t = (1 − t)·x_0 + t·z, t in [0, 1]; the velocity is z − x_0 and networks are fed 1000·t."""
+
+    floor: float = 1e-3
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """(0, 1)."""
+        return 0.0, 1.0
+
+    def clock(self, t: T) -> T:
+        """1000·t."""
+        return 1000.0 * t
+
+    def alpha(self, t: T) -> T:
+        """1 − t."""
+        return 1.0 - t
+
+    def sigma(self, t: T) -> T:
+        """t."""
+        return t
+
+    def time_of(self, log_snr: T) -> T:
+        """1 / (1 + exp(log_snr/2))."""
+        return scalars.sigmoid(-0.5 * log_snr)
+
+    def rates(self, t: T) -> tuple[T, T]:
+        """(−1, 1)."""
+        return t * 0.0 - 1.0, t * 0.0 + 1.0

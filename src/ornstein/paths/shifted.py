@@ -1,0 +1,103 @@
+"""ContextDiff's path: the condition, together with the clean sample, bends the mean of every noisy state.
+
+Yang et al., "Cross-Modal Contextualized Diffusion Models", ICLR 2024 (arXiv 2402.16627), eq. 3; the general form is
+ShiftDDPM (arXiv 2302.02373).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Literal
+
+from torch import Tensor
+
+from ..errors import PathError
+from ..estimates import Estimate
+from ..scalars import T, Time, expand
+from .base import AffinePath, Cond, LocationPath
+from .vp import VP
+
+Shift = Callable[[Tensor, Mapping[str, Tensor], Time], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ShiftedPath(LocationPath):
+    """x_t = α(t)·x_0 + k(t)·r(x_0, c, t) + σ(t)·z on top of an affine ``base``.
+
+    ``shift`` is r: (clean (B, …), condition, t) → the shape of clean; an ``nn.Module`` may be used and trained.
+    ``bend`` chooses k: "quadratic" α(1 − α) leaves data and prior unshifted (the paper's), "prior" 1 − α moves the
+    prior, "data" −α moves the data.
+
+    An estimate that carries ``extras["shift"]``, a prediction of E[r | x_t], is used instead of r(x̂_0), which is biased
+    because r is not linear: r(E[x_0|x_t]) ≠ E[r(x_0)|x_t].
+    """
+
+    base: AffinePath = field(default_factory=VP)
+    shift: Shift
+    bend: Literal["quadratic", "prior", "data"] = "quadratic"
+    cond: Cond = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """The base's span."""
+        return self.base.span
+
+    @property
+    def floor(self) -> float:
+        """The base's floor."""
+        return self.base.floor
+
+    def given(self, cond: Cond) -> ShiftedPath:
+        """The path with r bound to this condition."""
+        return replace(self, cond=cond)
+
+    def clock(self, t: T) -> T:
+        """The base's clock."""
+        return self.base.clock(t)
+
+    def strength(self, t: T) -> T:
+        """k(t)."""
+        alpha = self.base.alpha(t)
+        if self.bend == "quadratic":
+            return alpha * (1.0 - alpha)
+        return 1.0 - alpha if self.bend == "prior" else -alpha
+
+    def mean(self, clean: Tensor, t: Time) -> Tensor:
+        """α·x_0 + k·r(x_0, c, t)."""
+        return self.base.mean(clean, t) + self._bias(self.shift(clean, self.cond, t), t)
+
+    def located(self, estimate: Estimate, t: Time) -> Tensor:
+        """The same at an estimate, with its own prediction of r if it has one."""
+        predicted = estimate.extras.get("shift")
+        if predicted is None:
+            return self.mean(estimate.clean, t)
+        return self.base.mean(estimate.clean, t) + self._bias(predicted, t)
+
+    def std(self, t: T) -> T:
+        """The base's σ(t)."""
+        return self.base.sigma(t)
+
+    def gain(self, s: T, t: T) -> T:
+        """The base's α_t/α_s."""
+        return self.base.gain(s, t)
+
+    def spread(self, s: T, t: T) -> T:
+        """The base's transition noise."""
+        return self.base.spread(s, t)
+
+    @property
+    def renoise_needs_clean(self) -> bool:
+        """The transition subtracts the bias at s and adds the one at t, and both know x_0."""
+        return True
+
+    def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
+        """gain·(x_s − b_s) + b_t + spread·z with b = k·r(x_0, c, ·)."""
+        if clean is None:
+            raise PathError("ShiftedPath.renoise needs the clean sample (or an estimate): pass clean=")
+        gain, spread = self.gain(s, t), self.spread(s, t)
+        return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * white
+
+    def _bias(self, shift: Tensor, t: Time) -> Tensor:
+        return expand(self.strength(t), shift) * shift

@@ -1,0 +1,264 @@
+"""Variance-preserving paths: α² + σ² = 1, given by the log of the signal gain.
+
+Continuous times run over [0, 1]. A path made from a table of N betas interpolates log α linearly between the nodes
+t = k/N (the "discrete" schedule of DPM-Solver), so a pretrained 1000-step network can be asked at any time; its clock
+is the table's index N·t − 1, which is what such networks were fed.
+
+References: Ho et al. 2020 (linear betas); Song et al. 2021, eq. 32 (continuous linear); Nichol & Dhariwal 2021, eq. 17
+(cosine); Rombach et al. 2022 (scaled linear).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..randomness import NoiseSource
+from .. import scalars
+from .base import AffinePath
+from ..scalars import T
+
+BetaKind = Literal["linear", "scaled-linear", "cosine"]
+
+
+class Schedule(Protocol):
+    """log α as a function of time, its slope and its inverse."""
+
+    @property
+    def span(self) -> tuple[float, float]: ...
+    @property
+    def floor(self) -> float: ...
+    def log_alpha(self, t: T) -> T: ...
+    def rate(self, t: T) -> T: ...
+    def time_of(self, log_alpha: T) -> T: ...
+    def clock(self, t: T) -> T: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Linear:
+    """β(t) = β_min + t·(β_max − β_min), log α = −½∫β."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    span: tuple[float, float] = (0.0, 1.0)
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.beta_min < self.beta_max:
+            raise ConfigError(f"need 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
+
+    def log_alpha(self, t: T) -> T:
+        return -0.5 * t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
+
+    def rate(self, t: T) -> T:
+        return -0.5 * (self.beta_min + t * (self.beta_max - self.beta_min))
+
+    def time_of(self, log_alpha: T) -> T:
+        area = -2.0 * log_alpha
+        slope = self.beta_max - self.beta_min
+        return 2.0 * area / (self.beta_min + scalars.sqrt(self.beta_min**2 + 2.0 * slope * area))
+
+    def clock(self, t: T) -> T:
+        return 1000.0 * t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScaledLinear:
+    """√β(t) linear between √β_min and √β_max (latent diffusion's schedule, in continuous time)."""
+
+    beta_min: float = 0.85
+    beta_max: float = 12.0
+    span: tuple[float, float] = (0.0, 1.0)
+    floor: float = 1e-3
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.beta_min < self.beta_max:
+            raise ConfigError(f"need 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
+
+    def _ends(self) -> tuple[float, float]:
+        return math.sqrt(self.beta_min), math.sqrt(self.beta_max)
+
+    def log_alpha(self, t: T) -> T:
+        a, b = self._ends()
+        # ∫β = t·(a² + a·d·t + d²t²/3) with d = b − a: no cancellation near t = 0.
+        return -0.5 * t * (a * a + (b - a) * t * (a + (b - a) * t / 3.0))
+
+    def rate(self, t: T) -> T:
+        a, b = self._ends()
+        return -0.5 * (a + (b - a) * t) ** 2
+
+    def time_of(self, log_alpha: T) -> T:
+        a, b = self._ends()
+        return (scalars.cbrt(a**3 - 6.0 * (b - a) * log_alpha) - a) / (b - a)
+
+    def clock(self, t: T) -> T:
+        return 1000.0 * t
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cosine:
+    """α(t) = cos θ(t) / cos θ(0), θ(t) = (t + offset)/(1 + offset)·π/2; cut before α vanishes."""
+
+    offset: float = 0.008
+    span: tuple[float, float] = (0.0, 0.999)
+    floor: float = 1e-3
+
+    def _theta(self, t: T) -> T:
+        return (t + self.offset) * (0.5 * math.pi / (1.0 + self.offset))
+
+    def log_alpha(self, t: T) -> T:
+        start, theta = self._theta(0.0), self._theta(t)
+        # cos θ − cos θ₀ as a product keeps the digits of a small t.
+        drop = -2.0 * scalars.sin(0.5 * (theta + start)) * scalars.sin(0.5 * (theta - start))
+        return scalars.log1p(drop / math.cos(start))
+
+    def rate(self, t: T) -> T:
+        return -scalars.tan(self._theta(t)) * (0.5 * math.pi / (1.0 + self.offset))
+
+    def time_of(self, log_alpha: T) -> T:
+        theta = scalars.acos(math.cos(self._theta(0.0)) * scalars.exp(log_alpha))
+        return theta / (0.5 * math.pi / (1.0 + self.offset)) - self.offset
+
+    def clock(self, t: T) -> T:
+        return 1000.0 * t
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """log α interpolated linearly between t = k/N, k = 0 … N, for N betas: α_k² = ∏_{j≤k} (1 − β_j)."""
+
+    betas: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.betas or not all(0.0 < b < 1.0 for b in self.betas):
+            raise ConfigError(f"a table needs betas inside (0, 1), got {len(self.betas)} of them: check their range")
+
+    @property
+    def span(self) -> tuple[float, float]:
+        return 0.0, 1.0
+
+    @property
+    def floor(self) -> float:
+        return 1.0 / len(self.betas)
+
+    @cached_property
+    def _nodes(self) -> np.ndarray:
+        return np.linspace(0.0, 1.0, len(self.betas) + 1)
+
+    @cached_property
+    def _values(self) -> np.ndarray:
+        return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-np.asarray(self.betas, dtype=np.float64)))])
+
+    def log_alpha(self, t: T) -> T:
+        return scalars.interp(t, self._nodes, self._values)  # pyright: ignore[reportArgumentType]
+
+    def rate(self, t: T) -> T:
+        """Slope of the segment that ends at or after t."""
+        slopes = np.diff(self._values) * len(self.betas)
+        if isinstance(t, Tensor):
+            index = (t.detach().to("cpu", torch.float64) * len(self.betas)).ceil().long().clamp(1, len(self.betas)) - 1
+            return torch.from_numpy(slopes[index.numpy()]).to(t)
+        return float(slopes[min(max(math.ceil(t * len(self.betas)), 1), len(self.betas)) - 1])
+
+    def time_of(self, log_alpha: T) -> T:
+        return scalars.interp(log_alpha, self._values[::-1], self._nodes[::-1])  # pyright: ignore[reportArgumentType]
+
+    def clock(self, t: T) -> T:
+        return float(len(self.betas)) * t - 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class VP(AffinePath):
+    """x_t = α(t)·x_0 + √(1 − α²)·z.
+
+    >>> VP()                                   # continuous, linear betas
+    VP(schedule=Linear(beta_min=0.1, beta_max=20.0, span=(0.0, 1.0), floor=0.001))
+    >>> path = VP.table("scaled-linear")       # the 1000 steps of latent diffusion
+    >>> path.clock(1.0)
+    999.0
+    """
+
+    schedule: Schedule = Linear()  # noqa: RUF009 - frozen
+
+    @classmethod
+    def cosine(cls) -> VP:
+        """Continuous cosine schedule."""
+        return cls(Cosine())
+
+    @classmethod
+    def scaled_linear(cls) -> VP:
+        """Continuous scaled-linear schedule."""
+        return cls(ScaledLinear())
+
+    @classmethod
+    def from_betas(cls, betas: Sequence[float]) -> VP:
+        """A discrete table, such as a pretrained model's."""
+        return cls(Table(betas=tuple(float(b) for b in betas)))
+
+    @classmethod
+    def table(
+        cls, kind: BetaKind = "linear", steps: int = 1000, start: float | None = None, end: float | None = None
+    ) -> VP:
+        """The usual tables: linear 1e-4…0.02, scaled-linear 0.00085…0.012, cosine with betas capped at 0.999."""
+        if steps < 1:
+            raise ConfigError(f"a table needs at least one step, got {steps}")
+        if kind == "linear":
+            betas = np.linspace(1e-4 if start is None else start, 0.02 if end is None else end, steps)
+        elif kind == "scaled-linear":
+            low, high = 0.00085 if start is None else start, 0.012 if end is None else end
+            betas = np.linspace(math.sqrt(low), math.sqrt(high), steps) ** 2
+        elif kind == "cosine":
+            nodes = [2.0 * Cosine().log_alpha(k / steps) for k in range(steps + 1)]
+            betas = np.minimum(-np.expm1(np.diff(nodes)), 0.999)
+        else:
+            raise ConfigError(f"unknown beta schedule {kind!r}: choose linear, scaled-linear or cosine")
+        return cls.from_betas(betas.tolist())
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """(0, end of the schedule)."""
+        return self.schedule.span
+
+    @property
+    def floor(self) -> float:
+        """The schedule's least noisy trained time."""
+        return self.schedule.floor
+
+    def clock(self, t: T) -> T:
+        """1000·t for a continuous schedule, the table's index otherwise."""
+        return self.schedule.clock(t)
+
+    def alpha(self, t: T) -> T:
+        """exp of the schedule's log α."""
+        return scalars.exp(self.schedule.log_alpha(t))
+
+    def sigma(self, t: T) -> T:
+        """√(1 − α²), through expm1 so that small t keeps its digits."""
+        return scalars.sqrt(-scalars.expm1(2.0 * self.schedule.log_alpha(t)))
+
+    def log_snr(self, t: T) -> T:
+        """2·log α − log(1 − α²)."""
+        log_alpha = self.schedule.log_alpha(t)
+        return 2.0 * log_alpha - scalars.log(-scalars.expm1(2.0 * log_alpha))
+
+    def time_of(self, log_snr: T) -> T:
+        """α² is the logistic function of the log-SNR."""
+        return self.schedule.time_of(-0.5 * scalars.softplus(-log_snr))
+
+    def rates(self, t: T) -> tuple[T, T]:
+        """α' = α·(log α)',  σ' = −α²·(log α)'/σ."""
+        rate, alpha = self.schedule.rate(t), self.alpha(t)
+        return alpha * rate, -(alpha**2) * rate / self.sigma(t)
+
+    def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
+        """Unit normal at every time: data of unit variance keeps the variance of the state."""
+        del t
+        return noise.white("prior", shape)

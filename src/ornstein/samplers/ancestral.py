@@ -1,0 +1,60 @@
+"""Ancestral sampling: draw x_s from the path's own posterior. The only sampler that works on every path."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import PathError
+from ..estimates import Estimate, Gaussian
+from ..paths.base import LocationPath, Path
+from ..randomness import NoiseSource
+from .base import Memory, Query, Step, Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Ancestral:
+    """x_s ~ q(x_s | x_t, x̂_0) (Ho et al. 2020, eq. 6–7; UDPM; ContextDiff).
+
+    ``variance``: "small" is the posterior's own, "large" the transition's β_t = spread² (both from Ho et al., sec. 3.2),
+    "learned" interpolates their logarithms with ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
+    The last two need a `LocationPath`.
+    """
+
+    variance: Literal["small", "large", "learned"] = "small"
+
+    @property
+    def order(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def needs(self) -> type[Any]:
+        """Any path for the posterior's own variance."""
+        return Path if self.variance == "small" else LocationPath
+
+    def step(self, path: Path, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
+        """One draw; no noise is added where the posterior is a point (at the clean end)."""
+        del memory
+        estimate = yield Query(x, step.t)
+        posterior = path.posterior(x, estimate, step.t, step.s)
+        if posterior.root == 0.0:
+            return posterior.mean
+        if self.variance != "small" and isinstance(path, LocationPath):
+            posterior = self._widened(path, posterior, estimate, step)
+        return posterior.sample(noise.white(step.index, posterior.mean.shape[1:]))
+
+    def _widened(self, path: LocationPath, posterior: Gaussian, estimate: Estimate, step: Step) -> Gaussian:
+        large = path.spread(step.s, step.t)
+        if self.variance == "large":
+            return Gaussian(mean=posterior.mean, root=large)
+        if "variance" not in estimate.extras:
+            raise PathError("variance='learned' needs extras['variance'], and this network predicts none: use 'small'")
+        low, high = math.log(path.bridge_std(step.t, step.s)), math.log(large)
+        fraction = 0.5 * (estimate.extras["variance"] + 1.0)
+        std = torch.exp(fraction * high + (1.0 - fraction) * low)
+        return Gaussian(mean=posterior.mean, root=std.mul)

@@ -1,0 +1,208 @@
+"""The one sampling loop, and what a sampler is: a generator that asks questions.
+
+A sampler yields `Query(x, t)`, is sent an `Estimate`, may ask any number of times at any time, and returns the state
+at the end of its step. The same body is driven by `run`, seen by `stream`, dry-run by `plan`, or stepped by hand:
+
+    steps = solve(sampler, path, x, times, noise)
+    query = next(steps)
+    while True:
+        query = steps.send(denoiser(query.x, query.t))     # StopIteration.value is the final state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from ..denoisers import DenoiserLike
+from ..errors import GridError, PathError
+from ..estimates import Estimate
+from ..paths.base import AffinePath, LocationPath, Path
+from ..randomness import Key, Noise, NoiseSource
+
+Memory = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One stretch of a grid, from time t to time s (s < t denoises).
+
+    ``index`` keys the noise of the step; ``before`` and ``after`` are the neighbouring times of the same descent, for
+    methods that look around.
+    """
+
+    t: float
+    s: float
+    index: int
+    before: float | None = None
+    after: float | None = None
+
+
+class Query(NamedTuple):
+    """The question: what is clean, given the state x (B, *event) at time t?"""
+
+    x: Tensor
+    t: float
+
+
+Steps = Generator[Query, Estimate, Tensor]
+
+
+class Sampler(Protocol):
+    """One update rule. ``order`` is its global order of convergence, ``needs`` the kind of path it works on."""
+
+    @property
+    def order(self) -> int: ...
+    @property
+    def needs(self) -> type[Any]: ...
+    def step(self, path: Any, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps: ...
+
+
+class Event(NamedTuple):
+    """One evaluation as `stream` shows it; the last event has ``estimate=None`` and the final state in ``x``."""
+
+    evaluation: int
+    x: Tensor
+    t: float
+    estimate: Estimate | None
+
+    @property
+    def final(self) -> bool:
+        """Whether x is the result."""
+        return self.estimate is None
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A sampler, a path and a list of times that fit each other; refused at construction where they do not.
+
+    Raises:
+        PathError: the sampler needs a method that this kind of path does not have.
+        GridError: fewer than two times, a repeated time, or a time outside the path's span.
+    """
+
+    sampler: Sampler
+    path: Path
+    times: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "times", tuple(float(t) for t in self.times))
+        _check_path(self.sampler, self.path)
+        if len(self.times) < 2:
+            raise GridError(f"a grid needs at least two times, got {len(self.times)}: start and end")
+        for t, s in zip(self.times, self.times[1:], strict=False):
+            if t == s:
+                raise GridError(f"the grid repeats time {t:g}: every step needs some length")
+        for t in self.times:
+            self.path.check(t)
+
+    def stretches(self) -> Iterator[Step]:
+        """The steps; neighbours never reach across a turning point."""
+        times = self.times
+        for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+            down = s < t
+            before = times[i - 1] if i > 0 and (times[i - 1] > t) == down else None
+            after = times[i + 2] if i + 2 < len(times) and (times[i + 2] < s) == down else None
+            yield Step(t=t, s=s, index=i, before=before, after=after)
+
+    def steps(self, x: Tensor, noise: NoiseSource) -> Steps:
+        """The only loop. Upward steps re-noise and clear the solver's memory."""
+        memory: Memory = {}
+        for step in self.stretches():
+            if step.s < step.t:
+                x = yield from self.sampler.step(self.path, x, step, noise, memory)
+                continue
+            memory = {}
+            clean: Tensor | None = None
+            if self.path.renoise_needs_clean:
+                clean = x if step.t == self.path.span[0] else (yield Query(x, step.t)).clean
+            white = noise.white(("up", step.index), self.path.event(x.shape[1:], step.s, at=step.t))
+            x = self.path.renoise(x, step.t, step.s, white, clean)
+        return x
+
+
+def _check_path(sampler: Sampler, path: Path) -> None:
+    if isinstance(path, sampler.needs):
+        return
+    missing = {LocationPath: "mean(x_0, t) and std(t)", AffinePath: "alpha(t), sigma(t) and log_snr(t)"}
+    raise PathError(
+        f"{type(sampler).__name__} needs {missing.get(sampler.needs, sampler.needs.__name__)}, which "
+        f"{type(path).__name__} does not have: use the Ancestral sampler"
+    )
+
+
+def solve(sampler: Sampler, path: Path, x: Tensor, times: Sequence[float], noise: NoiseSource) -> Steps:
+    """The questions of ``sampler`` from state x at times[0] to times[-1]; checked before the first is asked."""
+    return Problem(sampler, path, tuple(times)).steps(x, noise)
+
+
+def stream(steps: Steps, denoiser: DenoiserLike) -> Iterator[Event]:
+    """Drive ``steps``, showing every evaluation; the last event carries the result. Runs under ``no_grad``."""
+    count, answer, query = 0, None, None
+    while True:
+        try:
+            with torch.no_grad():
+                query = next(steps) if answer is None else steps.send(answer)
+                answer = denoiser(query.x, query.t)
+        except StopIteration as stop:
+            yield Event(count, stop.value, 0.0 if query is None else query.t, None)
+            return
+        count += 1
+        yield Event(count, query.x, query.t, answer)
+
+
+def run(steps: Steps, denoiser: DenoiserLike) -> Tensor:
+    """Drive ``steps`` to the end and return the final state."""
+    result: Tensor | None = None
+    for event in stream(steps, denoiser):
+        result = event.x
+    assert result is not None
+    return result
+
+
+def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) -> list[float]:
+    """The times that ``sampler`` will ask at, found by a dry run on an empty state.
+
+    ``seed`` matters only to samplers that draw their times. Not defined for samplers whose questions depend on answers.
+    """
+    shape = (1, 64, 64)
+    noise = _Silent(Noise.of(seed, range(1)))
+    problem = Problem(sampler, path, tuple(times))
+    steps = problem.steps(torch.zeros(1, *path.event(shape, problem.times[0])), noise)
+    asked: list[float] = []
+    try:
+        query = next(steps)
+        while True:
+            asked.append(query.t)
+            clean = torch.zeros(1, *path.event(query.x.shape[1:], path.span[0], at=query.t))
+            query = steps.send(Estimate(query.x, query.t, path, clean=clean))
+    except StopIteration:
+        return asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Silent:
+    """A noise source for dry runs: no normal numbers, the true host numbers."""
+
+    source: Noise
+
+    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+        del key
+        return torch.zeros(1, *event)
+
+    def uniform(self, key: Key) -> float:
+        return self.source.uniform(key)
+
+    def uniforms(self, key: Key) -> Tensor:
+        return self.source.uniforms(key)
+
+    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+        del key, t0, t1
+        return torch.zeros(1, *event)
+
+    def fork(self, name: str) -> _Silent:
+        return _Silent(self.source.fork(name))

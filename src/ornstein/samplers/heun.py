@@ -1,0 +1,70 @@
+"""Runge–Kutta steps on the probability-flow ODE: Euler in the path's own time, Heun in the noise level."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ..paths.base import AffinePath
+from ..randomness import NoiseSource
+from .base import Memory, Query, Step, Steps
+
+
+@dataclass(frozen=True, slots=True)
+class Euler:
+    """x_s = x_t + (s − t)·dx/dt, in the path's own time.
+
+    On `VE` and `Flow` this is DDIM; on a variance-preserving path it is a different, usually worse, first-order rule.
+    """
+
+    @property
+    def order(self) -> int:
+        """1."""
+        return 1
+
+    @property
+    def needs(self) -> type[Any]:
+        """AffinePath: the velocity needs rates(t)."""
+        return AffinePath
+
+    def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
+        """One step, one evaluation."""
+        del path, noise, memory
+        estimate = yield Query(x, step.t)
+        return x + (step.s - step.t) * estimate.velocity
+
+
+@dataclass(frozen=True, slots=True)
+class Heun:
+    """Heun's second-order rule in u = x/α over σ̄ = σ/α, where du/dσ̄ = z (Karras et al. 2022, algorithm 1).
+
+    Two evaluations a step; one where σ̄_s = 0 (the last) and, on paths that begin at pure noise (α_t = 0), on the
+    first, whose local error is of second order already. EDM's churn is a climbing grid (`ornstein.grids.churn`).
+    """
+
+    @property
+    def order(self) -> int:
+        """2."""
+        return 2
+
+    @property
+    def needs(self) -> type[Any]:
+        """AffinePath."""
+        return AffinePath
+
+    def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
+        """Predict with DDIM, then average the two noises."""
+        del noise, memory
+        t, s = step.t, step.s
+        first = yield Query(x, t)
+        euler = path.mean(first.clean, s)
+        if path.sigma(s) == 0.0:
+            return euler
+        euler = euler + path.sigma(s) * first.noise
+        if path.alpha(t) == 0.0:
+            return euler
+        second = yield Query(euler, s)
+        half = 0.5 * path.alpha(s) * (path.sigma_bar(s) - path.sigma_bar(t))
+        return path.gain(t, s) * x + half * (first.noise + second.noise)
