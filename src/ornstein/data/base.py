@@ -1,0 +1,128 @@
+"""What every data source offers: examples that can be indexed, so that order and resuming are exact."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from torch import Tensor
+
+from ornstein.errors import DataError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One picture: ``image`` is uint8 (3, R, R); ``label`` indexes the source's ``classes``, −1 for none."""
+
+    image: Tensor
+    label: int = -1
+    caption: str = ""
+    name: str = ""  # file name, seed or key: what messages call it
+
+
+class Source(Protocol):
+    """A map-style data source: a length and an example for every index, the same in every process.
+
+    ``source[i]`` raises `UnreadableError` where the i-th example exists but cannot be turned into a picture.
+    """
+
+    @property
+    def name(self) -> str:
+        """What the user calls it, e.g. ``"critters"`` or a folder."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels; empty if there are none."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Side R of the square pictures, in pixels."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what the source is made from; a run refuses to resume on another one."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+class UnreadableError(DataError):
+    """One example cannot be turned into a picture; `batches` skips it and reports ``(name, reason)``."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name, self.reason = name, reason
+
+    def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
+        return type(self), (self.name, self.reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First:
+    """The first ``count`` examples of another source."""
+
+    source: Source
+    count: int
+
+    @property
+    def name(self) -> str:
+        """The name of the whole source."""
+        return self.source.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All classes of the whole source, so that labels keep their meaning."""
+        return self.source.classes
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures."""
+        return self.source.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the whole source and the count."""
+        return digest(self.source.fingerprint, self.count)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Example:
+        return self.source[checked(index, self.count)]
+
+
+def checked(index: int, length: int) -> int:
+    """``index`` as a number in [0, length), counting from the end if negative; IndexError outside."""
+    if not -length <= index < length:
+        raise IndexError(f"index {index} of a source with {length} examples")
+    return index % length
+
+
+def digest(*parts: object) -> str:
+    """A short digest of the parts' texts, stable across runs, machines and versions of Python."""
+    state = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        text = str(part).encode("utf-8", "surrogateescape")
+        state.update(b"%d:" % len(text) + text)
+    return state.hexdigest()
+
+
+def digest_files(files: Iterable[tuple[str, Path]]) -> str:
+    """Digest of names, sizes and modification times; a file that cannot be examined counts as absent."""
+    state = hashlib.blake2b(digest_size=16)
+    for name, path in files:
+        try:
+            found = path.stat()
+            seen = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n"
+        except OSError:
+            seen = f"{name}\0absent\n"
+        state.update(seen.encode("utf-8", "surrogateescape"))
+    return state.hexdigest()

