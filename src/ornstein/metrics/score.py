@@ -1,0 +1,86 @@
+"""The distance between two sets of images as a report whose names say which network it was measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ornstein.errors import UsageError
+from ornstein.metrics.frechet import frechet_distance
+from ornstein.metrics.inceptionv3 import STANDARD
+from ornstein.metrics.kernel import kernel_distance
+from ornstein.metrics.sets import Statistics
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How far set ``a`` is from set ``b``. Smaller is closer; compare reports with equal counts and features only."""
+
+    features: str
+    resolution: tuple[int, int]
+    n_a: int
+    n_b: int
+    distance: float  # Fréchet distance
+    kid: float
+    kid_error: float | None  # standard error over blocks
+    kid_blocks: int
+    fingerprint_a: str
+    fingerprint_b: str
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """What the two distances may be called: "FID" and "KID" on the standard Inception weights alone."""
+        return ("FID", "KID") if self.features == STANDARD else (f"FD-{self.features}", f"KID-{self.features}")
+
+    def as_dict(self) -> dict[str, object]:
+        """The report for JSON, e.g. ``{"FD-lite0": 38.8, "KID-lite0": 0.002, "KID-lite0 error": 0.001, …}``."""
+        frechet, kernel = self.names
+        return {
+            frechet: self.distance,
+            kernel: self.kid,
+            f"{kernel} error": self.kid_error,
+            f"{kernel} blocks": self.kid_blocks,
+            "features": self.features,
+            "resolution": list(self.resolution),
+            "images": [self.n_a, self.n_b],
+            "fingerprints": [self.fingerprint_a, self.fingerprint_b],
+        }
+
+    def __str__(self) -> str:
+        frechet, kernel = self.names
+        error = "" if self.kid_error is None else f" ± {self.kid_error:.2g}"
+        return f"{frechet} {self.distance:.4g}, {kernel} {self.kid:.4g}{error} ({self.n_a} against {self.n_b} images)"
+
+
+def compare(a: Statistics, b: Statistics) -> Report:
+    """The Fréchet and kernel distances between two sets of images.
+
+    Raises `UsageError` for statistics of different features or resolutions, for parts that were not merged, and for
+    fewer than two images.
+    """
+    if a.features != b.features:
+        raise UsageError(
+            f"cannot compare features {a.features!r} with {b.features!r}: use one feature network for both"
+        )
+    for part in (a, b):
+        if not part.complete:
+            missing = sorted(set(range(part.world)) - part.parts)
+            raise UsageError(f"statistics lack the parts of ranks {missing} of {part.world}: merge all parts first")
+    if a.resolution is None or b.resolution is None or min(a.count, b.count) < 2:
+        raise UsageError(f"distances need at least 2 images on each side, got {a.count} and {b.count}: give more")
+    if a.resolution != b.resolution:
+        sizes = " and ".join(f"{h}×{w}" for h, w in (a.resolution, b.resolution))
+        raise UsageError(f"cannot compare images of different resolutions ({sizes}): resize one set")
+    width = a.moments.width
+    kernel = kernel_distance(a.sample.rows(width), b.sample.rows(width))
+    return Report(
+        features=a.features,
+        resolution=a.resolution,
+        n_a=a.count,
+        n_b=b.count,
+        distance=frechet_distance(a.moments, b.moments),
+        kid=kernel.value,
+        kid_error=kernel.error,
+        kid_blocks=kernel.blocks,
+        fingerprint_a=f"{a.fingerprint:032x}",
+        fingerprint_b=f"{b.fingerprint:032x}",
+    )
