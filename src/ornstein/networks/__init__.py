@@ -1,6 +1,19 @@
 """Networks: all are called as ``net(x, time, label=…, text=…, text_mask=…, vector=…)``."""
 
-from ornstein.networks.building import NETWORKS, build
+from ornstein.networks.building import NETWORKS, build, initialise
+from ornstein.networks.dit import DiT, DiTConfig
+from ornstein.networks.text import TextConfig, TextEncoder, vocabulary
 from ornstein.networks.unet import UNet, UNetConfig
 
-__all__ = ["NETWORKS", "UNet", "UNetConfig", "build"]
+__all__ = [
+    "NETWORKS",
+    "DiT",
+    "DiTConfig",
+    "TextConfig",
+    "TextEncoder",
+    "UNet",
+    "UNetConfig",
+    "build",
+    "initialise",
+    "vocabulary",
+]

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.errors import ConfigError
+from ornstein.networks.dit import DiT, DiTConfig
 from ornstein.networks.embeddings import TimeEmbedding
 from ornstein.networks.unet import UNet, UNetConfig
 from ornstein.randomness import generator
 
-NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"unet": (UNetConfig, UNet)}
+NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
 
 
 def build(config: object, seed: int = 0) -> nn.Module:

@@ -22,8 +22,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ornstein.errors import ConfigError
 from ornstein.modulation.sites import Site
@@ -259,7 +259,7 @@ class UNet(nn.Module):
         checks.input_fits(x, config.channels, config.factor)
         checks.text_fits(text, config.text_width)
         cond = Conditions(self.embedding(time, label, vector), time, text, text_mask)
-        h = F.pixel_unshuffle(x, config.patch) if config.patch > 1 else x
+        h = functional.pixel_unshuffle(x, config.patch) if config.patch > 1 else x
         # Pooling, upsampling and attention are two to seven times faster in this format, convolutions 1.0 to 1.7 times.
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
@@ -273,6 +273,6 @@ class UNet(nn.Module):
         for level in self.up:
             for block in level:  # type: ignore[union-attr]
                 h = block(h, skips.pop(), cond) if isinstance(block, JoinBlock) else block(h, cond)
-        h = self.head(F.silu(self.norm(h)))
-        h = F.pixel_shuffle(h, config.patch) if config.patch > 1 else h
+        h = self.head(functional.silu(self.norm(h)))
+        h = functional.pixel_shuffle(h, config.patch) if config.patch > 1 else h
         return h.to(dtype=x.dtype, memory_format=torch.contiguous_format)
