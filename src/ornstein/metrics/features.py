@@ -69,7 +69,8 @@ class NetworkFeatures:
         self.name, self.width = name, width
         self.device = torch.device(device)
         frozen = module.eval().requires_grad_(False).to(self.device)
-        self.module = frozen.to(memory_format=torch.channels_last)  # half as fast again in the usual layout
+        # 1.5 times as fast on a CPU as the usual layout.
+        self.module = frozen.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         self._body, self._side, self._shift, self._scale = body, side, shift, scale
 
     def __call__(self, images: Tensor) -> Tensor:

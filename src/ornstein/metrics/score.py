@@ -25,6 +25,7 @@ class Report:
     kid_blocks: int
     fingerprint_a: str
     fingerprint_b: str
+    skipped: int = 0  # images of both sets that could not be read
 
     @property
     def names(self) -> tuple[str, str]:
@@ -42,6 +43,7 @@ class Report:
             "features": self.features,
             "resolution": list(self.resolution),
             "images": [self.n_a, self.n_b],
+            "skipped": self.skipped,
             "fingerprints": [self.fingerprint_a, self.fingerprint_b],
         }
 
@@ -83,4 +85,5 @@ def compare(a: Statistics, b: Statistics) -> Report:
         kid_blocks=kernel.blocks,
         fingerprint_a=f"{a.fingerprint:032x}",
         fingerprint_b=f"{b.fingerprint:032x}",
+        skipped=a.skipped + b.skipped,
     )

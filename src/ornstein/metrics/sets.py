@@ -16,9 +16,9 @@ import os
 import struct
 import tempfile
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -53,6 +53,7 @@ class Statistics:
     moments: Moments
     sample: Sample
     fingerprint: int  # Σ hash(number of the image, its bytes) mod 2¹²⁸
+    skipped: int = 0  # images that exist but could not be read
     parts: frozenset[int] = frozenset({0})
     world: int = 1
 
@@ -93,6 +94,7 @@ class Statistics:
             moments=moments,
             sample=sample,
             fingerprint=fingerprint,
+            skipped=sum(part.skipped for part in everything),
             parts=frozenset(ranks),
             world=self.world,
         )
@@ -116,6 +118,7 @@ class Statistics:
             "count": self.count,
             "capacity": self.sample.capacity,
             "fingerprint": f"{self.fingerprint:032x}",
+            "skipped": self.skipped,
             "parts": sorted(self.parts),
             "world": self.world,
             "checksum": _checksum(arrays),
@@ -157,6 +160,7 @@ class Statistics:
             moments=moments,
             sample=sample,
             fingerprint=int(about["fingerprint"], 16),
+            skipped=about["skipped"],
             parts=frozenset(about["parts"]),
             world=about["world"],
         )
@@ -171,42 +175,55 @@ def statistics(
 ) -> Statistics:
     """The statistics of a set of images under a feature network.
 
-    ``images`` is a tensor (N, C, H, W), a source (``len`` and items with an ``.image``), or any iterable of single
-    images (C, H, W) or batches (B, C, H, W); always uint8, C = 3 or 1, one resolution. With several processes each
-    is given the *whole* set and handles the blocks of 32 images whose number is ``rank`` modulo ``world``; of a
-    source or a tensor it reads nothing else. `Statistics.merge` puts the parts together. One block of images is
-    held in memory at a time; ``capacity`` vectors are kept for the kernel distance.
+    ``images`` is a tensor (N, C, H, W), a source (`Source`; unreadable images are left out and counted), or a list or
+    any iterable of single images (C, H, W) or batches (B, C, H, W); always uint8, C = 3 or 1, one resolution. With
+    several processes each is given the *whole* set and handles the blocks of 32 images whose number is ``rank`` modulo
+    ``world``; of a source or a tensor it reads nothing else. `Statistics.merge` puts the parts together. One block of
+    images is held in memory at a time; ``capacity`` vectors are kept for the kernel distance.
 
     Raises `DataError` for no images at all, `UsageError` for anything but uint8 images of one resolution.
     """
     if not 0 <= rank < world:
         raise UsageError(f"rank {rank} is not one of {world} processes: give 0 ≤ rank < world")
     moments, sample = Moments(features.width), Sample(capacity)
-    fingerprint, resolution, seen = 0, None, False
-    for number, block in _blocks(images, rank, world):
-        seen = True
-        if number % world != rank:
+    fingerprint, skipped, resolution = 0, 0, None
+    for block in _blocks(images, rank, world):
+        skipped += block.skipped
+        if not block.images:
             continue
-        resolution = _agree(resolution, (block.shape[-2], block.shape[-1]))
-        units = quantise(_run(features, block))
-        if units.shape != (len(block), features.width):
+        stack = _stack(block.images)
+        resolution = _agree(resolution, (stack.shape[-2], stack.shape[-1]))
+        units = quantise(_run(features, stack))
+        if units.shape != (len(stack), features.width):
             raise UsageError(f"features {features.name!r} gave {units.shape[1]} numbers an image, not {features.width}")
         moments.update_units(units)
         rows = (units * QUANTUM).astype(np.float32)
-        for index, (image, row) in enumerate(zip(block.numpy(), rows, strict=True), number * NETWORK_BATCH):
+        for index, image, row in zip(block.indices, stack.numpy(), rows, strict=True):
             sample.add(index, row)
             fingerprint += _hash(index, image)
-    if not seen:
-        raise DataError("there is not one image in the set: give at least two")
     return Statistics(
         features=features.name,
         resolution=resolution,
         moments=moments,
         sample=sample,
         fingerprint=fingerprint % 2**128,
+        skipped=skipped,
         parts=frozenset({rank}),
         world=world,
     )
+
+
+@dataclass(slots=True)
+class _Block:
+    """Up to 32 images and their numbers in the set."""
+
+    images: list[Tensor] = field(default_factory=list[Tensor])
+    indices: list[int] = field(default_factory=list[int])
+    skipped: int = 0
+
+    def take(self, index: int, image: Tensor) -> None:
+        self.images.append(image)
+        self.indices.append(index)
 
 
 def _run(features: Features, block: Tensor) -> Tensor:
@@ -216,25 +233,42 @@ def _run(features: Features, block: Tensor) -> Tensor:
     return features(batch)[: len(block)]
 
 
-def _blocks(images: Iterable[Any] | Source, rank: int, world: int) -> Iterator[tuple[int, Tensor]]:
-    """Numbered blocks of 32 images; those of other ranks may be left out, but some block comes if there is an image."""
+def _blocks(images: Iterable[Any] | Source, rank: int, world: int) -> Iterator[_Block]:
+    """The blocks of 32 consecutive images that are this rank's."""
     if _by_number(images):
-        total = len(images)  # pyright: ignore[reportArgumentType]
-        count = -(-total // NETWORK_BATCH)
-        if count and rank >= count:
-            yield 0, torch.empty(0)  # there are images, but none for this rank
-        for number in range(rank, count, world):
-            numbers = range(number * NETWORK_BATCH, min((number + 1) * NETWORK_BATCH, total))
-            yield number, _stack([_image(images[i]) for i in numbers])  # pyright: ignore[reportIndexIssue]
-        return
-    number, held = 0, []
-    for image in _flat(images):  # pyright: ignore[reportArgumentType]
-        held.append(image)
-        if len(held) == NETWORK_BATCH:
-            yield number, _stack(held)
-            number, held = number + 1, []
-    if held:
-        yield number, _stack(held)
+        return _read_blocks(cast("Source", images), rank, world)
+    return _streamed_blocks(cast("Iterable[Any]", images), rank, world)
+
+
+def _read_blocks(images: Source, rank: int, world: int) -> Iterator[_Block]:
+    from ornstein.data.base import UnreadableError
+
+    total = len(images)
+    if not total:
+        raise DataError("there is not one image in the set: give at least two")
+    for start in range(rank * NETWORK_BATCH, total, world * NETWORK_BATCH):
+        block = _Block()
+        for index in range(start, min(start + NETWORK_BATCH, total)):
+            try:
+                block.take(index, _image(images[index]))
+            except UnreadableError:
+                block.skipped += 1
+        yield block
+
+
+def _streamed_blocks(images: Iterable[Any], rank: int, world: int) -> Iterator[_Block]:
+    block, index = _Block(), -1
+    for index, image in enumerate(_flat(images)):
+        if index // NETWORK_BATCH % world != rank:
+            continue
+        block.take(index, _image(image))
+        if index % NETWORK_BATCH == NETWORK_BATCH - 1:
+            yield block
+            block = _Block()
+    if index < 0:
+        raise DataError("there is not one image in the set: give at least two")
+    if block.images:
+        yield block
 
 
 def _by_number(images: Any) -> bool:
@@ -243,16 +277,16 @@ def _by_number(images: Any) -> bool:
             raise UsageError(f"a tensor of images has shape (N, C, H, W), got {tuple(images.shape)}")
         return True
     readable = hasattr(images, "__len__") and hasattr(images, "__getitem__")
-    return readable and (len(images) == 0 or hasattr(images[0], "image"))
+    return readable and not isinstance(images, (list, tuple))
 
 
-def _flat(images: Iterable[Any]) -> Iterator[Tensor]:
+def _flat(images: Iterable[Any]) -> Iterator[Any]:
     for item in images:
         tensor = getattr(item, "image", item)
         if isinstance(tensor, Tensor) and tensor.ndim == 4:
-            yield from (_image(each) for each in tensor)
+            yield from tensor
         else:
-            yield _image(tensor)
+            yield tensor
 
 
 def _image(item: Any) -> Tensor:
