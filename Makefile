@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv first.
+PYTHON ?= python3
+VENV   ?= .venv
+# The CPU build of torch is pinned; on a GPU machine: make demo CONSTRAINTS=
+CONSTRAINTS ?= -c constraints.txt
+BIN = $(VENV)/bin
+# Two processes of one thread each beat one of two; no test may reach for the network.
+TEST = OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(BIN)/python -m pytest
+
+.PHONY: demo test test-slow check rates clean
+
+demo: $(VENV)/.demo
+	$(BIN)/ornstein demo --out demo
+
+test: $(VENV)/.test
+	$(TEST) -n 2 -m "not slow and not gpu and not network"
+
+test-slow: $(VENV)/.test
+	$(TEST) -m "slow and not gpu and not network"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+rates: $(VENV)/.demo
+	$(BIN)/ornstein rates
+
+$(VENV)/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'ornstein needs Python 3.11 or newer')"
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[test]"
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo out build dist .pytest_cache .ruff_cache

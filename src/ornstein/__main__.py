@@ -1,0 +1,5 @@
+"""`python -m ornstein` is the `ornstein` command."""
+
+from .cli.main import main
+
+raise SystemExit(main())

@@ -1,0 +1,128 @@
+"""The `ornstein` command: one line in, one line of complaint at most.
+
+Each subcommand is a dataclass of arguments and a function that takes it; only the chosen one is imported, so `--help`
+stays quick. Bad input costs one line on standard error and exit status 2; `--json` prints one document on standard
+output and nothing else there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import os
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import UsageError
+
+# name: (module, arguments, function, what it does)
+COMMANDS: dict[str, tuple[str, str, str, str]] = {
+    "methods": ("catalog", "MethodsArgs", "methods", "the eleven methods: what each does, its state, its command"),
+    "demo": ("demo", "DemoArgs", "demo", "the main job on the embedded data; ends with a page"),
+    "train": ("train", "TrainArgs", "train", "train a model: ornstein train ddpm --data WHERE --out runs/NAME"),
+    "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
+    "eval": ("evaluate", "EvalArgs", "evaluate", "Fréchet distance and KID of a run or a folder against a data source"),
+    "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
+}
+
+USAGE = "usage: ornstein COMMAND [options]      (ornstein COMMAND --help shows its options and an example)"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in {"-h", "--help", "help"}:
+        _say(_overview())
+        return 0 if args else 2
+    if args[0] in {"-V", "--version", "version"}:
+        from .. import __version__
+
+        _say(__version__)
+        return 0
+    try:
+        return _dispatch(args[0], args[1:])
+    except UsageError as error:
+        return _complain(str(error), 2)
+    except KeyboardInterrupt:
+        return _complain("interrupted", 130)
+    except BrokenPipeError:
+        # The reader of our output has gone (a pipe into head): nobody is left to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        return _complain(str(error), 1)
+
+
+def parse(kind: Any, prog: str, args: Sequence[str]) -> Any:
+    """The arguments as a ``kind``; a parsing error is folded into one line.
+
+    Raises:
+        UsageError: unknown options or unreadable values.
+        SystemExit: with status 0, for ``--help``.
+    """
+    import tyro
+
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(kind, prog=prog, args=list(args), config=(tyro.conf.FlagCreatePairsOff,))
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UsageError(_one_line(captured.getvalue(), prog)) from None
+
+
+def _dispatch(name: str, args: Sequence[str]) -> int:
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose one of {', '.join(COMMANDS)}"
+        raise UsageError(f"unknown command {name!r}: {hint}")
+    module_name, kind, function, _ = COMMANDS[name]
+    module = importlib.import_module(f".{module_name}", __package__)
+    if hasattr(module, "parse"):  # a command whose options depend on its first word
+        return getattr(module, function)(module.parse(args))
+    return getattr(module, function)(parse(getattr(module, kind), f"ornstein {name}", args))
+
+
+def _overview() -> str:
+    width = max(len(name) for name in COMMANDS)
+    rows = [f"  {name:<{width}}  {what}" for name, (*_, what) in COMMANDS.items()]
+    return "\n".join([USAGE, "", *rows])
+
+
+def _one_line(box: str, prog: str) -> str:
+    """The message inside the parser's box, without its frame and without the options' help."""
+    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
+    title = lines[0].lower() if lines else ""
+    kept: list[str] = []
+    for line in lines[1:]:
+        if line.startswith(("Argument helptext", "For full helptext")):
+            break
+        if line:
+            kept.append(line)
+    text = " ".join(kept) or "unreadable arguments"
+    if "required" in title:
+        text = re.sub(r"^Missing from [^:]*:", "missing argument:", text)
+    # "Perhaps you meant: --flag TYPE its help …" becomes the flag alone.
+    text = re.sub(r"\.?\s*Perhaps you meant: (--[\w.-]+).*", r": did you mean \1?", text)
+    text = re.sub(r"\s*in ornstein [\w -]* --help", "", text)
+    text = " ".join(text.split()).rstrip(".")
+    return f"{text} (see {prog} --help)"
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _complain(text: str, status: int) -> int:
+    sys.stderr.write(f"ornstein: {' '.join(text.split())}\n")
+    return status
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,143 @@
+"""`ornstein sample`: PNGs and a grid from a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import UsageError
+from .output import emit_json, note, say
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArgs:
+    """Images from a run, a checkpoint folder, or the shipped model ("critters").
+
+    Example: ornstein sample runs/critters --sampler dpmpp-2m --steps 20 --seed 0 --n 16 --out out/critters
+    """
+
+    run: tyro.conf.Positional[str]
+    """A run folder, a checkpoint folder, or the name of a shipped model."""
+    out: Path = Path("out/samples")
+    """Folder for the PNGs (000000.png, …) and grid.png."""
+    n: int = 16
+    """How many images."""
+    sampler: str = "dpmpp-2m"
+    """Name of the sampler; an unknown name lists them all."""
+    steps: int | None = None
+    """Length of the time grid (20 unless --evaluations is given)."""
+    evaluations: int | None = None
+    """Instead of --steps: as many steps as fit into this number of network evaluations."""
+    grid: Literal["default", "karras", "log-snr", "uniform", "quadratic"] = "default"
+    """How the times are spread; the default suits the path of the model."""
+    seed: int = 0
+    """Stream of samples: image i depends on (seed, i) alone."""
+    first: int = 0
+    """Number of the first image in the stream, to split a large job."""
+    batch: int = 16
+    """Images at a time."""
+    label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS")] = ()
+    """Class names or numbers, cycled over the images (class-conditional models)."""
+    caption: str | None = None
+    """A caption (text-conditional models)."""
+    columns: int = 0
+    """Columns of the grid picture (0: about square)."""
+    strict: bool = False
+    """One image at a time with deterministic kernels: equal PNG bytes for every batch size and split."""
+    device: str = "cpu"
+    """Where to run, e.g. cuda."""
+    json: bool = False
+    """Print one JSON document about what was written."""
+
+
+def sample(args: SampleArgs) -> int:
+    """Draw, write, and say where."""
+    import time
+
+    from .. import sampling
+    from ..data import save_grid, save_png
+    from ..runs import open_run
+    from ..samplers import plan
+    from ..samplers import sampler as sampler_named
+
+    if args.n < 1 or args.batch < 1:
+        raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
+    if args.out.exists() and not args.out.is_dir():
+        raise UsageError(f"--out {args.out} is a file: name a folder")
+    run = open_run(args.run, device=args.device)
+    model = run.denoiser
+    cond = _condition(run, args)
+    request = sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
+    asked = plan(sampler_named(args.sampler), model.path, request.times)
+    args.out.mkdir(parents=True, exist_ok=True)
+    started, written, pictures = time.perf_counter(), [], []
+    for begin in range(0, args.n, args.batch):
+        rows = range(begin, min(begin + args.batch, args.n))
+        part = None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()}
+        images = sampling.sample(
+            model,
+            len(rows),
+            sampler=request.sampler,
+            grid=request.times,
+            seed=args.seed,
+            first=args.first + rows.start,
+            cond=part,
+            strict=args.strict,
+        )
+        for i, image in zip(rows, images, strict=True):
+            path = args.out / f"{args.first + i:06d}.png"
+            save_png(image, path)
+            written.append(str(path))
+        pictures.extend(images.cpu())
+        note(f"{len(written)} of {args.n} images")
+    seconds = time.perf_counter() - started
+    columns = args.columns or max(1, round(len(pictures) ** 0.5))
+    save_grid(pictures[:256], args.out / "grid.png", columns)
+    result = {
+        "run": args.run,
+        "sampler": args.sampler,
+        "evaluations": len(asked),
+        "times": list(request.times),
+        "seed": args.seed,
+        "first": args.first,
+        "images": written,
+        "grid": str(args.out / "grid.png"),
+        "seconds_per_image": seconds / args.n,
+    }
+    if args.json:
+        emit_json(result)
+    else:
+        say(f"{args.n} images, {len(asked)} evaluations each, {seconds / args.n:.3f} s an image: {args.out / 'grid.png'}")
+    return 0
+
+
+def _grid(args: SampleArgs, model: object):  # noqa: ANN202 - a GridLike
+    from .. import grids
+    from ..samplers import sampler as sampler_named
+    from ..samplers import steps_for
+
+    families = {
+        "default": lambda steps: grids.default(model.path, steps),  # type: ignore[attr-defined]
+        "karras": grids.karras,
+        "log-snr": grids.log_snr,
+        "uniform": grids.uniform,
+        "quadratic": grids.power,
+    }
+    family = families[args.grid]
+    if args.steps is not None and args.evaluations is not None:
+        raise UsageError("give --steps or --evaluations, not both")
+    if args.evaluations is not None:
+        rule = sampler_named(args.sampler)
+        return steps_for(rule, model.path, args.evaluations, lambda path, steps: family(steps))  # type: ignore[attr-defined]
+    return family(20 if args.steps is None else args.steps)
+
+
+def _condition(run, args: SampleArgs):  # noqa: ANN001, ANN202
+    if args.caption is not None:
+        return run.cond(captions=[args.caption] * args.n)
+    if args.label:
+        return run.cond(labels=[args.label[(args.first + i) % len(args.label)] for i in range(args.n)])
+    return None

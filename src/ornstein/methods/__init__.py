@@ -1,0 +1,114 @@
+"""The eleven methods: one short description a paper. Nothing here claims more than what runs today."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["ready", "parts", "planned"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """One paper: what it does, what of it runs here, and the command that runs it."""
+
+    name: str
+    title: str
+    arxiv: str
+    what: str
+    state: State
+    here: str
+    command: str = ""
+
+
+METHODS: tuple[Method, ...] = (
+    Method(
+        name="sdxl",
+        title="SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis",
+        arxiv="2307.01952",
+        what="latent text-to-image with size and crop conditioning and a refiner",
+        state="planned",
+        here="nothing yet beyond the shared network, path and trainer",
+    ),
+    Method(
+        name="slct",
+        title="Improved Training Technique for Latent Consistency Models",
+        arxiv="2502.01441",
+        what="consistency training in latent space: images in one or two evaluations",
+        state="parts",
+        here="the consistency parameterization and the sampler (DDIM on an up-and-down grid); no training yet",
+    ),
+    Method(
+        name="udpm",
+        title="UDPM: Upsampling Diffusion Probabilistic Models",
+        arxiv="2305.16269",
+        what="the state halves its resolution with every level: images in three cheap evaluations",
+        state="parts",
+        here="its path with the exact and the published posterior, sampled by `ancestral`; no training yet",
+    ),
+    Method(
+        name="universal-guidance",
+        title="Universal Guidance for Diffusion Models",
+        arxiv="2302.07121",
+        what="steer any denoiser with any differentiable function of the clean image",
+        state="parts",
+        here="the recurrence as a grid (`grids.recur`); no guidance yet",
+    ),
+    Method(
+        name="minority-guidance",
+        title="Don't Play Favorites: Minority Guidance for Diffusion Models",
+        arxiv="2301.12334",
+        what="steer sampling towards rare samples",
+        state="planned",
+        here="nothing yet",
+    ),
+    Method(
+        name="contextdiff",
+        title="Cross-Modal Contextualized Diffusion Models for Text-Guided Visual Generation and Editing",
+        arxiv="2402.16627",
+        what="the forward process itself depends on the text and image pair",
+        state="parts",
+        here="its path, sampled by `ancestral` and `ddim`, biased and unbiased; no adapter training yet",
+    ),
+    Method(
+        name="cas-dm",
+        title="Bring Metric Functions into Diffusion Models",
+        arxiv="2401.02414",
+        what="a cascade of two networks that lets perceptual losses help diffusion training",
+        state="planned",
+        here="nothing yet",
+    ),
+    Method(
+        name="dmfft",
+        title="DMFFT: improving the generation quality of diffusion models using fast Fourier transform",
+        arxiv="",  # Scientific Reports 15 (2025)
+        what="change the frequencies of U-Net features at sampling time, without training",
+        state="parts",
+        here="named feature sites and `modulated()` for any function on them; no frequency preset yet",
+    ),
+    Method(
+        name="accelerated-ode",
+        title="Accelerating Convergence of Score-Based Diffusion Models, Provably",
+        arxiv="2403.03852",
+        what="second-order deterministic and improved stochastic samplers with proofs",
+        state="planned",
+        here="the laboratory that will measure them (`ornstein rates`)",
+    ),
+    Method(
+        name="randomized-midpoint",
+        title="Improved Convergence Rate for Diffusion Probabilistic Models",
+        arxiv="2410.13738",
+        what="a sampler that asks at random times for a better dependence on dimension",
+        state="planned",
+        here="the host-side shared random numbers and climbing grids it needs",
+    ),
+    Method(
+        name="exponential-integrator",
+        title="Unified Convergence Analysis for Score-Based Diffusion Models with Deterministic Samplers",
+        arxiv="2410.14237",
+        what="exponential integrators of the reverse process with schedules and proofs",
+        state="parts",
+        here="the one-step, multistep and SDE family (`dpmpp-*`, `unipc`), measured by `ornstein rates`; "
+        "the paper's own schedule is missing",
+    ),
+)

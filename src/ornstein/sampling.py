@@ -1,0 +1,203 @@
+"""`sample` and `stream`: images from a denoiser in one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import grids
+from .denoisers import DenoiserLike
+from .errors import UsageError
+from .estimates import Estimate
+from .grids import GridLike, times_of
+from .paths.base import Cond, Path
+from .randomness import Noise
+from .samplers import Event, Sampler, run, solve, steps_for
+from .samplers import sampler as sampler_named
+from .samplers import stream as stream_steps
+from .scalars import Time
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A resolved call: the sampler, its times, and the shape of one clean sample."""
+
+    sampler: Sampler
+    times: tuple[float, ...]
+    shape: tuple[int, ...]
+    device: torch.device
+    dtype: torch.dtype
+
+
+def resolve(
+    model: DenoiserLike,
+    sampler: str | Sampler,
+    steps: int | None,
+    evaluations: int | None,
+    grid: GridLike | None,
+    shape: Sequence[int] | None,
+    dtype: torch.dtype = torch.float32,
+) -> Request:
+    """Turn the arguments of `sample` into values, refusing what does not fit together.
+
+    Raises:
+        UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
+    """
+    rule = sampler_named(sampler)
+    event = tuple(shape) if shape is not None else getattr(model, "shape", None)
+    if event is None:
+        raise UsageError("the model does not know the shape of a sample: pass shape=(channels, height, width)")
+    if sum(given is not None for given in (steps, evaluations, grid)) > 1:
+        raise UsageError("give one of steps, evaluations and grid, not several")
+    if grid is not None:
+        times = times_of(grid, model.path)
+    elif evaluations is not None:
+        times = times_of(steps_for(rule, model.path, evaluations), model.path)
+    else:
+        times = times_of(grids.default(model.path, 20 if steps is None else steps), model.path)
+    device = getattr(model, "device", torch.device("cpu"))
+    return Request(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
+
+
+def sample(
+    model: DenoiserLike,
+    n: int = 1,
+    *,
+    sampler: str | Sampler = "dpmpp-2m",
+    steps: int | None = None,
+    evaluations: int | None = None,
+    grid: GridLike | None = None,
+    seed: int = 0,
+    first: int = 0,
+    batch: int | None = None,
+    cond: Cond | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+    strict: bool = False,
+) -> Tensor:
+    """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
+
+    Sample number i sees the noise of (seed, i) whatever the batch, so ``n=16`` equals two calls of 8 with ``first`` 0
+    and 8. Networks may round differently at another batch size; ``strict=True`` asks the network for one sample at a
+    time, which makes the images bit-equal for every ``batch`` and split at the price of speed.
+
+    Args:
+        model: a `Denoiser`, or a guidance around one.
+        n: how many.
+        sampler: a name from `ornstein.samplers.SAMPLERS` or a sampler.
+        steps: length of the default grid (20).
+        evaluations: instead of steps, the number of network evaluations not to be exceeded.
+        grid: instead of both, a grid or a list of times.
+        seed: the stream of samples.
+        first: number of the first sample in the stream.
+        batch: samples at a time (default: all).
+        cond: condition; each tensor has n rows, or one to repeat.
+        shape: clean event (C, H, W); known already to a model that was loaded.
+        dtype: of the state.
+        strict: see above.
+
+    Raises:
+        UsageError: arguments that do not fit together (and its subclasses for paths and grids).
+
+    >>> import torch, ornstein as orn
+    >>> model = orn.Denoiser(lambda x, time: torch.zeros_like(x), path=orn.VP(), predicts="clean", shape=(3, 8, 8))
+    >>> orn.sample(model, n=2, steps=5).abs().max().item()
+    0.0
+    """
+    if n < 1:
+        raise UsageError(f"n must be at least 1, got {n}")
+    request = resolve(model, sampler, steps, evaluations, grid, shape, dtype)
+    denoiser = _OneByOne(model) if strict else model
+    size = n if batch is None else batch
+    if size < 1:
+        raise UsageError(f"batch must be at least 1, got {batch}")
+    parts: list[Tensor] = []
+    with _repeatable(strict):
+        for start in range(0, n, size):
+            rows = range(start, min(start + size, n))
+            part = denoiser if cond is None else denoiser.given(_slice(cond, rows, n))
+            x, noise = _begin(part.path, request, seed, range(first + rows.start, first + rows.stop))
+            parts.append(run(solve(request.sampler, part.path, x, request.times, noise), part))
+    return torch.cat(parts)
+
+
+def stream(
+    model: DenoiserLike,
+    n: int = 1,
+    *,
+    sampler: str | Sampler = "dpmpp-2m",
+    steps: int | None = None,
+    evaluations: int | None = None,
+    grid: GridLike | None = None,
+    seed: int = 0,
+    first: int = 0,
+    cond: Cond | None = None,
+    shape: Sequence[int] | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Iterator[Event]:
+    """The same as one batch of `sample`, seen evaluation by evaluation; the last event's ``x`` is the result.
+
+    >>> import torch, ornstein as orn
+    >>> model = orn.Denoiser(lambda x, time: torch.zeros_like(x), path=orn.VE(), predicts="clean", shape=(1, 4, 4))
+    >>> [event.evaluation for event in orn.stream(model, sampler=orn.samplers.Heun(), grid=orn.grids.karras(3))]
+    [1, 2, 3, 4, 5, 5]
+    """
+    request = resolve(model, sampler, steps, evaluations, grid, shape, dtype)
+    bound = model if cond is None else model.given(cond)
+    x, noise = _begin(bound.path, request, seed, range(first, first + n))
+    return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
+
+
+def _begin(path: Path, request: Request, seed: int, samples: range) -> tuple[Tensor, Noise]:
+    noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype)
+    return path.prior(noise, request.shape, request.times[0]), noise
+
+
+def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:
+    out: dict[str, Tensor] = {}
+    for key, value in cond.items():
+        if value.shape[0] not in (1, n):
+            raise UsageError(f"condition {key!r} has {value.shape[0]} rows: it needs {n}, or one to repeat")
+        out[key] = value if value.shape[0] == 1 else value[rows.start : rows.stop]
+    return out
+
+
+@contextmanager
+def _repeatable(strict: bool) -> Iterator[None]:
+    """Deterministic kernels for the length of a strict call."""
+    if not strict:
+        yield
+        return
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
+
+
+class _OneByOne:
+    """A denoiser that asks its network for one sample at a time, so that no answer depends on its neighbours."""
+
+    def __init__(self, inner: DenoiserLike, cond: Cond | None = None) -> None:
+        self.inner, self.cond, self.path = inner, cond, inner.path if cond is None else inner.given(cond).path
+
+    def given(self, cond: Cond) -> _OneByOne:
+        return _OneByOne(self.inner, cond)
+
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        rows: list[Estimate] = []
+        for i in range(x.shape[0]):
+            inner = self.inner
+            if self.cond is not None:
+                inner = inner.given({k: v if v.shape[0] == 1 else v[i : i + 1] for k, v in self.cond.items()})
+            rows.append(inner(x[i : i + 1], t))
+        extras = {key: torch.cat([row.extras[key] for row in rows]) for key in rows[0].extras}
+        return Estimate(x, t, self.path, clean=torch.cat([row.clean for row in rows]), extras=extras)
+
+    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        return [self.given(cond)(x, t) for cond in conds]
