@@ -118,7 +118,7 @@ def _read(path: Path, key: Mapping[str, Any]) -> Pictures | None:
 def _check(array: Picture) -> int:
     total = 0
     for row in array:
-        total = zlib.crc32(np.ascontiguousarray(row), total)
+        total = zlib.crc32(row.tobytes(), total)
     return total
 
 
@@ -129,8 +129,9 @@ def _write(path: Path, key: Mapping[str, Any], draw: Draw, progress: Progress | 
         header = {"descr": "|u1", "fortran_order": False, "shape": _shape(key)}
         np.lib.format.write_array_header_1_0(file, header)
         for row, note in _drawn(draw, key["count"], progress):
-            total = zlib.crc32(row, total)
-            file.write(row.tobytes())
+            data = row.tobytes()
+            total = zlib.crc32(data, total)
+            file.write(data)
             notes.append(note)
     write_json(path.with_suffix(".json"), {"key": key, "crc32": total, "notes": notes})
     return Pictures(notes, path=path)

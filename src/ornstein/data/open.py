@@ -36,7 +36,7 @@ def open_source(where: str | Path, *, size: int, limit: int | None = None, progr
         raise DataError(f"the size of the pictures must be 4 to 4096 pixels, got {size}")
     if limit is not None and limit < 1:
         raise DataError(f"the limit on examples must be at least 1, got {limit}")
-    source = _drawn(where, size, limit, progress) or _elsewhere(where, size, progress)
+    source = _drawn(where, size, limit, progress) or _elsewhere(where, size, limit, progress)
     if len(source) == 0:
         raise DataError(f"{where} holds no examples")
     return First(source=source, count=limit) if limit is not None and limit < len(source) else source
@@ -62,17 +62,37 @@ def _drawn(where: str, size: int, limit: int | None, progress: Progress | None) 
     else:
         styles = tuple(s for s in rest[0].split(",") if s) if rest else embedded.STYLES
         unknown = [s for s in styles if s not in embedded.known_styles()]
-        if unknown or len(rest) > 1 or not styles:
-            raise DataError(f"cannot read {where!r}: write dicebear:STYLE[,STYLE…][:COUNT] with the styles of DiceBear")
+        if unknown:
+            raise DataError(f"DiceBear has no style {unknown[0]!r}; it has {', '.join(embedded.known_styles())}")
+        if len(rest) > 1 or not styles:
+            raise DataError(f"cannot read {where!r}: write dicebear:STYLE[,STYLE…][:COUNT]")
     return embedded.open_drawn(where, styles, size=size, count=count, progress=progress)
 
 
-def _elsewhere(where: str, size: int, progress: Progress | None) -> Source:
+def _elsewhere(where: str, size: int, limit: int | None, progress: Progress | None) -> Source:
+    """A source from a package, the Hub, tar files, parquet files or a folder."""
+    # Imported here: they load more than the drawn set needs.
+    from ornstein.data import folder, hub, packages, shards
+
+    if where in packages.NAMES:
+        return packages.open_package(where, size=size, limit=limit, progress=progress)
+    if where.startswith("hf:"):
+        return hub.open_hub(where, size=size)
+    if shards.is_shards(where):
+        return shards.open_shards(where, size=size)
+    path = Path(where).expanduser()
+    if path.is_dir():
+        has_images = (path / folder.METADATA).is_file() or not any(path.rglob("*.parquet"))
+        return folder.open_folder(path, size=size) if has_images else hub.open_parquet(path, size=size)
+    if path.is_file() and path.suffix == ".parquet":
+        return hub.open_parquet(path, size=size)
+    if path.is_file():
+        raise DataError(f"{where} is a file, but not a parquet or tar file: give the folder of images it lies in")
     raise _unknown(where)
 
 
 def _unknown(where: str) -> DataError:
     names = [*embedded.known_styles(), "dicebear", "openmoji", "animals", "mnist"]
     close = difflib.get_close_matches(where.split(":", maxsplit=1)[0], names, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    hint = f" (did you mean {close[0]}?)" if close and "/" not in where else ""
     return DataError(f"no data source {where!r}{hint}: give {ACCEPTED}")
