@@ -11,13 +11,15 @@ at the end of its step. The same body is driven by `run`, seen by `stream`, dry-
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+import bisect
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .. import grids
 from ..denoisers import DenoiserLike
 from ..errors import GridError, PathError
 from ..estimates import Estimate
@@ -182,6 +184,30 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
             query = steps.send(Estimate(query.x, query.t, path, clean=clean))
     except StopIteration:
         return asked
+
+
+def steps_for(
+    sampler: Sampler, path: Path, evaluations: int, family: Callable[[Path, int], grids.Grid] = grids.default
+) -> grids.Grid:
+    """The longest grid of ``family`` on which ``sampler`` asks at most ``evaluations`` times.
+
+    It makes samplers comparable at equal cost: for 10 evaluations, Heun takes five steps on a grid that ends at σ = 0.
+
+    Raises:
+        GridError: even the shortest grid costs more.
+    """
+
+    def asked(steps: int) -> int:
+        return len(plan(sampler, path, family(path, steps)(path)))
+
+    # Every step costs at least one question, and longer grids never cost less.
+    steps = bisect.bisect_right(range(1, evaluations + 1), evaluations, key=asked)
+    if steps == 0:
+        least = asked(1)
+        raise GridError(
+            f"{type(sampler).__name__} needs at least {least} evaluations here, got {evaluations}: raise it"
+        )
+    return family(path, steps)
 
 
 @dataclass(frozen=True, slots=True)

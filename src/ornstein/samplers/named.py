@@ -1,0 +1,59 @@
+"""Samplers by name: the registry at the edge, for command lines and configuration files."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+from ..errors import ConfigError
+from .ancestral import Ancestral
+from .base import Sampler
+from .ddim import DDIM
+from .exponential import DPMSolver, DPMSolver2S
+from .heun import Euler, Heun
+from .unipc import UniPC
+
+SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
+    {
+        "ancestral": Ancestral,
+        "ancestral-large": partial(Ancestral, "large"),
+        "ancestral-learned": partial(Ancestral, "learned"),
+        "ddpm": Ancestral,
+        "ddim": DDIM,
+        "ddim-eta1": partial(DDIM, 1.0),
+        "euler": Euler,
+        "heun": Heun,
+        "dpmpp-1": partial(DPMSolver, order=1),
+        "dpmpp-2m": partial(DPMSolver, order=2),
+        "dpmpp-2s": DPMSolver2S,
+        "dpmpp-3m": partial(DPMSolver, order=3),
+        "dpmpp-1-sde": partial(DPMSolver, order=1, stochastic=True),
+        "dpmpp-2m-sde": partial(DPMSolver, order=2, stochastic=True),
+        "dpmpp-2s-sde": partial(DPMSolver2S, stochastic=True),
+        "dpmpp-3m-sde": partial(DPMSolver, order=3, stochastic=True),
+        "unipc": UniPC,
+        "unipc-1": partial(UniPC, p=1),
+        "unipc-2": UniPC,
+        "unipc-3": partial(UniPC, p=3),
+    }
+)
+
+
+def sampler(which: str | Sampler) -> Sampler:
+    """The sampler with this name; a sampler passes through.
+
+    >>> sampler("dpmpp-2m")
+    DPMSolver(order=2, stochastic=False, brownian=False, start='midpoint')
+
+    Raises:
+        ConfigError: no sampler has this name; the closest ones are named first.
+    """
+    if not isinstance(which, str):
+        return which
+    if which in SAMPLERS:
+        return SAMPLERS[which]()
+    close = difflib.get_close_matches(which.lower(), SAMPLERS, n=3, cutoff=0.4)
+    names = ", ".join([*close, *(name for name in SAMPLERS if name not in close)])
+    raise ConfigError(f"unknown sampler {which!r}: choose one of {names}")
