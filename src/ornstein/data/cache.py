@@ -26,6 +26,7 @@ Picture = npt.NDArray[np.uint8]  # (3, R, R)
 Draw = Callable[[int], tuple[Picture, dict[str, str]]]
 Progress = Callable[[int, int], None]  # (done, total)
 
+_FIRST = 32
 _PARALLEL_FROM = 256  # fewer pictures are rendered sooner than processes are started
 
 
@@ -151,9 +152,11 @@ def _rendered(draw: Draw, count: int) -> Iterator[tuple[Picture, dict[str, str]]
     if alone or count < _PARALLEL_FROM:
         yield from map(draw, range(count))
         return
-    # The renderer holds the interpreter's lock, so threads would not help; the children touch no tensor library.
+    # The first ones are drawn here, so that the children inherit what drawing loads. Threads would not help, as the
+    # renderer holds the interpreter's lock; the children touch no tensor library.
+    yield from map(draw, range(_FIRST))
     with get_context("fork").Pool(workers) as pool:
-        yield from pool.imap(draw, range(count), chunksize=16)
+        yield from pool.imap(draw, range(_FIRST, count), chunksize=16)
 
 
 def read_json(path: Path) -> Any:

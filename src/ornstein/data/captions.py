@@ -145,8 +145,11 @@ def _critter(chosen: Mapping[str, str]) -> str:
 
 
 def _part(table: Mapping[str, str], variant: str) -> str:
+    known = table.get(variant)
+    if known is not None:
+        return known
     plain = words(variant)
-    return table.get(variant) or (plain if plain.endswith("s") else f"{article(plain)} {plain}")
+    return plain if plain.endswith("s") else f"{article(plain)} {plain}"
 
 
 def _phrase(thing: str, parts: list[str], background: str) -> str:
@@ -162,6 +165,7 @@ def article(phrase: str) -> str:
     return "an" if phrase[:1].lower() in "aeiou" else "a"
 
 
+@lru_cache(maxsize=4096)
 def words(variant: str) -> str:
     """camelCase and kebab-case as separate lower-case words."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", variant).replace("-", " ").lower()

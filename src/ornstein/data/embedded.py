@@ -60,10 +60,11 @@ class Drawn:
     def __getitem__(self, index: int) -> Example:
         index = checked(index, len(self))
         style, seed = _place(self.styles, index)
+        chosen = self.attributes(index)
         return Example(
             image=torch.from_numpy(np.array(self.pictures.array[index])),
-            label=self._label(index),
-            caption=captions.caption(style, self.attributes(index)),
+            label=self._label(index, chosen),
+            caption=captions.caption(style, chosen),
             name=f"{style}/{seed}",
         )
 
@@ -88,9 +89,9 @@ class Drawn:
         without, _ = draw(style, self.size, {"seed": str(seed), f"{part}Probability": 0})
         return torch.from_numpy((np.asarray(whole) != without).any(axis=0))
 
-    def _label(self, index: int) -> int:
+    def _label(self, index: int, chosen: dict[str, str]) -> int:
         if self.styles == ("critters",):
-            return captions.CRITTER_CLASSES.index(f"{self.attributes(index)['body colour']} critter")
+            return captions.CRITTER_CLASSES.index(f"{chosen['body colour']} critter")
         return index % len(self.styles) if len(self.styles) > 1 else -1
 
 
@@ -112,7 +113,7 @@ def open_drawn(
     if count < 1:
         raise DataError(f"{name} needs at least one picture, got {count}")
     for style in styles:
-        _style(style)
+        _definition(style)
     key = {"styles": styles, "versions": {p: version(p) for p in ("dicebear-core", "dicebear-styles", "resvg_py")}}
     found = pictures(key, count, size, partial(_draw_index, styles, size), progress)
     licences = dict.fromkeys(licence_of(style) for style in styles)

@@ -7,6 +7,7 @@ function of (source, seed, p); the number of workers, ranks and restarts changes
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,16 +152,22 @@ def _same(item: object) -> object:
 
 
 def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
-    loader = DataLoader(
-        steps,
-        batch_size=None,
-        sampler=_Count(),
-        num_workers=workers,
-        collate_fn=_same,
-        prefetch_factor=2 if workers else None,
-        generator=torch.Generator(),  # otherwise the loader draws a number from the global generator
-    )
-    for item in loader:
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="This DataLoader will create"
+        )  # more workers than cores is no mistake
+        loader = DataLoader(
+            steps,
+            batch_size=None,
+            sampler=_Count(),
+            num_workers=workers,
+            collate_fn=_same,
+            prefetch_factor=2 if workers else None,
+            generator=torch.Generator(),  # otherwise the loader draws a number from the global generator
+        )
+        stream = iter(loader)  # starts the workers
+    del loader
+    for item in stream:
         if isinstance(item, str):
             raise DataError(item)
         yield Batch(

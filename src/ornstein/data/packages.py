@@ -201,7 +201,7 @@ def _named_emoji(folder: Path) -> list[tuple[str, str]]:
     listed = []
     for path in sorted(folder.glob("*.svg")):
         text = "".join(chr(int(code, 16)) for code in path.stem.split("-")).replace("\ufe0f", "")
-        toned = any("\U0001f3fb" <= c <= "\U0001f3ff" for c in text) and len(text) > 1
+        toned = any("\U0001f3fb" <= c <= "\U0001f3ff" for c in text)
         if text in names and not toned:
             listed.append((path.stem, _plain(names[text])))
     return listed

@@ -1,0 +1,199 @@
+"""Every kind of image becomes a square RGB picture or one clear reason."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ornstein.data import UnreadableError, batches, open_source
+from ornstein.data.decode import MAX_PIXELS, decode, extensions
+
+
+def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def flat(mode: str, colour: object, size: tuple[int, int] = (12, 12)) -> Image.Image:
+    return Image.new(mode, size, colour)  # type: ignore[arg-type]
+
+
+def colour_of(data: bytes) -> list[int]:
+    picture = decode(data, 8)
+    assert picture.shape == (3, 8, 8)
+    assert picture.dtype == torch.uint8
+    assert picture.is_contiguous()
+    return picture[:, 4, 4].tolist()
+
+
+def test_grey_and_two_level_pictures_become_rgb() -> None:
+    assert colour_of(encoded(flat("L", 77))) == [77, 77, 77]
+    assert colour_of(encoded(flat("1", 1))) == [255, 255, 255]
+
+
+def test_transparency_lies_on_white() -> None:
+    assert colour_of(encoded(flat("RGBA", (10, 20, 30, 255)))) == [10, 20, 30]
+    assert colour_of(encoded(flat("RGBA", (10, 20, 30, 0)))) == [255, 255, 255]
+    assert colour_of(encoded(flat("RGBA", (0, 0, 0, 51)))) == [204, 204, 204]
+    assert colour_of(encoded(flat("LA", (0, 51)))) == [204, 204, 204]
+    palette = flat("P", 1)
+    palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+    assert colour_of(encoded(palette)) == [0, 255, 0]
+    assert colour_of(encoded(palette, transparency=1)) == [255, 255, 255]
+    assert colour_of(encoded(palette, transparency=b"\xff\x00\xff")) == [255, 255, 255]
+    assert colour_of(encoded(flat("RGB", (9, 9, 9)), transparency=(9, 9, 9))) == [255, 255, 255]
+    assert colour_of(encoded(flat("RGBA", (0, 0, 0, 51)), "WEBP", lossless=True)) == [204, 204, 204]
+
+
+def test_sixteen_bits_and_floats_are_rescaled() -> None:
+    deep = Image.fromarray(np.full((12, 12), 257 * 100, np.uint16))
+    assert deep.mode == "I;16"
+    assert colour_of(encoded(deep)) == [100, 100, 100]
+    assert colour_of(encoded(deep, "TIFF")) == [100, 100, 100]
+    assert colour_of(encoded(Image.fromarray(np.full((12, 12), 0.4, np.float32)), "TIFF")) == [102, 102, 102]
+    ramp = np.linspace(-5.0, 5.0, 144, dtype=np.float32).reshape(12, 12)
+    ramp[0, 1] = np.nan
+    picture = decode(encoded(Image.fromarray(ramp), "TIFF"), 12)
+    assert (int(picture.min()), int(picture.max())) == (0, 255)
+
+
+def test_cmyk_becomes_rgb() -> None:
+    red, green, blue = colour_of(encoded(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95))
+    assert red > 240
+    assert max(green, blue) < 15
+    assert colour_of(encoded(flat("CMYK", (0, 255, 255, 0)), "TIFF")) == [255, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF"])
+def test_an_animation_gives_its_first_frame(kind: str) -> None:
+    frames = [flat("RGB", c) for c in ((255, 0, 0), (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
+    assert colour_of(data) == [255, 0, 0]
+
+
+def test_exif_rotation_is_applied_and_damaged_exif_ignored() -> None:
+    half = np.zeros((16, 16, 3), np.uint8)
+    half[:8] = 255  # white above black
+    exif = Image.Exif()
+    exif[0x0112] = 3  # turned by 180°
+    picture = decode(encoded(Image.fromarray(half), "PNG", exif=exif), 16)
+    assert torch.equal(picture, torch.from_numpy(half[::-1].copy()).permute(2, 0, 1))
+    assert colour_of(encoded(flat("RGB", (0, 0, 99)), "PNG", exif=b"Exif\0\0garbage")) == [0, 0, 99]
+
+
+def test_the_centre_square_is_kept_whole() -> None:
+    wide = np.zeros((10, 30, 3), np.uint8)
+    wide[:, 10:20] = 200
+    wide[:, 10] = 100
+    assert torch.equal(decode(encoded(Image.fromarray(wide)), 10), torch.from_numpy(wide[:, 10:20]).permute(2, 0, 1))
+    tall = np.ascontiguousarray(wide.transpose(1, 0, 2))
+    assert torch.equal(decode(encoded(Image.fromarray(tall)), 10), torch.from_numpy(tall[10:20]).permute(2, 0, 1))
+
+
+def test_resizing_is_antialiased() -> None:
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    picture = decode(encoded(Image.fromarray(board)), 16)
+    assert bool(((picture.int() - 127).abs() <= 3)[:, 2:-2, 2:-2].all())
+
+
+def test_a_large_jpeg_drafted_is_nearly_the_same() -> None:
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8))
+    smooth = rough.resize((1024, 768), Image.Resampling.BICUBIC)
+    via_jpeg, via_png = decode(encoded(smooth, "JPEG", quality=95), 32), decode(encoded(smooth), 32)
+    assert int((via_jpeg.int() - via_png.int()).abs().max()) <= 4
+
+
+def bomb() -> bytes:
+    """A PNG of 20,000 × 20,000 pixels that is 200 bytes long."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
+    )
+
+
+def slightly_too_big() -> bytes:
+    """Above the limit where Pillow warns, below the one where it refuses."""
+    return bomb().replace(struct.pack(">II", 20_000, 20_000), struct.pack(">II", 10_000, 10_000))
+
+
+PNG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)))
+JPEG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)), "JPEG")
+
+BAD = {
+    "empty.png": (b"", "the file is empty"),
+    "text.png": (b"hello, I am a text file\n", "not an image in any known format"),
+    "cut.png": (PNG[: len(PNG) // 2], "cannot be decoded"),
+    "cut.jpg": (JPEG[: len(JPEG) // 2], "cannot be decoded"),
+    "header.png": (PNG[:20], ""),
+    "corrupt.png": (PNG[:300] + bytes(b ^ 0x55 for b in PNG[300:600]) + PNG[600:], "cannot be decoded"),
+    "bomb.png": (bomb(), f"more than {MAX_PIXELS} pixels"),
+    "big.png": (slightly_too_big(), ""),
+    "program.eps": (
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
+        "not an image in any known format",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", list(BAD))
+def test_a_bad_image_is_one_reason(name: str) -> None:
+    data, reason = BAD[name]
+    with pytest.raises(UnreadableError) as caught:
+        decode(data, 8, name)
+    assert caught.value.name == name
+    assert reason in caught.value.reason
+    assert "\n" not in str(caught.value)
+    assert "0x" not in str(caught.value)
+    with pytest.raises(UnreadableError) as again:  # the reason is the same every time
+        decode(data, 8, name)
+    assert str(again.value) == str(caught.value)
+
+
+def test_damage_anywhere_never_raises_anything_else() -> None:
+    random = np.random.default_rng(1)
+    for original in (PNG, JPEG, encoded(flat("P", 1), "GIF"), encoded(flat("RGB", 1), "TIFF")):
+        for _ in range(60):
+            data = bytearray(original)
+            for place in random.integers(0, len(data), 6):
+                data[place] = random.integers(0, 256)
+            with contextlib.suppress(UnreadableError):
+                assert decode(bytes(data), 8).shape == (3, 8, 8)
+
+
+def test_a_folder_of_horrors_trains_on(folder: Path) -> None:
+    for name, (data, _) in BAD.items():
+        if name != "program.eps":  # not an ending that counts as an image here
+            (folder / name).write_bytes(data)
+    (folder / "dangling.png").symlink_to(folder / "nowhere.png")
+    flat("CMYK", (0, 9, 9, 0)).save(folder / "cmyk.jpg")
+    flat("RGBA", (0, 9, 9, 0)).save(folder / "clear.webp")
+    source = open_source(str(folder), size=8)
+    assert len(source) == 10 + len(BAD) - 1 + 1 + 2
+    runs = []
+    for workers in (0, 2):
+        stream = batches(source, batch=len(source), seed=0, workers=workers)
+        runs.append(next(stream))
+        stream.close()  # type: ignore[attr-defined]
+    assert torch.equal(runs[0].images, runs[1].images)
+    assert runs[0].skipped == runs[1].skipped
+    assert {name for name, _ in runs[0].skipped} == {*BAD, "dangling.png"} - {"program.eps"}
+    assert dict(runs[0].skipped)["dangling.png"] == "no such file or directory"
+
+
+def test_common_endings_are_known_and_programs_are_not() -> None:
+    assert {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= extensions()
+    assert not extensions() & {".eps", ".ps", ".pdf", ".txt", ".json", ".mpg"}
