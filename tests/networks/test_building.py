@@ -32,6 +32,16 @@ def test_weights_are_a_function_of_the_seed_and_leave_the_global_generator_alone
     assert not any(torch.equal(one[name], other[name]) for name in drawn)
 
 
+def test_weights_of_one_shape_differ():
+    weights = {}
+    for name, value in build(SMALL[0]).named_parameters():
+        if value.ndim > 1 and bool(value.any()):
+            weights.setdefault(value.shape, []).append((name, value))
+    assert max(map(len, weights.values())) > 3
+    for same in weights.values():
+        assert len({value.sum().item() for _, value in same}) == len(same)
+
+
 def test_adding_a_condition_leaves_the_other_weights():
     plain, more = build(dataclasses.replace(SMALL[0], classes=0)), build(SMALL[0])
     theirs = more.state_dict()

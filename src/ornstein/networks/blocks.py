@@ -126,7 +126,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in and out."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C), a view when x is channels_last
-        h = self.out(attend(*self.qkv(tokens).chunk(3, dim=2), self.heads))
+        q, k, v = self.qkv(tokens).chunk(3, dim=2)
+        h = self.out(attend(q, k, v, self.heads))
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 

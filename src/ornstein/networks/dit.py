@@ -103,7 +103,8 @@ class DiTBlock(nn.Module):
         """Tokens (B, N, width), embedding (B, width), text (B, L, D) and mask (B, L) to (B, N, width)."""
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
         h = normalised(x) * (1 + scale) + shift
-        x = x + gate * self.attended(attend(*self.qkv(h).chunk(3, dim=2), self.heads))
+        q, k, v = self.qkv(h).chunk(3, dim=2)
+        x = x + gate * self.attended(attend(q, k, v, self.heads))
         if self.query is not None and self.text is not None and self.crossed is not None:
             keys, values, mask = self.text(text, mask, len(x))
             x = x + self.crossed(attend(self.query(normalised(x)), keys, values, self.heads, mask))
@@ -129,7 +130,7 @@ class DiT(nn.Module):
         self.config = config
         self.embedding = ConditionEmbedding(
             config.width,
-            features=config.width,
+            features=max(64, config.width),
             kind=config.time_features,
             scale=config.time_scale,
             classes=config.classes,

@@ -120,5 +120,6 @@ class _Layer(nn.Module):
         self.contract = zeroed(nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        x = x + self.out(attend(*self.qkv(self.norm(x.float())).chunk(3, dim=2), self.heads, mask))
+        q, k, v = self.qkv(self.norm(x.float())).chunk(3, dim=2)
+        x = x + self.out(attend(q, k, v, self.heads, mask))
         return x + self.contract(functional.gelu(self.expand(self.norm_map(x.float()))))

@@ -123,14 +123,14 @@ class UNetConfig:
     def small(
         cls, *, channels: int = 3, classes: int = 0, text_width: int = 0, vector_width: int = 0, dropout: float = 0.0
     ) -> UNetConfig:
-        """The default for drawings of 64 × 64 pixels on a CPU: about 4 million parameters, made for images a second."""
+        """The default for drawings of 64 × 64 pixels on a CPU: 2.7 million parameters, made for images a second."""
         return cls(
             channels=channels,
-            width=48,
-            multipliers=(1, 2, 3),
+            width=32,
+            multipliers=(1, 2, 4),
             blocks=1,
             attention=(2,),
-            head_width=48,
+            head_width=32,
             patch=2,
             classes=classes,
             text_width=text_width,
@@ -209,7 +209,7 @@ class UNet(nn.Module):
         widths, last = config.widths, len(config.widths) - 1
         self.embedding = ConditionEmbedding(
             4 * config.width,
-            features=config.width,
+            features=max(64, config.width),
             kind=config.time_features,
             scale=config.time_scale,
             classes=config.classes,
