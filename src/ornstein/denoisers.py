@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Protocol
 
 import torch
@@ -17,27 +16,38 @@ from .paths.base import Cond, Path
 from .scalars import Time
 
 Clock = Callable[[Path, Time], Time]
-_NO_COND: Cond = MappingProxyType({})
 
 
 class DenoiserLike(Protocol):
     """What samplers and guidance work on; a guidance maps one of these to another."""
 
     @property
-    def path(self) -> Path: ...
-    def __call__(self, x: Tensor, t: Time) -> Estimate: ...
-    def given(self, cond: Cond) -> DenoiserLike: ...
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]: ...
+    def path(self) -> Path:
+        """The forward law, with the condition bound where it depends on it."""
+        ...
+
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        """The estimate at (x, t)."""
+        ...
+
+    def given(self, cond: Cond) -> DenoiserLike:
+        """The same denoiser under a condition."""
+        ...
+
+    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        """Estimates of one state under several conditions."""
+        ...
 
 
 Guidance = Callable[[DenoiserLike], DenoiserLike]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Denoiser:
     """Any network as a denoiser.
 
-    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). ``predicts`` is
+    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module is fed in the
+    precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
     "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``clock`` maps (path, t) to the
     time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
     which `ornstein.sample` needs.
@@ -55,9 +65,10 @@ class Denoiser:
     predicts: str | Parameterization = "noise"
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
     clock: Clock | None = field(default=None, kw_only=True)
-    cond: Cond = field(default_factory=lambda: _NO_COND, kw_only=True)
+    cond: Cond = field(default_factory=dict, kw_only=True)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cond", dict(self.cond))
         object.__setattr__(self, "predicts", parameterization(self.predicts))
 
     @property
@@ -67,15 +78,20 @@ class Denoiser:
 
     def given(self, cond: Cond) -> Denoiser:
         """The same network under a condition (replacing the previous one); the path is bound as well."""
-        return replace(self, cond=MappingProxyType(dict(cond)), path=self.path.given(cond))
+        return replace(self, cond=cond, path=self.path.given(cond))
 
     def raw(self, x: Tensor, t: Time, cond: Cond | None = None) -> Tensor:
         """The network's own output at (x, t): what training compares with `Parameterization.target`."""
         cond = self.cond if cond is None else cond
         clock = self.path.clock(t) if self.clock is None else self.clock(self.path, t)
-        out = self.net(self.reading.feed(self.path, x, t), clock_tensor(clock, x), **_rows(cond, x.shape[0]))
-        out = getattr(out, "sample", out)
-        # Networks run in their own precision; the state keeps its own.
+        fed = self.reading.feed(self.path, x, t)
+        parameter = self._parameter()
+        if parameter is not None and parameter.is_floating_point():
+            fed = fed.to(parameter.dtype)
+        answer: object = self.net(fed, clock_tensor(clock, x), **_rows(cond, x.shape[0]))
+        out = getattr(answer, "sample", answer)
+        if not isinstance(out, Tensor):
+            raise UsageError(f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer)}")
         return out.to(x.dtype)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
@@ -86,50 +102,60 @@ class Denoiser:
         """Estimates of the same state under several conditions, in one batch of len(conds)·B rows.
 
         Raises:
-            UsageError: the conditions do not have the same keys (pad or mask them beforehand).
+            UsageError: no condition at all, or conditions that do not have the same keys (pad or mask them beforehand).
         """
+        if not conds:
+            raise UsageError("many() needs at least one condition; an empty mapping is one")
         if len(conds) == 1:
             return [self.given(conds[0])(x, t)]
         keys = set(conds[0])
         if any(set(cond) != keys for cond in conds):
             raise UsageError(f"conditions of one batch need the same keys, got {[sorted(c) for c in conds]}")
         rows = x.shape[0]
-        stacked = {key: torch.cat([_rows(cond, rows)[key] for cond in conds]) for key in keys}
+        repeated = [_rows(cond, rows) for cond in conds]
+        stacked = {key: torch.cat([cond[key] for cond in repeated]) for key in conds[0]}
         times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
         raw = self.raw(x.repeat(len(conds), *(1,) * (x.ndim - 1)), times, stacked)
         return [
             self.reading.read(self.path.given(cond), x, t, part)
-            for cond, part in zip(conds, raw.chunk(len(conds)), strict=True)
+            for cond, part in zip(conds, raw.tensor_split(len(conds)), strict=True)
         ]
 
     @property
     def device(self) -> torch.device:
         """Where the network lives (the CPU for a function without parameters)."""
-        if isinstance(self.net, nn.Module):
-            for parameter in self.net.parameters():
-                return parameter.device
-        return torch.device("cpu")
+        parameter = self._parameter()
+        return torch.device("cpu") if parameter is None else parameter.device
+
+    def _parameter(self) -> Tensor | None:
+        return next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
 
 
 def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Repeat one-row conditions to the batch."""
     out: dict[str, Tensor] = {}
     for key, value in cond.items():
+        if not isinstance(value, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance] - users pass what they like
+            raise UsageError(
+                f"condition {key!r} is a {type(value).__name__}: it must be a tensor of {rows} rows, or one"
+            )
         if value.ndim == 0 or value.shape[0] not in (1, rows):
-            raise UsageError(f"condition {key!r} has shape {tuple(value.shape)}: it needs {rows} rows, or one to repeat")
+            raise UsageError(f"condition {key!r} of shape {tuple(value.shape)} needs {rows} rows, or one to repeat")
         out[key] = value if value.shape[0] == rows else value.expand(rows, *value.shape[1:])
     return out
 
 
 class Memo:
-    """A denoiser that remembers its last answer, so that two guidances on top of it share one network call."""
+    """A denoiser that remembers its last answer, so that two guidances on top of it share one network call.
 
-    __slots__ = ("_answer", "_question", "inner")
+    The state is recognised by identity, so it must not be changed in place between two questions.
+    """
+
+    __slots__ = ("_last", "inner")
 
     def __init__(self, inner: DenoiserLike) -> None:
         self.inner = inner
-        self._question: tuple[Tensor, Time] | None = None
-        self._answer: Estimate | None = None
+        self._last: tuple[Tensor, Time, bool, Estimate] | None = None
 
     @property
     def path(self) -> Path:
@@ -141,11 +167,19 @@ class Memo:
         return Memo(self.inner.given(cond))
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
-        """The inner answer; the same tensor object at the same time is asked only once."""
-        if self._question is None or self._answer is None or self._question[0] is not x or self._question[1] != t:
-            self._question, self._answer = (x, t), self.inner(x, t)
-        return self._answer
+        """The inner answer; the same tensor object at the same time, both with or without gradients, is asked once."""
+        grad, last = torch.is_grad_enabled(), self._last
+        if last is not None and last[0] is x and _same(last[1], t) and last[2] == grad:
+            return last[3]
+        answer = self.inner(x, t)
+        self._last = (x, t, grad, answer)
+        return answer
 
     def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Passed on."""
         return self.inner.many(x, t, conds)
+
+
+def _same(a: Time, b: Time) -> bool:
+    """Tensors by identity, for comparing them would make the host wait; floats by value."""
+    return a is b if isinstance(a, Tensor) or isinstance(b, Tensor) else a == b

@@ -15,7 +15,7 @@ from .scalars import Time, expand
 if TYPE_CHECKING:
     from .paths.base import LocationPath, Path
 
-_NOTHING: Mapping[str, Tensor] = MappingProxyType({})
+_NOTHING: Mapping[str, Tensor] = MappingProxyType({})  # copied into every estimate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,7 @@ class Gaussian:
 
 
 class Estimate:
-    """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others when asked.
+    """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others when asked, once.
 
     Exactly one of ``clean`` (x_0), ``noise`` (z of x_t = mean + std·z) and ``velocity`` (dx_t/dt along the
     probability-flow ODE) is given. ``extras`` carries further outputs of the same forward pass, such as ``"variance"``
@@ -43,6 +43,14 @@ class Estimate:
     """
 
     __slots__ = ("_clean", "_noise", "_velocity", "extras", "path", "t", "x")
+
+    x: Tensor
+    t: Time
+    path: Path
+    extras: Mapping[str, Tensor]
+    _clean: Tensor | None
+    _noise: Tensor | None
+    _velocity: Tensor | None
 
     def __init__(
         self,
@@ -57,38 +65,63 @@ class Estimate:
     ) -> None:
         if sum(part is not None for part in (clean, noise, velocity)) != 1:
             raise TypeError("an Estimate is made from exactly one of clean, noise and velocity")
-        self.x, self.t, self.path, self.extras = x, t, path, extras
-        self._clean, self._noise, self._velocity = clean, noise, velocity
+        for name, value in zip(self.__slots__, (clean, noise, velocity, dict(extras), path, t, x), strict=True):
+            object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"an Estimate is immutable: make another with replace(), instead of setting {name!r}")
+
+    def _keep(
+        self, *, clean: Tensor | None = None, noise: Tensor | None = None, velocity: Tensor | None = None
+    ) -> None:
+        """Remember derived predictions."""
+        for name, value in (("_clean", clean), ("_noise", noise), ("_velocity", velocity)):
+            if value is not None:
+                object.__setattr__(self, name, value)
+
+    def __getstate__(self) -> tuple[object, ...]:
+        return tuple(getattr(self, name) for name in self.__slots__)
+
+    def __setstate__(self, state: tuple[object, ...]) -> None:
+        for name, value in zip(self.__slots__, state, strict=True):
+            object.__setattr__(self, name, value)
 
     @property
     def clean(self) -> Tensor:
         """x̂_0."""
-        if self._clean is None:
-            path = self._location("clean")
-            if self._noise is not None:
-                self._clean = path.clean_from_noise(self.x, self._noise, self.t)
-            else:
-                self._clean, self._noise = self._from_velocity()
-        return self._clean
+        if self._clean is not None:
+            return self._clean
+        if self._noise is not None:
+            clean = self._location("clean").clean_from_noise(self.x, self._noise, self.t)
+            self._keep(clean=clean)
+        else:
+            clean, noise = self._from_velocity()
+            self._keep(clean=clean, noise=noise)
+        return clean
 
     @property
     def noise(self) -> Tensor:
         """ẑ = (x − mean(x̂_0, t)) / std(t)."""
-        if self._noise is None:
+        if self._noise is not None:
+            return self._noise
+        if self._clean is not None:
             path = self._location("noise")
-            if self._clean is not None:
-                self._noise = (self.x - path.located(self, self.t)) / expand(path.std(self.t), self.x)
-            else:
-                self._clean, self._noise = self._from_velocity()
-        return self._noise
+            noise = (self.x - path.located(self, self.t)) / expand(path.std(self.t), self.x)
+            self._keep(noise=noise)
+        else:
+            clean, noise = self._from_velocity()
+            self._keep(clean=clean, noise=noise)
+        return noise
 
     @property
     def velocity(self) -> Tensor:
         """dx/dt = α'·x̂_0 + σ'·ẑ (affine paths)."""
-        if self._velocity is None:
-            d_alpha, d_sigma = self._location("velocity").rates(self.t)
-            self._velocity = expand(d_alpha, self.x) * self.clean + expand(d_sigma, self.x) * self.noise
-        return self._velocity
+        if self._velocity is not None:
+            return self._velocity
+        d_alpha, d_sigma = self._location("velocity").rates(self.t)
+        velocity = expand(d_alpha, self.x) * self.clean + expand(d_sigma, self.x) * self.noise
+        self._keep(velocity=velocity)
+        return velocity
 
     @property
     def score(self) -> Tensor:
@@ -101,8 +134,11 @@ class Estimate:
 
     @staticmethod
     def mix(*terms: tuple[float, Estimate]) -> Estimate:
-        """∑ wᵢ·x̂_0⁽ⁱ⁾ with weights that sum to one; a single term comes back untouched, bit for bit."""
-        if not terms or abs(sum(weight for weight, _ in terms) - 1.0) > 1e-9:
+        """∑ wᵢ·x̂_0⁽ⁱ⁾ with weights that sum to one; a single term comes back untouched, bit for bit.
+
+        The mixture stands at the (x, t) of the first term with a weight, and carries that term's extras.
+        """
+        if not terms or not abs(sum(weight for weight, _ in terms) - 1.0) <= 1e-9:
             raise ValueError(f"weights of a mixture of estimates must sum to 1, got {[w for w, _ in terms]}")
         used = [(weight, estimate) for weight, estimate in terms if weight != 0.0]
         if len(used) == 1:
@@ -116,7 +152,9 @@ class Estimate:
         from .paths.base import LocationPath
 
         if not isinstance(self.path, LocationPath):
-            raise PathError(f"{type(self.path).__name__} has no mean(x_0, t) and std(t): its estimates have no {what!r}")
+            raise PathError(
+                f"{type(self.path).__name__} has no mean and std: its estimates have no {what!r}, only 'clean'"
+            )
         return self.path
 
     def _from_velocity(self) -> tuple[Tensor, Tensor]:

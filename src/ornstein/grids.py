@@ -8,8 +8,10 @@ variance-preserving, an exploding and a flow path. A plain list of times is a gr
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import numpy as np
 
@@ -29,7 +31,7 @@ class Grid:
 
     def __call__(self, path: Path) -> tuple[float, ...]:
         """The times on this path, checked against its span."""
-        times = tuple(float(t) for t in self.rule(path))
+        times = tuple(_snapped(float(t), path) for t in self.rule(path))
         for t in times:
             path.check(t)
         return times
@@ -43,10 +45,25 @@ def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
     return grid(path) if isinstance(grid, Grid) else tuple(float(t) for t in grid)
 
 
-def _count(steps: int) -> int:
-    if steps < 1:
-        raise GridError(f"a grid needs at least one step, got {steps}")
-    return steps
+def _snapped(t: float, path: Path) -> float:
+    """t, or the end of the span where only rounding has carried t across it."""
+    low, high = path.span
+    for end in (low, high):
+        if abs(t - end) <= 1e-12 * (high - low) and not low <= t <= high:
+            return end
+    return t
+
+
+def _count(steps: int, what: str = "a grid needs at least one step") -> int:
+    if not isinstance(steps, numbers.Integral) or steps < 1:
+        raise GridError(f"{what}, got {steps}: give a whole number from 1 up")
+    return int(steps)
+
+
+def _positive(value: float, what: str) -> float:
+    if not 0.0 < value < math.inf:
+        raise GridError(f"{what} must be positive and finite, got {value}")
+    return value
 
 
 def affine(path: Path) -> AffinePath:
@@ -60,9 +77,15 @@ def affine(path: Path) -> AffinePath:
 def _ends(path: AffinePath, top: float | None) -> tuple[float, float]:
     """(first, last) noisy time: a path that ends in pure noise (α = 0) starts its finite log-SNR just below."""
     start = path.span[1] if top is None else top
-    if path.alpha(start) == 0.0:
-        start = path.time_of(-10.0)
-    return start, path.floor
+    path.check(start)
+    if start <= path.floor:
+        raise GridError(f"a grid in noise levels starts above the path's floor {path.floor:g}, got {start:g}")
+    return _finite(path, start), path.floor
+
+
+def _finite(path: AffinePath, t: float) -> float:
+    """t, or the time of log-SNR −10 where t is pure noise and has none."""
+    return path.time_of(-10.0) if path.alpha(t) == 0.0 else t
 
 
 def _closed(path: AffinePath, times: Sequence[float], top: float | None) -> tuple[float, ...]:
@@ -77,7 +100,7 @@ def uniform(steps: int, *, start: float | None = None) -> Grid:
 
     def rule(path: Path) -> tuple[float, ...]:
         low, high = path.span[0], path.span[1] if start is None else start
-        return tuple(high + (low - high) * i / steps for i in range(steps)) + (low,)
+        return (*(high + (low - high) * i / steps for i in range(steps)), low)
 
     return Grid(f"uniform({steps})", rule)
 
@@ -85,17 +108,19 @@ def uniform(steps: int, *, start: float | None = None) -> Grid:
 def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> Grid:
     """t_i ∝ (1 − i/n)^exponent: exponent 2 is the time-quadratic grid of Song et al. 2021."""
     _count(steps)
+    _positive(exponent, "exponent")
 
     def rule(path: Path) -> tuple[float, ...]:
         low, high = path.span[0], path.span[1] if start is None else start
-        return tuple(low + (high - low) * (1.0 - i / steps) ** exponent for i in range(steps)) + (low,)
+        return (*(low + (high - low) * (1.0 - i / steps) ** exponent for i in range(steps)), low)
 
     return Grid(f"power({steps}, {exponent:g})", rule)
 
 
 def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
-    """σ̄_i^{1/ρ} in equal steps from the noisiest to the path's floor, then the clean end (Karras et al. 2022, eq. 5)."""
+    """σ̄_i^{1/ρ} in equal steps from the noisiest to the floor, then the clean end (Karras et al. 2022, eq. 5)."""
     _count(steps)
+    _positive(rho, "rho")
 
     def rule(path: Path) -> tuple[float, ...]:
         base = affine(path)
@@ -137,6 +162,7 @@ def indices(steps: Sequence[int], *, table: int = 1000) -> Grid:
     >>> indices([999, 499])(VP.table())
     (1.0, 0.5, 0.0)
     """
+    _count(table, "a table has at least one step")
     return Grid(f"indices({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.span[0]))
 
 
@@ -150,7 +176,7 @@ def partial(grid: GridLike, start: float) -> Grid:
 
     def rule(path: Path) -> tuple[float, ...]:
         path.check(start)
-        return (start, *(t for t in times_of(grid, path) if t < start))
+        return _without_repeats([start, *(t for t in times_of(grid, path) if t < start)])
 
     return Grid("partial", rule)
 
@@ -161,10 +187,12 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
     Before each step from σ̄ in [low, high] the grid climbs to (1 + γ)·σ̄ with γ = min(total/steps, √2 − 1); the climb
     stays inside the span. The re-noising on the way up adds exactly the noise of the algorithm with S_noise = 1.
     """
+    if not 0.0 <= total < math.inf:
+        raise GridError(f"the total churn must be finite and not negative, got {total}")
 
     def rule(path: Path) -> tuple[float, ...]:
         base, times = affine(path), times_of(grid, path)
-        gamma = min(total / (len(times) - 1), math.sqrt(2.0) - 1.0)
+        gamma = min(total / max(len(times) - 1, 1), math.sqrt(2.0) - 1.0)
         out: list[float] = []
         for i, t in enumerate(times):
             out.append(t)
@@ -182,12 +210,12 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
 
 def recur(grid: GridLike, times: int) -> Grid:
     """Every step is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint)."""
-    _count(times)
+    _count(times, "every step is taken at least once")
 
     def rule(path: Path) -> tuple[float, ...]:
         out: list[float] = []
         nodes = times_of(grid, path)
-        for t, s in zip(nodes, nodes[1:], strict=False):
+        for t, s in pairwise(nodes):
             # From the clean end there is no way back up: the last step is taken once.
             out.extend((t, s) * (times if s != path.span[0] else 1))
         return _without_repeats(out)
@@ -196,17 +224,18 @@ def recur(grid: GridLike, times: int) -> Grid:
 
 
 def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: int = 3) -> Grid:
-    """Restart sampling (Xu et al. 2023): on reaching time ``low``, climb to ``high`` and come down again, ``rounds`` times.
+    """Restart sampling (Xu et al. 2023): at time ``low``, climb to ``high`` and come down again, ``rounds`` times.
 
     ``low`` and ``high`` are times of the path; ``steps`` is the length of each new descent, in the grid's log-SNR.
     """
-    _count(steps)
+    _count(steps, "a descent needs at least one step")
+    _count(rounds, "restart needs at least one round")
 
     def rule(path: Path) -> tuple[float, ...]:
         base, nodes = affine(path), times_of(grid, path)
         if not nodes[-1] < low < high <= nodes[0]:
             raise GridError(f"restart needs {nodes[-1]:g} < low < high ≤ {nodes[0]:g}, got low={low:g}, high={high:g}")
-        top, bottom = base.log_snr(high), base.log_snr(low)
+        top, bottom = base.log_snr(_finite(base, high)), base.log_snr(low)
         descent = [base.time_of(top + (bottom - top) * i / steps) for i in range(1, steps)]
         rounds_ = [time for _ in range(rounds) for time in (high, *descent, low)]
         above, below = [t for t in nodes if t > low], [t for t in nodes if t < low]
@@ -226,8 +255,4 @@ def default(path: Path, steps: int) -> Grid:
 
 
 def _without_repeats(times: Sequence[float]) -> tuple[float, ...]:
-    out = [times[0]]
-    for t in times[1:]:
-        if t != out[-1]:
-            out.append(t)
-    return tuple(out)
+    return tuple(t for i, t in enumerate(times) if i == 0 or t != times[i - 1])

@@ -1,4 +1,4 @@
-"""What a network's raw output means: each parameterization turns it into an `Estimate`, and back into a training target.
+"""What a network's raw output means: a parameterization turns it into an `Estimate`, and back into a training target.
 
 Every class states three things: what the network is fed (`ask`), how its output reads (`read`), and which output would
 have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
@@ -6,6 +6,7 @@ have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +18,7 @@ from . import scalars
 from .errors import ConfigError, PathError
 from .estimates import Estimate
 from .paths.base import AffinePath, Path
-from .scalars import Time, expand
+from .scalars import Time, expand, to_device
 
 Net = Callable[..., Tensor]
 
@@ -147,22 +148,23 @@ class EDM:
 
         x̂_0 = s²/(σ̄² + s²)·u + σ̄s/√(σ̄² + s²)·F(u/√(σ̄² + s²)).
 
-    On a variance-preserving path with s = 1 this is v-prediction up to sign. Needs α > 0.
+    In x this reads  αs²/(σ² + α²s²)·x + σs/√(σ² + α²s²)·F(x/√(σ² + α²s²)), regular at pure noise (α = 0) too. On a
+    variance-preserving path with s = 1 this is v-prediction up to sign.
     """
 
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.sigma_data <= 0.0:
+        if not 0.0 < self.sigma_data < math.inf:
             raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
 
     def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
         """(c_in, c_skip, c_out), all with respect to x rather than u."""
         affine = _affine(path, "edm")
-        alpha, sigma_bar = affine.alpha(t), affine.sigma_bar(t)
-        total = sigma_bar**2 + self.sigma_data**2
+        alpha, sigma = affine.alpha(t), affine.sigma(t)
+        total = sigma**2 + (alpha * self.sigma_data) ** 2
         root = scalars.sqrt(total)
-        return 1.0 / (alpha * root), self.sigma_data**2 / (total * alpha), sigma_bar * self.sigma_data / root
+        return 1.0 / root, alpha * self.sigma_data**2 / total, sigma * self.sigma_data / root
 
     def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """u/√(σ̄² + s²), of unit variance."""
@@ -185,25 +187,23 @@ class EDM:
 class Consistency:
     """The boundary of consistency models (Song et al. 2023, eq. 5 and app. C): x̂_0 = x exactly at σ̄ = sigma_min.
 
-        c_skip = s²/((σ̄ − σ_min)² + s²),   c_out = s·(σ̄ − σ_min)/√(σ̄² + s²),   input u/√(σ̄² + s²).
+    c_skip = s²/((σ̄ − σ_min)² + s²),   c_out = s·(σ̄ − σ_min)/√(σ̄² + s²),   input u/√(σ̄² + s²).
     """
 
     sigma_data: float = 0.5
     sigma_min: float = 0.002
 
     def __post_init__(self) -> None:
-        if self.sigma_data <= 0.0 or self.sigma_min < 0.0:
-            raise ConfigError(
-                f"need sigma_data > 0 and sigma_min ≥ 0, got {self.sigma_data} and {self.sigma_min}"
-            )
+        if not (0.0 < self.sigma_data < math.inf and 0.0 <= self.sigma_min < math.inf):
+            raise ConfigError(f"need sigma_data > 0 and sigma_min ≥ 0, got {self.sigma_data} and {self.sigma_min}")
 
     def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
         affine = _affine(path, "consistency")
-        alpha, sigma_bar = affine.alpha(t), affine.sigma_bar(t)
-        above = sigma_bar - self.sigma_min
-        root = scalars.sqrt(sigma_bar**2 + self.sigma_data**2)
-        skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
-        return 1.0 / (alpha * root), skip / alpha, self.sigma_data * above / root
+        alpha, sigma = affine.alpha(t), affine.sigma(t)
+        above = sigma - alpha * self.sigma_min  # times α, as all of these: regular at pure noise
+        power = (alpha * self.sigma_data) ** 2
+        root = scalars.sqrt(sigma**2 + power)
+        return 1.0 / root, alpha * self.sigma_data**2 / (above**2 + power), self.sigma_data * above / root
 
     def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """u/√(σ̄² + s²)."""
@@ -246,5 +246,5 @@ def parameterization(predicts: str | Parameterization) -> Parameterization:
 def clock_tensor(value: Time, x: Tensor) -> Tensor:
     """The network's time input, shape (B,) float32: the only tensor ever made of a time."""
     if isinstance(value, Tensor):
-        return value.to(device=x.device, dtype=torch.float32).expand(x.shape[0])
+        return to_device(value, x.device, torch.float32).expand(x.shape[0])
     return torch.full((x.shape[0],), value, dtype=torch.float32, device=x.device)

@@ -1,46 +1,67 @@
-"""Elementary functions that take a host float (sampling) or a tensor (training), so that each formula is written once."""
+"""Elementary functions of a host float (sampling) or a tensor (training), so that each formula is written once.
+
+On the host they answer at the ends as a tensor would – ∞ or NaN, never an exception.
+"""
+
+# pyright: reportReturnType=false
+# (A branch on isinstance narrows a constrained type variable, but pyright does not accept the branch's plain type.)
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-T = TypeVar("T", float, Tensor)
 Time = float | Tensor
+T = TypeVar("T", float, Tensor, float | Tensor)
+
+_LARGEST = 709.0  # e⁷⁰⁹ is the last whole power of e below the largest double
 
 
 def exp(x: T) -> T:
     """eˣ."""
-    return torch.exp(x) if isinstance(x, Tensor) else math.exp(x)
+    if isinstance(x, Tensor):
+        return torch.exp(x)
+    return math.exp(x) if x < _LARGEST else x * math.inf
 
 
 def expm1(x: T) -> T:
     """eˣ − 1, accurate near zero."""
-    return torch.expm1(x) if isinstance(x, Tensor) else math.expm1(x)
+    if isinstance(x, Tensor):
+        return torch.expm1(x)
+    return math.expm1(x) if x < _LARGEST else x * math.inf
 
 
 def log(x: T) -> T:
-    """Natural logarithm, with log 0 = −∞ on the host as on a tensor."""
+    """Natural logarithm, with log 0 = −∞."""
     if isinstance(x, Tensor):
         return torch.log(x)
-    return math.log(x) if x > 0.0 else -math.inf
+    return math.log(x) if x > 0.0 else -math.inf if x == 0.0 else math.nan
 
 
 def log1p(x: T) -> T:
     """log(1 + x), with log1p(−1) = −∞."""
     if isinstance(x, Tensor):
         return torch.log1p(x)
-    return math.log1p(x) if x > -1.0 else -math.inf
+    return math.log1p(x) if x > -1.0 else -math.inf if x == -1.0 else math.nan
 
 
 def sqrt(x: T) -> T:
     """Square root."""
-    return torch.sqrt(x) if isinstance(x, Tensor) else math.sqrt(x)
+    if isinstance(x, Tensor):
+        return torch.sqrt(x)
+    return math.sqrt(x) if x >= 0.0 else math.nan
+
+
+def divide(x: T, y: T) -> T:
+    """x / y, with x/0 = ±∞ and 0/0 = NaN."""
+    if isinstance(x, Tensor) or isinstance(y, Tensor) or y != 0.0:
+        return x / y
+    return math.copysign(math.inf, x) * math.copysign(1.0, y) if x != 0.0 else math.nan
 
 
 def cbrt(x: T) -> T:
@@ -80,16 +101,22 @@ def sigmoid(x: T) -> T:
     return exp(-softplus(-x))
 
 
-def interp(x: T, xs: Sequence[float], ys: Sequence[float]) -> T:
+def interp(x: T, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> T:
     """Piecewise linear interpolation through the nodes (xs, ys), xs increasing; constant outside."""
     if isinstance(x, Tensor):
         values = np.interp(x.detach().to("cpu", torch.float64).numpy(), xs, ys)
-        return torch.from_numpy(values).to(x)
+        return torch.as_tensor(values).to(x)
     return float(np.interp(x, xs, ys))
 
 
 def expand(c: Time, like: Tensor) -> Time:
     """A coefficient ready to multiply ``like``: floats pass, a (B,) tensor becomes (B, 1, …, 1) in like's dtype."""
     if isinstance(c, Tensor):
-        return c.to(like).reshape(-1, *(1,) * (like.ndim - 1)) if c.ndim else c.to(like)
+        moved = to_device(c, like.device, like.dtype)
+        return moved.reshape(-1, *(1,) * (like.ndim - 1)) if c.ndim else moved
     return c
+
+
+def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """x cast where it is and then moved, because some devices have no float64; a host tensor goes without a wait."""
+    return x.to(dtype).to(device, non_blocking=device.type == "cuda" and x.device.type == "cpu")

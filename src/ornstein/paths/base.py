@@ -11,7 +11,6 @@ Times grow with noise. Sampling passes host floats, training passes (B,) float64
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Protocol, Self, runtime_checkable
@@ -19,10 +18,10 @@ from typing import Protocol, Self, runtime_checkable
 import torch
 from torch import Tensor
 
+from .. import scalars
 from ..errors import GridError, PathError
 from ..estimates import Estimate, Gaussian
 from ..randomness import NoiseSource
-from .. import scalars
 from ..scalars import T, Time, expand
 
 Cond = Mapping[str, Tensor]
@@ -122,6 +121,7 @@ class LocationPath(ABC):
 
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
         """x_0 from x_t and z; only an affine path can solve its mean for x_0."""
+        del x, noise, t
         raise PathError(
             f"{type(self).__name__} cannot turn a noise prediction into a clean sample: its mean is no multiple of it; "
             "use predicts='clean'"
@@ -129,13 +129,14 @@ class LocationPath(ABC):
 
     def rates(self, t: T) -> tuple[T, T]:
         """(dα/dt, dσ/dt); only an affine path has them."""
+        del t
         raise PathError(f"{type(self).__name__} has no rates(t): an AffinePath is needed for the velocity")
 
     def check(self, t: float) -> None:
         """Raise `GridError` unless t lies in the span."""
         low, high = self.span
         if not low <= t <= high:
-            raise GridError(f"time {t:g} is outside the span [{low:g}, {high:g}] of {type(self).__name__}: clip the grid")
+            raise GridError(f"time {t} is outside the span [{low:g}, {high:g}] of {type(self).__name__}: clip the grid")
 
     def event(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
         """The state keeps its shape."""
@@ -159,7 +160,7 @@ class LocationPath(ABC):
         """Standard deviation of the transition: spread² = std_t² − gain²·std_s²."""
         gain = self.gain(s, t)
         variance = self.std(t) ** 2 - (gain * self.std(s)) ** 2
-        return variance.clamp_min(0.0).sqrt() if isinstance(variance, Tensor) else math.sqrt(max(variance, 0.0))
+        return scalars.sqrt(variance.clamp_min(0.0) if isinstance(variance, Tensor) else max(variance, 0.0))
 
     def bridge_std(self, t: T, s: T) -> T:
         """Standard deviation of x_s given x_t and x_0."""
@@ -229,8 +230,8 @@ class AffinePath(LocationPath):
         return 2.0 * (scalars.log(self.alpha(t)) - scalars.log(self.sigma(t)))
 
     def sigma_bar(self, t: T) -> T:
-        """σ/α."""
-        return self.sigma(t) / self.alpha(t)
+        """σ/α; infinite at pure noise."""
+        return scalars.divide(self.sigma(t), self.alpha(t))
 
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
         """(x − σz)/α."""

@@ -5,15 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .. import scalars
-from .base import AffinePath
+from ..errors import ConfigError
 from ..scalars import T
+from .base import AffinePath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow(AffinePath):
     """x_t = (1 − t)·x_0 + t·z, t in [0, 1]; the velocity is z − x_0 and networks are fed 1000·t."""
 
-    floor: float = 1e-3
+    floor: float = 1e-3  # pyright: ignore[reportIncompatibleMethodOverride]
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.floor < 1.0:
+            raise ConfigError(f"the floor of a Flow lies inside (0, 1), got {self.floor}")
 
     @property
     def span(self) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torch.nn import functional
 
 from ..errors import ConfigError, GridError, PathError
 from ..estimates import Estimate, Gaussian
@@ -25,13 +25,21 @@ from .base import Cond
 
 
 def shrink(x: Tensor, factor: int) -> Tensor:
-    """H: (B, C, R, R) → (B, C, R/f, R/f), f times the block mean."""
-    return x if factor == 1 else factor * F.avg_pool2d(x, factor)
+    """H: (B, C, R, R) → (B, C, R/f, R/f), f times the block mean.
+
+    Raises:
+        PathError: a side does not divide by f.
+    """
+    if factor == 1:
+        return x
+    if x.ndim < 3 or x.shape[-1] % factor or x.shape[-2] % factor:
+        raise PathError(f"cannot shrink {tuple(x.shape)} by {factor}: needs images whose sides divide by it")
+    return factor * functional.avg_pool2d(x, factor)
 
 
 def grow(x: Tensor, factor: int) -> Tensor:
     """Hᵀ: (B, C, r, r) → (B, C, f·r, f·r), each value repeated over its block and divided by f."""
-    return x if factor == 1 else F.interpolate(x, scale_factor=float(factor), mode="nearest") / factor
+    return x if factor == 1 else functional.interpolate(x, scale_factor=float(factor), mode="nearest") / factor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +69,12 @@ class PyramidPath:
                 "alphas, sigmas and factors need one value a level, "
                 f"got {len(self.alphas)}, {len(self.sigmas)} and {len(self.factors)}"
             )
-        if min(*self.alphas, *self.sigmas, *self.factors) <= 0:
-            raise ConfigError("alphas, sigmas and factors of a PyramidPath must be positive")
+        if not all(0.0 < value < math.inf for value in (*self.alphas, *self.sigmas)):
+            raise ConfigError(f"alphas and sigmas must be positive, got {self.alphas} and {self.sigmas}")
+        if not all(isinstance(factor, int) and factor >= 1 for factor in self.factors):
+            raise ConfigError(f"factors must be whole numbers from 1 up, got {self.factors}")
+        if self.rule not in ("exact", "published"):
+            raise ConfigError(f"unknown rule {self.rule!r}: choose exact or published")
 
     @property
     def levels(self) -> int:
@@ -99,18 +111,22 @@ class PyramidPath:
     def check(self, t: float) -> None:
         """Raise `GridError` unless t is one of the levels."""
         if not (0 <= t <= self.levels and float(t).is_integer()):
-            raise GridError(f"PyramidPath lives on the whole levels 0 … {self.levels}, got time {t:g}")
+            raise GridError(f"PyramidPath lives on the whole levels 0 … {self.levels}, got time {t}")
 
     def event(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
         """(C, H, W) at level t."""
         start = 0.0 if at is None else at
+        if len(shape) < 2:
+            raise PathError(f"a PyramidPath needs images (…, H, W), got the event {tuple(shape)}")
         *lead, height, width = shape
         if t < start:
             factor = self.factor(t, start)
             return torch.Size([*lead, height * factor, width * factor])
         factor = self.factor(start, t)
         if height % factor or width % factor:
-            raise PathError(f"a {height}×{width} image cannot be halved to level {t:g}: sides must divide by {factor}")
+            raise PathError(
+                f"{height}×{width} cannot shrink from level {start:g} to {t:g}: sides must divide by {factor}"
+            )
         return torch.Size([*lead, height // factor, width // factor])
 
     def given(self, cond: Cond) -> PyramidPath:

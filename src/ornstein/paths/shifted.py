@@ -6,15 +6,16 @@ ShiftDDPM (arXiv 2302.02373).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import Literal
 
+import torch
 from torch import Tensor
 
-from ..errors import PathError
+from ..errors import ConfigError, PathError
 from ..estimates import Estimate
+from ..randomness import NoiseSource
 from ..scalars import T, Time, expand
 from .base import AffinePath, Cond, LocationPath
 from .vp import VP
@@ -22,13 +23,13 @@ from .vp import VP
 Shift = Callable[[Tensor, Mapping[str, Tensor], Time], Tensor]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShiftedPath(LocationPath):
     """x_t = α(t)·x_0 + k(t)·r(x_0, c, t) + σ(t)·z on top of an affine ``base``.
 
     ``shift`` is r: (clean (B, …), condition, t) → the shape of clean; an ``nn.Module`` may be used and trained.
     ``bend`` chooses k: "quadratic" α(1 − α) leaves data and prior unshifted (the paper's), "prior" 1 − α moves the
-    prior, "data" −α moves the data.
+    prior, "data" −α moves the data: the state at the clean end is then x_0 − r, and not x_0.
 
     An estimate that carries ``extras["shift"]``, a prediction of E[r | x_t], is used instead of r(x̂_0), which is biased
     because r is not linear: r(E[x_0|x_t]) ≠ E[r(x_0)|x_t].
@@ -37,7 +38,12 @@ class ShiftedPath(LocationPath):
     base: AffinePath = field(default_factory=VP)
     shift: Shift
     bend: Literal["quadratic", "prior", "data"] = "quadratic"
-    cond: Cond = field(default_factory=lambda: MappingProxyType({}))
+    cond: Cond = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.bend not in ("quadratic", "prior", "data"):
+            raise ConfigError(f"unknown bend {self.bend!r}: choose quadratic, prior or data")
+        object.__setattr__(self, "cond", dict(self.cond))
 
     @property
     def span(self) -> tuple[float, float]:
@@ -96,8 +102,16 @@ class ShiftedPath(LocationPath):
         """gain·(x_s − b_s) + b_t + spread·z with b = k·r(x_0, c, ·)."""
         if clean is None:
             raise PathError("ShiftedPath.renoise needs the clean sample (or an estimate): pass clean=")
-        gain, spread = self.gain(s, t), self.spread(s, t)
+        gain, spread = expand(self.gain(s, t), x), expand(self.spread(s, t), x)
         return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * white
+
+    def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
+        """The base's prior; with "prior", shifted by k·r(0, c, t), exact for an r of the condition alone."""
+        draw = self.base.prior(noise, shape, t)
+        if self.bend != "prior":
+            return draw
+        end = self.span[1] if t is None else t
+        return draw + self._bias(self.shift(torch.zeros_like(draw), self.cond, end), end)
 
     def _bias(self, shift: Tensor, t: Time) -> Tensor:
         return expand(self.strength(t), shift) * shift

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..errors import ConfigError
 from .. import scalars
+from ..errors import ConfigError
+from ..scalars import T, Time
 from .base import AffinePath
-from ..scalars import T
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +21,7 @@ class VE(AffinePath):
     sigma_max: float = 80.0
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sigma_min < self.sigma_max:
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
             raise ConfigError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     @property
@@ -57,7 +58,7 @@ class VE(AffinePath):
         """(0, 1)."""
         return t * 0.0, t * 0.0 + 1.0
 
-    def mean(self, clean: Tensor, t: object) -> Tensor:
+    def mean(self, clean: Tensor, t: Time) -> Tensor:
         """x_0, untouched."""
         del t
         return clean

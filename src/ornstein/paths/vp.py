@@ -17,14 +17,15 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .. import scalars
 from ..errors import ConfigError
 from ..randomness import NoiseSource
-from .. import scalars
-from .base import AffinePath
 from ..scalars import T
+from .base import AffinePath
 
 BetaKind = Literal["linear", "scaled-linear", "cosine"]
 
@@ -33,13 +34,30 @@ class Schedule(Protocol):
     """log α as a function of time, its slope and its inverse."""
 
     @property
-    def span(self) -> tuple[float, float]: ...
+    def span(self) -> tuple[float, float]:
+        """(clean, prior)."""
+        ...
+
     @property
-    def floor(self) -> float: ...
-    def log_alpha(self, t: T) -> T: ...
-    def rate(self, t: T) -> T: ...
-    def time_of(self, log_alpha: T) -> T: ...
-    def clock(self, t: T) -> T: ...
+    def floor(self) -> float:
+        """The least noisy time at which a network is asked."""
+        ...
+
+    def log_alpha(self, t: T) -> T:
+        """log α(t), 0 at the clean end and decreasing."""
+        ...
+
+    def rate(self, t: T) -> T:
+        """d log α / dt."""
+        ...
+
+    def time_of(self, log_alpha: T) -> T:
+        """Inverse of `log_alpha`."""
+        ...
+
+    def clock(self, t: T) -> T:
+        """The time number that a network is fed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,21 +70,25 @@ class Linear:
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.beta_min < self.beta_max:
+        if not 0.0 < self.beta_min < self.beta_max < math.inf:
             raise ConfigError(f"need 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
 
     def log_alpha(self, t: T) -> T:
+        """−½·(β_min·t + ½(β_max − β_min)·t²)."""
         return -0.5 * t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def rate(self, t: T) -> T:
+        """−½·β(t)."""
         return -0.5 * (self.beta_min + t * (self.beta_max - self.beta_min))
 
     def time_of(self, log_alpha: T) -> T:
+        """The root of the quadratic, without cancellation near zero."""
         area = -2.0 * log_alpha
         slope = self.beta_max - self.beta_min
         return 2.0 * area / (self.beta_min + scalars.sqrt(self.beta_min**2 + 2.0 * slope * area))
 
     def clock(self, t: T) -> T:
+        """1000·t."""
         return 1000.0 * t
 
 
@@ -80,26 +102,30 @@ class ScaledLinear:
     floor: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.beta_min < self.beta_max:
+        if not 0.0 < self.beta_min < self.beta_max < math.inf:
             raise ConfigError(f"need 0 < beta_min < beta_max, got {self.beta_min} and {self.beta_max}")
 
     def _ends(self) -> tuple[float, float]:
         return math.sqrt(self.beta_min), math.sqrt(self.beta_max)
 
     def log_alpha(self, t: T) -> T:
+        """−½∫β."""
         a, b = self._ends()
         # ∫β = t·(a² + a·d·t + d²t²/3) with d = b − a: no cancellation near t = 0.
         return -0.5 * t * (a * a + (b - a) * t * (a + (b - a) * t / 3.0))
 
     def rate(self, t: T) -> T:
+        """−½·β(t)."""
         a, b = self._ends()
         return -0.5 * (a + (b - a) * t) ** 2
 
     def time_of(self, log_alpha: T) -> T:
+        """From √β(t) = (a³ + 3(b − a)∫β)^{1/3}."""
         a, b = self._ends()
         return (scalars.cbrt(a**3 - 6.0 * (b - a) * log_alpha) - a) / (b - a)
 
     def clock(self, t: T) -> T:
+        """1000·t."""
         return 1000.0 * t
 
 
@@ -111,23 +137,31 @@ class Cosine:
     span: tuple[float, float] = (0.0, 0.999)
     floor: float = 1e-3
 
+    def __post_init__(self) -> None:
+        if not (self.offset > 0.0 and self.span[1] < 1.0):
+            raise ConfigError(f"need offset > 0 and a span that ends before 1, got {self.offset} and {self.span}")
+
     def _theta(self, t: T) -> T:
         return (t + self.offset) * (0.5 * math.pi / (1.0 + self.offset))
 
     def log_alpha(self, t: T) -> T:
+        """log cos θ(t) − log cos θ(0)."""
         start, theta = self._theta(0.0), self._theta(t)
         # cos θ − cos θ₀ as a product keeps the digits of a small t.
         drop = -2.0 * scalars.sin(0.5 * (theta + start)) * scalars.sin(0.5 * (theta - start))
         return scalars.log1p(drop / math.cos(start))
 
     def rate(self, t: T) -> T:
+        """−θ'·tan θ(t)."""
         return -scalars.tan(self._theta(t)) * (0.5 * math.pi / (1.0 + self.offset))
 
     def time_of(self, log_alpha: T) -> T:
+        """From θ = acos(α·cos θ(0))."""
         theta = scalars.acos(math.cos(self._theta(0.0)) * scalars.exp(log_alpha))
         return theta / (0.5 * math.pi / (1.0 + self.offset)) - self.offset
 
     def clock(self, t: T) -> T:
+        """1000·t."""
         return 1000.0 * t
 
 
@@ -143,35 +177,45 @@ class Table:
 
     @property
     def span(self) -> tuple[float, float]:
+        """(0, 1)."""
         return 0.0, 1.0
 
     @property
     def floor(self) -> float:
+        """1/N, the first trained step."""
         return 1.0 / len(self.betas)
 
     @cached_property
-    def _nodes(self) -> np.ndarray:
-        return np.linspace(0.0, 1.0, len(self.betas) + 1)
+    def _nodes(self) -> npt.NDArray[np.float64]:
+        return np.arange(len(self.betas) + 1) / len(self.betas)  # not linspace: (k + 1)/N is a node exactly
 
     @cached_property
-    def _values(self) -> np.ndarray:
+    def _values(self) -> npt.NDArray[np.float64]:
         return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-np.asarray(self.betas, dtype=np.float64)))])
 
+    @cached_property
+    def _slopes(self) -> npt.NDArray[np.float64]:
+        return np.diff(self._values) * len(self.betas)
+
     def log_alpha(self, t: T) -> T:
-        return scalars.interp(t, self._nodes, self._values)  # pyright: ignore[reportArgumentType]
+        """Linear between the nodes."""
+        return scalars.interp(t, self._nodes, self._values)
 
     def rate(self, t: T) -> T:
         """Slope of the segment that ends at or after t."""
-        slopes = np.diff(self._values) * len(self.betas)
+        # A hair below a node counts as the node: t = (k + 1)/N times N may round to either side.
         if isinstance(t, Tensor):
-            index = (t.detach().to("cpu", torch.float64) * len(self.betas)).ceil().long().clamp(1, len(self.betas)) - 1
-            return torch.from_numpy(slopes[index.numpy()]).to(t)
-        return float(slopes[min(max(math.ceil(t * len(self.betas)), 1), len(self.betas)) - 1])
+            index = (t.detach().to("cpu", torch.float64) * len(self.betas) - 1e-9).ceil().long()
+            return torch.as_tensor(self._slopes[index.clamp(1, len(self.betas)).numpy() - 1]).to(t)
+        index = math.ceil(t * len(self.betas) - 1e-9)
+        return float(self._slopes[min(max(index, 1), len(self.betas)) - 1])
 
     def time_of(self, log_alpha: T) -> T:
-        return scalars.interp(log_alpha, self._values[::-1], self._nodes[::-1])  # pyright: ignore[reportArgumentType]
+        """Linear between the nodes."""
+        return scalars.interp(log_alpha, self._values[::-1], self._nodes[::-1])
 
     def clock(self, t: T) -> T:
+        """N·t − 1, the index of the step."""
         return float(len(self.betas)) * t - 1.0
 
 
@@ -179,14 +223,14 @@ class Table:
 class VP(AffinePath):
     """x_t = α(t)·x_0 + √(1 − α²)·z.
 
-    >>> VP()                                   # continuous, linear betas
+    >>> VP()  # continuous, linear betas
     VP(schedule=Linear(beta_min=0.1, beta_max=20.0, span=(0.0, 1.0), floor=0.001))
-    >>> path = VP.table("scaled-linear")       # the 1000 steps of latent diffusion
+    >>> path = VP.table("scaled-linear")  # the 1000 steps of latent diffusion
     >>> path.clock(1.0)
     999.0
     """
 
-    schedule: Schedule = Linear()  # noqa: RUF009 - frozen
+    schedule: Schedule = Linear()
 
     @classmethod
     def cosine(cls) -> VP:
@@ -256,7 +300,7 @@ class VP(AffinePath):
     def rates(self, t: T) -> tuple[T, T]:
         """α' = α·(log α)',  σ' = −α²·(log α)'/σ."""
         rate, alpha = self.schedule.rate(t), self.alpha(t)
-        return alpha * rate, -(alpha**2) * rate / self.sigma(t)
+        return alpha * rate, scalars.divide(-(alpha**2) * rate, self.sigma(t))
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """Unit normal at every time: data of unit variance keeps the variance of the state."""
