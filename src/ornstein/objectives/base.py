@@ -1,0 +1,58 @@
+"""What every objective takes and gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..denoisers import Denoiser
+from ..randomness import Noise
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """A batch as the objective sees it, on the device of the network.
+
+    ``clean`` is (B, C, H, W) in [−1, 1]; ``cond`` holds tensors of B rows (``label``, ``words``, …); ``positions`` are
+    the samples' numbers in the stream of the run.
+    """
+
+    clean: Tensor
+    cond: Mapping[str, Tensor]
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Losses:
+    """Named losses, (B,) each and weighted already, and the times (B,) they were taken at, on the host."""
+
+    terms: Mapping[str, Tensor]
+    times: Tensor
+
+    @property
+    def total(self) -> Tensor:
+        """The number to minimise: the mean over the batch of the sum of the terms."""
+        return torch.stack([term.mean() for term in self.terms.values()]).sum()
+
+
+class Objective(Protocol):
+    """(model, batch, noise, progress) → `Losses`.
+
+    All randomness comes from ``noise``, whose seeds belong to the samples; ``progress`` runs from 0 to 1 over the
+    budget of the run.
+    """
+
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses: ...
+
+
+def without(cond: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:
+    """The conditions with those of some samples, ``dropped`` (B,) bool, replaced by nothing: label −1, all else 0."""
+    out: dict[str, Tensor] = {}
+    for key, value in cond.items():
+        rows = dropped.to(value.device).reshape(-1, *(1,) * (value.ndim - 1))
+        out[key] = value.masked_fill(rows, -1 if key == "label" else 0)
+    return out

@@ -1,0 +1,99 @@
+"""The denoising objective: compare the network's output with the one that would have been right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..denoisers import Denoiser
+from ..errors import ConfigError, PathError
+from ..parameterizations import EDM
+from ..paths.base import AffinePath, Path
+from ..paths.ve import VE
+from ..paths.vp import VP, Table
+from ..randomness import Noise
+from .base import Examples, Losses, without
+from .weights import WeightName, weight
+
+TimeLaw = Literal["auto", "uniform", "log-normal", "logit-normal"]
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ divided by the golden ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Denoising:
+    """weight(t) · mean((raw(x_t, t) − target)²) with x_t = diffuse(x_0, t, z), one time and one z for every sample."""
+
+    times: TimeLaw = "auto"
+    """Law of the training times: uniform in the path's time, log-normal in σ/α (EDM), or logit-normal in the path's
+    time (SD3); auto is log-normal on `ve` and uniform elsewhere."""
+    mean: float | None = None
+    """Mean of the normal law; by default -1.2 (log-normal) or 0 (logit-normal)."""
+    std: float | None = None
+    """Standard deviation of the normal law; by default 1.2 (log-normal) or 1 (logit-normal)."""
+    stratified: bool = True
+    """Spread the times of successive samples evenly instead of drawing each by itself: less noise in the loss."""
+    weight: WeightName = "none"
+    """Weight over noise levels: none (on the network's output), min-snr or edm (on the clean sample)."""
+    gamma: float = 5.0
+    """The limit γ of min-snr."""
+    drop: float = 0.1
+    """Part of the samples trained without their condition, as classifier-free guidance needs."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.drop <= 1.0:
+            raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
+        if self.gamma <= 0.0:
+            raise ConfigError(f"objective.gamma must be positive, got {self.gamma}")
+        if self.std is not None and self.std <= 0.0:
+            raise ConfigError(f"objective.std must be positive, got {self.std}")
+
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+        """One term, ``denoising``: see the class's formula."""
+        del progress
+        path, clean, reading = model.path, batch.clean, model.reading
+        t = self.draw(path, batch.positions, noise)
+        white = noise.white("noise", path.event(clean.shape[1:], 0.0)).to(clean, non_blocking=True)
+        cond = batch.cond
+        if cond and self.drop > 0.0:
+            cond = without(cond, noise.uniforms("drop") < self.drop)
+        x = path.diffuse(clean, t, white)
+        target = reading.target(path, clean, white, x, t)
+        error = (model.raw(x, t, cond).float() - target.float()).square().flatten(1).mean(1)
+        sigma_data = reading.sigma_data if isinstance(reading, EDM) else 0.5
+        by = weight(self.weight, reading, path, t, gamma=self.gamma, sigma_data=sigma_data)
+        return Losses(terms={"denoising": error if by is None else error * by.to(error)}, times=t)
+
+    def draw(self, path: Path, positions: tuple[int, ...], noise: Noise) -> Tensor:
+        """The times of the samples, (B,) float64 on the host: a function of (seed, position) alone."""
+        if self.stratified:
+            # A Kronecker sequence: any run of successive positions fills [0, 1) evenly, whatever the batch.
+            steps = [position * _GOLDEN % 2**64 / 2**64 for position in positions]
+            u = (torch.tensor(steps, dtype=torch.float64) + noise.uniform("time")) % 1.0
+        else:
+            u = noise.uniforms("time")
+        low, high = path.floor, path.span[1]
+        law = self.times
+        if law == "auto":
+            law = "log-normal" if isinstance(path, VE) else "uniform"
+        if law == "log-normal":
+            if not isinstance(path, AffinePath):
+                raise PathError(f"log-normal times need an AffinePath, got {type(path).__name__}: use 'uniform'")
+            t = path.time_of(-2.0 * self._normal(u, -1.2, 1.2)).clamp(low, high)
+        elif law == "logit-normal":
+            t = low + (high - low) * torch.sigmoid(self._normal(u, 0.0, 1.0))
+        else:
+            t = low + (high - low) * u
+        if isinstance(path, VP) and isinstance(path.schedule, Table):
+            steps = len(path.schedule.betas)
+            if law == "uniform":
+                return ((u * steps).floor() + 1.0) / steps
+            return (t * steps).round().clamp(1, steps) / steps
+        return t
+
+    def _normal(self, u: Tensor, mean: float, std: float) -> Tensor:
+        z = torch.special.ndtri(u.clamp(2.0**-54, 1.0 - 2.0**-53))
+        return (mean if self.mean is None else self.mean) + (std if self.std is None else self.std) * z

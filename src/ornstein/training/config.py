@@ -1,0 +1,194 @@
+"""The configuration of a training run: what `ornstein train` takes, saves in the run, and loads back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import tyro
+
+from ..errors import ConfigError
+from ..networks import DiTConfig, UNetConfig
+from ..objectives import Denoising
+from .codec import from_dict
+from .spec import PathName, Prediction
+
+Condition = Literal["none", "label", "text"]
+Precision = Literal["no", "bf16", "fp16"]
+
+
+def _at_least(low: float, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= low:
+            raise ConfigError(f"{name.replace('__', '.')} must be at least {low:g}, got {value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Optimizer:
+    """AdamW with a linear warm-up."""
+
+    lr: float = 1e-3
+    """Learning rate after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay of the two running moments of the gradient."""
+    eps: float = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: float = 0.0
+    """Decoupled decay of matrices and kernels; gains and biases are never decayed."""
+    warmup: int = 10_000
+    """Images over which the learning rate grows from 0."""
+    decay: int = 0
+    """After this many images the learning rate falls as 1/√images (EDM2); 0 keeps it constant."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0 never clips."""
+
+    def __post_init__(self) -> None:
+        _at_least(0, optimizer__warmup=self.warmup, optimizer__decay=self.decay, optimizer__clip=self.clip)
+        _at_least(0, optimizer__weight_decay=self.weight_decay)
+        if not self.lr > 0.0 or not self.eps > 0.0:
+            raise ConfigError(f"optimizer.lr and optimizer.eps must be positive, got {self.lr} and {self.eps}")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ConfigError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+
+    def rate(self, images: int) -> float:
+        """The learning rate of the step that begins after ``images`` images."""
+        rate = self.lr
+        if self.decay:
+            rate /= max(images / self.decay, 1.0) ** 0.5
+        return rate * min((images + 1) / self.warmup, 1.0) if self.warmup else rate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averaging:
+    """The power-function moving average of the weights (Karras et al. 2024), which samples are drawn from."""
+
+    sigma_rel: float = 0.1
+    """Width of the average, as a part of the training so far: smaller follows more closely."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_rel < 0.28:
+            raise ConfigError(f"ema.sigma_rel must lie in (0, 0.28), got {self.sigma_rel}; 0.05 to 0.15 is usual")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Every:
+    """How often, counted in images."""
+
+    log: int = 2048
+    """Images between two lines of the log."""
+    checkpoint: int = 65_536
+    """Images between two checkpoints."""
+    seconds: float = 600.0
+    """A checkpoint also after this many seconds without one; 0 never (only in runs of one process)."""
+    samples: int = 65_536
+    """Images between two grids of samples; 0 never."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, every__log=self.log, every__checkpoint=self.checkpoint)
+        _at_least(0, every__seconds=self.seconds, every__samples=self.samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The caption encoder of --condition text, trained with the network; its words are those of the data."""
+
+    words: int = 4096
+    """Largest number of known words."""
+    length: int = 24
+    """Words kept of a caption."""
+    width: int = 96
+    """Channels of a word, a multiple of 32."""
+    layers: int = 1
+    """Layers of its transformer."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, text__words=self.words, text__length=self.length, text__layers=self.layers)
+        if self.width < 32 or self.width % 32:
+            raise ConfigError(f"text.width must be a multiple of 32, got {self.width}")
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Train a diffusion model.
+
+    Example: ornstein train ddpm --data critters --out runs/critters --images 500000 --optimizer.lr 1e-3
+
+    The same command continues a run that was stopped, exactly where it was.
+    """
+
+    data: str = "critters"
+    """What to train on: critters, another built-in set, an image folder, parquet, hf:OWNER/NAME or WebDataset shards."""
+    out: str
+    """Folder of the run."""
+    size: int = 64
+    """Side of the pictures in pixels."""
+    images: int = 1_000_000
+    """Budget: how many images the network sees, over all epochs."""
+    batch: int = 32
+    """Images a step, over all processes."""
+    seed: int = 0
+    """Every random number of the run is a function of it."""
+    flip: bool = False
+    """Mirror half of the images."""
+    condition: Condition = "none"
+    """What the network is told about an image: nothing, its label, or its caption."""
+    path: PathName = "vp-cosine"
+    """The forward law; vp-table is the usual table of 1000 linear betas."""
+    predicts: Prediction = "v"
+    """What the network's output means."""
+    sigma_data: float = 0.5
+    """Standard deviation of the data, for --predicts edm."""
+    network: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
+        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
+    ) = field(default_factory=UNetConfig.small)
+    """The network: network:unet or network:dit at the end of the command line, then its options."""
+    text: Text = field(default_factory=Text)
+    """The caption encoder."""
+    objective: Denoising = field(default_factory=Denoising)
+    """The loss."""
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    """The optimizer."""
+    ema: Averaging = field(default_factory=Averaging)
+    """The average of the weights."""
+    precision: Precision = "no"
+    """Mixed precision of the network."""
+    every: Every = field(default_factory=Every)
+    """Intervals."""
+    keep: int = 2
+    """Checkpoints to keep, the newest."""
+    workers: int | None = None
+    """Processes that read data; by default none on a CPU and up to eight on a GPU. Changes no number."""
+    device: Literal["auto", "cpu"] = "auto"
+    """auto takes the best accelerator there is."""
+    strict: bool = False
+    """Only deterministic kernels: on a GPU, needed for bit-exact resuming; a CPU is exact without."""
+    tensorboard: bool = True
+    """Also write TensorBoard files, in OUT/tensorboard."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, size=self.size, images=self.images, batch=self.batch, keep=self.keep)
+        if not self.out:
+            raise ConfigError("out is empty: name the folder of the run, e.g. --out runs/first")
+        if not self.sigma_data > 0.0:
+            raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers must not be negative, got {self.workers}")
+        if self.path == "ve" and self.predicts != "edm":
+            raise ConfigError(
+                f"path ve with predicts {self.predicts}: its states reach a size of 80 and only edm scales them for "
+                "the network; use --predicts edm"
+            )
+        if self.size % self.network.factor:
+            raise ConfigError(f"size {self.size} does not divide by {self.network.factor}, as the network needs")
+        for name in ("classes", "text_width", "vector_width"):
+            if getattr(self.network, name):
+                raise ConfigError(f"network.{name} follows from --condition and the data: leave it out")
+        if self.network.channels != 3 or self.network.out_channels is not None:
+            raise ConfigError("network.channels and network.out_channels follow from the data: leave them out")
+
+    @staticmethod
+    def from_dict(data: object) -> TrainConfig:
+        """The configuration that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
+        return from_dict(TrainConfig, data)

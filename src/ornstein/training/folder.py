@@ -1,0 +1,140 @@
+"""The folder of a run: begin in an empty one, go on in one's own, and refuse every other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..data.base import Source
+from ..data.cache import write_json
+from ..errors import CheckpointError, ConfigError
+from .codec import flat, from_dict, to_dict
+from .config import TrainConfig
+from .spec import Spec
+
+VERSION = 1
+CONFIG = "config.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+
+# What may change between two sittings of one run without changing a bit of it. The data is compared by its fingerprint.
+_FREE = ("out", "data", "images", "workers", "keep", "device", "tensorboard", "every.")
+
+
+def document(config: TrainConfig, spec: Spec, source: Source) -> dict[str, Any]:
+    """What config.json holds: how the model is built, and how it was trained."""
+    return {
+        "format": "ornstein-run",
+        "version": VERSION,
+        "model": to_dict(spec),
+        "data": {"name": source.name, "fingerprint": source.fingerprint, "examples": len(source)},
+        "train": to_dict(config),
+    }
+
+
+def read_document(path: Path) -> dict[str, Any]:
+    """A run's config.json; `CheckpointError` if it is none."""
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): restore it, or train again") from None
+    if not isinstance(found, dict) or found.get("format") != "ornstein-run":
+        raise CheckpointError(f"{path} is not the configuration of an ornstein run")
+    if found.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has version {found.get('version')!r}, this library reads {VERSION}: use the library that wrote it"
+        )
+    return found
+
+
+def read_spec(found: dict[str, Any], path: Path) -> Spec:
+    """The model that a document describes; `CheckpointError` if it does not."""
+    try:
+        return from_dict(Spec, found.get("model"), "model")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+
+
+def check(config: TrainConfig) -> bool:
+    """Whether ``config.out`` holds a run to go on with; `ConfigError` if it is anything else but empty or absent."""
+    out = Path(config.out)
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file: name a folder")
+    if not out.is_dir():
+        return False
+    if (out / CONFIG).is_file():
+        read_document(out / CONFIG)
+        return True
+    # A run killed in its first moment leaves at most hidden files.
+    if any(not path.name.startswith(".") for path in out.iterdir()):
+        raise ConfigError(f"--out {out} is not empty and holds no run: name a new folder, or empty this one")
+    return False
+
+
+def compare(out: Path, new: dict[str, Any]) -> None:
+    """Refuse to go on with a configuration that would give other weights; `ConfigError` names the first difference."""
+    old = read_document(out / CONFIG)
+    if old["data"]["fingerprint"] != new["data"]["fingerprint"]:
+        raise ConfigError(
+            f"the data of {out} has changed ({old['data']['examples']} examples of {old['data']['name']} then, "
+            f"{new['data']['examples']} of {new['data']['name']} now): restore it, or choose another --out"
+        )
+    for part, prefix in (("train", "--"), ("model", "model.")):
+        before, now = flat(old[part]), flat(new[part])
+        for key in [*now, *(key for key in before if key not in now)]:
+            if part == "train" and key.startswith(_FREE):
+                continue
+            if key not in before or key not in now or before[key] != now[key]:
+                raise ConfigError(
+                    f"the run in {out} was begun with {prefix}{key} {_short(before.get(key))}, not "
+                    f"{_short(now.get(key))}: use that value to go on, or choose another --out"
+                )
+
+
+def begin(out: Path, new: dict[str, Any]) -> None:
+    """Make the folder, or bring its config.json up to date."""
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(out / CONFIG, new)
+
+
+def truncate(out: Path, images: int) -> None:
+    """Keep the lines of the log up to ``images``, so that it reads as if the run had never been stopped."""
+    path = out / METRICS
+    if not path.is_file():
+        return
+    kept: list[str] = []
+    for line in path.read_text("utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line
+            if json.loads(line)["images"] <= images:
+                kept.append(line)
+    temporary = path.with_name(f".{METRICS}.new")
+    temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
+    temporary.replace(path)
+
+
+@contextlib.contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder against a second trainer; the system lets go of it however the process ends."""
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(f"another process is training in {out}: wait for it, or choose another --out") from None
+        except OSError:  # a file system without locks
+            yield
+            return
+        yield
+
+
+def _short(value: object) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"

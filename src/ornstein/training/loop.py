@@ -1,0 +1,349 @@
+"""The training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import Batch, batches, open_source
+from ..data.base import Source, digest
+from ..data.cache import read_json, write_json
+from ..errors import OrnsteinError
+from ..objectives import Examples
+from ..randomness import mix
+from . import checkpoint, events, folder
+from .codec import to_dict
+from .config import TrainConfig
+from .session import Session, accelerator, specify
+from .tally import record
+
+
+class DivergedError(OrnsteinError):
+    """The loss is no longer a finite number; the command line turns it into exit status 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """What a run came to; also written to OUT/summary.json.
+
+    ``loss`` and ``levels`` are those of the last line of the log; ``skipped`` maps unreadable files to reasons;
+    ``resumed_at`` is where this sitting began, and ``finished_before`` says that there was nothing left to do.
+    """
+
+    out: str
+    images: int
+    steps: int
+    epochs: float
+    parameters: int
+    loss: float
+    levels: dict[str, Any]
+    seconds: float
+    images_per_second: float
+    skipped_count: int
+    skipped: dict[str, str]
+    config_digest: str
+    resumed_at: int = 0
+    finished_before: bool = False
+
+
+def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
+    """Train until ``config.images`` images have been seen, going on from the newest checkpoint in ``config.out``.
+
+    A run that was killed at any moment and started again ends with the same bits in its weights, averages, optimizer
+    and log (but for ``time``) as one that never stopped: on a CPU always, on a GPU with ``config.strict``.
+
+    Raises:
+        UsageError: a configuration that cannot be, data that cannot be read, a folder that is no run or another one's.
+        DivergedError: the loss is no longer finite. The last checkpoint before that stays.
+        KeyboardInterrupt: on SIGINT or SIGTERM, after the step at hand and a checkpoint.
+
+    >>> from ornstein.training import TrainConfig, train
+    >>> train(TrainConfig(data="critters:64", out="runs/first", images=256)).images  # doctest: +SKIP
+    256
+    """
+    out = Path(config.out)
+    folder.check(config)
+    with contextlib.ExitStack() as stack:
+        hardware = accelerator(config)
+        stack.callback(_forget_accelerator)
+        if hardware.is_main_process:
+            stack.enter_context(folder.locked(out))
+        stack.enter_context(_kernels(config.strict))
+        with hardware.main_process_first():
+            source = open_source(config.data, size=config.size)
+        spec = specify(config, source)
+        before = checkpoint.complete(out)
+        ours = folder.document(config, spec, source)
+        if folder.check(config):
+            folder.compare(out, ours)
+        hardware.wait_for_everyone()
+        session = Session.of(config, spec, source, hardware)
+        if before:
+            session.restore(before[-1])
+            if session.images >= config.images:
+                return _finished(session)
+        if hardware.is_main_process:
+            checkpoint.sweep(out)
+            folder.begin(out, ours)
+            folder.truncate(out, session.logged)
+            (out / folder.SUMMARY).unlink(missing_ok=True)
+        hardware.wait_for_everyone()
+        sinks = _sinks(session, quiet)
+        stack.callback(sinks.close)
+        return _run(session, sinks)
+
+
+def _run(session: Session, sinks: events.Sinks) -> Summary:
+    config, hardware = session.config, session.accelerator
+    began, saved_at, resumed_at = time.perf_counter() - session.seconds, time.perf_counter(), session.images
+    fresh = time.perf_counter()  # since the last line of the log, sampling and saving left out
+    pace, since, last = 0.0, session.images, {}
+    alone = hardware.num_processes == 1
+    if resumed_at:
+        sinks.note(f"going on at {resumed_at} images")
+    with _stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
+        for batch in stream:
+            if session.images >= config.images:
+                break
+            for line in session.note_skipped(batch):
+                sinks.note(line)
+            before = session.images
+            _step(session, batch)
+            sinks.advance(session.images)
+            now = time.perf_counter()
+            session.seconds = now - began
+            done = session.images >= config.images
+            if _due(before, session.images, config.every.log):
+                pace = (session.images - since) / max(now - fresh, 1e-9)
+                last = _log(session, sinks, pace)
+                session.tally.clear()
+                session.logged, since = session.images, session.images
+                fresh = time.perf_counter()
+            pause = time.perf_counter()
+            if config.every.samples and (done or _due(before, session.images, config.every.samples)):
+                if hardware.is_main_process:
+                    sinks.samples(session.images, session.samples())
+                hardware.wait_for_everyone()
+            late = alone and 0.0 < config.every.seconds <= now - saved_at
+            if done or late or stopped.is_set() or _due(before, session.images, config.every.checkpoint):
+                _require_finite(session)
+                session.save()
+                saved_at = time.perf_counter()
+            # Neither the speed nor the time of training counts sampling and saving.
+            pause = time.perf_counter() - pause
+            fresh, began = fresh + pause, began + pause
+            if stopped.is_set() and not done:
+                raise KeyboardInterrupt
+    if session.tally.steps:
+        pace = (session.images - since) / max(time.perf_counter() - fresh, 1e-9)
+        last = _log(session, sinks, pace)
+    return _summarise(session, last, resumed_at)
+
+
+def _stream(session: Session) -> Iterator[Batch]:
+    config, hardware = session.config, session.accelerator
+    workers = config.workers
+    if workers is None:
+        cores = len(_cores())
+        workers = min(8, cores // 2) if hardware.device.type == "cuda" else 0
+    return batches(
+        session.source,
+        batch=config.batch,
+        seed=config.seed,
+        start=session.images,
+        workers=workers,
+        rank=hardware.process_index,
+        world=hardware.num_processes,
+        flip=config.flip,
+    )
+
+
+def _step(session: Session, batch: Batch) -> None:
+    """One step; nothing in here waits for the device."""
+    config, hardware, optimizer = session.config, session.accelerator, session.stepper
+    # Layers that draw for themselves (dropout) are re-seeded at every step, so that nothing need be remembered.
+    torch.manual_seed(mix(config.seed, "step", session.step, hardware.process_index))
+    rate = config.optimizer.rate(session.images)
+    for group in session.optimizer.param_groups:
+        group["lr"] = rate
+    examples = Examples(
+        clean=batch.images.to(hardware.device, non_blocking=True),
+        cond=session.cond(batch.labels, batch.captions),
+        positions=batch.positions,
+    )
+    progress = min(session.images / config.images, 1.0)
+    losses = config.objective(session.denoiser, examples, session.noise(batch.positions), progress)
+    hardware.backward(losses.total)
+    norm = hardware.clip_grad_norm_(session.model.parameters(), config.optimizer.clip or math.inf)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    session.step += 1
+    session.images += config.batch
+    session.follow()
+    session.tally.add(losses, norm)
+    if (
+        hardware.device.type == "cpu"
+    ):  # elsewhere a look at the loss would wait for the device: at the next line of the log
+        _require_finite(session)
+
+
+def _require_finite(session: Session) -> None:
+    """Raise `DivergedError` unless all sums since the last line of the log are finite."""
+    tally = session.tally
+    sums = [value.sum() for value in tally.terms.values()]
+    if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
+        sums.append(tally.norm)
+    if sums and not math.isfinite(float(torch.stack(sums).sum())):
+        found = checkpoint.complete(session.out)
+        kept = f"the last good checkpoint is {found[-1]}" if found else "there was no checkpoint yet"
+        raise DivergedError(
+            f"the loss or its gradient is not finite at {session.images} images; {kept}: lower --optimizer.lr"
+        )
+
+
+def _log(session: Session, sinks: events.Sinks, pace: float) -> dict[str, Any]:
+    _require_finite(session)
+    line = {
+        "images": session.images,
+        "step": session.step,
+        "epoch": round(session.images / len(session.source), 4),
+        "lr": session.config.optimizer.rate(session.images - session.config.batch),
+        **record(session.counted()),
+        "time": {"seconds": round(session.seconds, 3), "images_per_second": round(pace, 2)},
+    }
+    sinks.log(line)
+    return line
+
+
+def _summarise(session: Session, last: dict[str, Any], resumed_at: int) -> Summary:
+    skipped = session.all_skipped()
+    summary = Summary(
+        out=session.config.out,
+        images=session.images,
+        steps=session.step,
+        epochs=round(session.images / len(session.source), 4),
+        parameters=sum(p.numel() for p in session.model.parameters()),
+        loss=last["loss"],
+        levels=last["levels"],
+        seconds=round(session.seconds, 3),
+        images_per_second=round(session.images / max(session.seconds, 1e-9), 2),
+        skipped_count=len(skipped),
+        skipped=skipped,
+        config_digest=digest(to_dict(session.config)),
+        resumed_at=resumed_at,
+    )
+    if session.accelerator.is_main_process:
+        write_json(session.out / folder.SUMMARY, asdict(summary))
+    return summary
+
+
+def _finished(session: Session) -> Summary:
+    """The summary of a run that has nothing left to do."""
+    found = read_json(session.out / folder.SUMMARY)
+    last = {"loss": math.nan, "levels": {}}
+    if isinstance(found, dict):
+        last = {"loss": found.get("loss", math.nan), "levels": found.get("levels", {})}
+    images, budget = session.images, session.config.images
+    if session.accelerator.is_main_process:
+        sys.stderr.write(
+            f"{session.out} is finished: {images} of {budget} images seen; "
+            "give a larger --images to train on, or another --out\n"
+        )
+    seconds = session.seconds
+    return Summary(
+        out=session.config.out,
+        images=images,
+        steps=session.step,
+        epochs=round(images / len(session.source), 4),
+        parameters=sum(p.numel() for p in session.model.parameters()),
+        loss=last["loss"],
+        levels=last["levels"],
+        seconds=round(seconds, 3),
+        images_per_second=round(images / max(seconds, 1e-9), 2),
+        skipped_count=len(session.skipped),
+        skipped=session.skipped,
+        config_digest=digest(to_dict(session.config)),
+        resumed_at=images,
+        finished_before=True,
+    )
+
+
+def _sinks(session: Session, quiet: bool) -> events.Sinks:
+    config, budget = session.config, session.config.images
+    if not session.accelerator.is_main_process:
+        return events.Sinks()
+    sinks: list[events.Sink] = [events.Files(session.out)]
+    if config.tensorboard:
+        sinks.append(events.Board(session.out, session.images))
+    if not quiet:
+        sinks.append(events.Bar(budget, session.images) if sys.stderr.isatty() else events.Lines(budget))
+    return events.Sinks(*sinks)
+
+
+def _due(before: int, now: int, interval: int) -> bool:
+    return now // interval > before // interval
+
+
+@contextlib.contextmanager
+def _stop_requested(listen: bool) -> Iterator[threading.Event]:
+    """An event set by SIGINT or SIGTERM; a second SIGINT ends the program at once."""
+    event = threading.Event()
+    if not listen or threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        if event.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        event.set()
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _kernels(strict: bool) -> Iterator[None]:
+    """Deterministic kernels if strict, else the fastest; what was set before is set again afterwards."""
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.get_float32_matmul_precision(),
+        torch.backends.cudnn.benchmark,
+    )
+    torch.use_deterministic_algorithms(strict)
+    torch.backends.cudnn.benchmark = not strict
+    if not strict and torch.cuda.is_available():
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.set_float32_matmul_precision(before[1])
+        torch.backends.cudnn.benchmark = before[2]
+
+
+def _forget_accelerator() -> None:
+    """Accelerate keeps its first precision for the life of the process; another run may want another one."""
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state()
+
+
+def _cores() -> set[int]:
+    import os
+
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))

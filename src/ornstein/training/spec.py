@@ -1,0 +1,72 @@
+"""What a trained model is, apart from its weights: enough to build it, read its output and ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from ..denoisers import Denoiser
+from ..networks import DiTConfig, TextConfig, TextEncoder, UNetConfig, build
+from ..parameterizations import EDM, Net, Parameterization, parameterization
+from ..paths import VE, VP, Flow
+from ..paths.base import AffinePath
+from ..randomness import mix
+
+PathName = Literal["vp-linear", "vp-cosine", "vp-scaled-linear", "vp-table", "ve", "flow"]
+Prediction = Literal["noise", "clean", "v", "velocity", "edm"]
+
+PATHS: dict[str, Callable[[], AffinePath]] = {
+    "vp-linear": VP,
+    "vp-cosine": VP.cosine,
+    "vp-scaled-linear": VP.scaled_linear,
+    "vp-table": VP.table,
+    "ve": VE,
+    "flow": Flow,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spec:
+    """A model without its weights. ``classes`` are the names of its labels, empty if it takes none."""
+
+    shape: tuple[int, int, int]
+    path: PathName
+    predicts: Prediction
+    sigma_data: float = 0.5
+    network: UNetConfig | DiTConfig
+    text: TextConfig | None = None
+    classes: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> Parameterization:
+        """The parameterization."""
+        return EDM(sigma_data=self.sigma_data) if self.predicts == "edm" else parameterization(self.predicts)
+
+    def build(self, seed: int = 0) -> Conditioned:
+        """The network with fresh weights, a pure function of the seed."""
+        encoder = None if self.text is None else TextEncoder(self.text, mix(seed, "text"))
+        return Conditioned(build(self.network, seed), encoder)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as a denoiser of this model's path and parameterization."""
+        return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
+
+
+class Conditioned(nn.Module):
+    """A network and, where it is told captions, the encoder trained with it, as one module."""
+
+    def __init__(self, net: nn.Module, text: TextEncoder | None) -> None:
+        super().__init__()
+        self.net, self.text = net, text
+
+    def forward(self, x: Tensor, time: Tensor, *, label: Tensor | None = None, words: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) and time (B,), with label (B,) or words (B, L) of ids where the model has them."""
+        if label is not None:
+            return self.net(x, time, label=label)
+        if words is not None and self.text is not None:
+            text, mask = self.text(words)
+            return self.net(x, time, text=text, text_mask=mask)
+        return self.net(x, time)

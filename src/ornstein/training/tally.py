@@ -1,0 +1,100 @@
+"""Losses by noise level, added up on the device so that no step waits for a number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..objectives import Losses
+from ..paths.base import AffinePath, Path
+
+EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
+"""Borders of the noise levels, in log-SNR; a path without one is cut into equal parts of its time."""
+
+
+class Tally:
+    """Sums since the last line of the log: for each term and level the loss, the samples, and the gradient's norm."""
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        self.path, self.device = path, device
+        self.dtype = torch.float32 if device.type == "mps" else torch.float64
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.terms: dict[str, Tensor] = {}
+        self.counts = torch.zeros(len(EDGES) + 1, dtype=torch.float64)
+        self.norm = torch.zeros((), dtype=self.dtype, device=self.device)
+        self.steps = 0
+
+    def add(self, losses: Losses, norm: Tensor | None) -> None:
+        """Count one step."""
+        member = self._member(losses.times)
+        self.counts += member.sum(1)
+        member = member.to(self.device, self.dtype, non_blocking=True)
+        for name, values in losses.terms.items():
+            part = member @ values.detach().to(self.dtype)
+            self.terms[name] = self.terms[name] + part if name in self.terms else part
+        if norm is not None:
+            self.norm = self.norm + norm.detach().to(self.norm)
+        self.steps += 1
+
+    def _member(self, t: Tensor) -> Tensor:
+        """(levels, B): one where the sample's time lies in the level."""
+        t = t.detach().to("cpu", torch.float64)
+        if isinstance(self.path, AffinePath):
+            level = torch.bucketize(self.path.log_snr(t), torch.tensor(EDGES, dtype=torch.float64))
+        else:
+            low, high = self.path.span
+            level = ((t - low) / (high - low) * (len(EDGES) + 1)).long().clamp(0, len(EDGES))
+        return (level == torch.arange(len(EDGES) + 1)[:, None]).to(torch.float64)
+
+    def state(self) -> dict[str, Any]:
+        """The sums as plain numbers, exact."""
+        return {
+            "terms": {name: value.tolist() for name, value in self.terms.items()},
+            "counts": self.counts.tolist(),
+            "norm": self.norm.item(),
+            "steps": self.steps,
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Go on from `state`."""
+        make = {"dtype": self.dtype, "device": self.device}
+        self.terms = {name: torch.tensor(value, **make) for name, value in state["terms"].items()}
+        self.counts = torch.tensor(state["counts"], dtype=torch.float64)
+        self.norm = torch.tensor(state["norm"], **make)
+        self.steps = state["steps"]
+
+
+def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of several processes as one; the gradient's norm and the steps are common to all."""
+    out = states[0]
+    for other in states[1:]:
+        terms = {name: _added(values, other["terms"][name]) for name, values in out["terms"].items()}
+        out = {**out, "terms": terms, "counts": _added(out["counts"], other["counts"])}
+    return out
+
+
+def record(state: dict[str, Any]) -> dict[str, Any]:
+    """A state as a record of the log: means over the samples."""
+    counts = state["counts"]
+    total = sum(counts)
+    terms = {name: sum(values) / total for name, values in state["terms"].items()}
+    by_level = [sum(column) for column in zip(*state["terms"].values(), strict=True)]
+    return {
+        "loss": sum(terms.values()),
+        "terms": terms,
+        "grad_norm": state["norm"] / state["steps"],
+        "levels": {
+            "log_snr": list(EDGES),
+            "samples": [int(count) for count in counts],
+            "loss": [value / count if count else None for value, count in zip(by_level, counts, strict=True)],
+        },
+    }
+
+
+def _added(a: list[float], b: list[float]) -> list[float]:
+    return [x + y for x, y in zip(a, b, strict=True)]
