@@ -14,6 +14,7 @@ from torch.nn import functional
 from ornstein.errors import ConfigError
 from ornstein.networks import checks
 from ornstein.networks.blocks import attend, zeroed
+from ornstein.networks.building import initialise
 
 PADDING, UNKNOWN = 0, 1  # the two ids before the words
 _WORD = re.compile(r"[^\W_]+|[^\w\s]")
@@ -84,8 +85,6 @@ class TextEncoder(nn.Module):
 
     def __init__(self, config: TextConfig, seed: int = 0) -> None:
         super().__init__()
-        from ornstein.networks.building import initialise
-
         self.config = config
         with torch.random.fork_rng(devices=[]):
             self.word = nn.Embedding(len(config.vocabulary) + 2, config.width)

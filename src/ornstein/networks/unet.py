@@ -123,7 +123,12 @@ class UNetConfig:
     def small(
         cls, *, channels: int = 3, classes: int = 0, text_width: int = 0, vector_width: int = 0, dropout: float = 0.0
     ) -> UNetConfig:
-        """The default for drawings of 64 × 64 pixels on a CPU: 2.7 million parameters, made for images a second."""
+        """The default for drawings of 64 × 64 pixels on a CPU: 2.7 million parameters, made for images a second.
+
+        One thread of an AVX2 core: 10 ms an image forward, 41 ms forward and backward at batch 32 in float32, two
+        thirds of it convolutions at 60 of 73 GFLOP/s. bf16 pays only where the processor has it: here it takes ten
+        times as long.
+        """
         return cls(
             channels=channels,
             width=32,
@@ -260,7 +265,7 @@ class UNet(nn.Module):
         checks.text_fits(text, config.text_width)
         cond = Conditions(self.embedding(time, label, vector), time, text, text_mask)
         h = functional.pixel_unshuffle(x, config.patch) if config.patch > 1 else x
-        # Pooling, upsampling and attention are two to seven times faster in this format, convolutions 1.0 to 1.7 times.
+        # Pooling and upsampling are four to seven times faster in this format, convolutions 1.0 to 1.7 times.
         h = self.stem(h.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for level, depth in zip(self.down, config.depths, strict=True):
