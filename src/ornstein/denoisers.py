@@ -65,7 +65,7 @@ class Denoiser:
     predicts: str | Parameterization = "noise"
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
     clock: Clock | None = field(default=None, kw_only=True)
-    cond: Cond = field(default_factory=dict, kw_only=True)
+    cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cond", dict(self.cond))

@@ -125,7 +125,7 @@ class Noise:
     def uniforms(self, key: Key) -> Tensor:
         """One number in [0, 1) per sample, shape (B,), float64, on the host."""
         words = (self._raw(key, 1)[:, 0] >> np.uint64(11)).astype(np.float64)
-        return torch.from_numpy(words * 2.0**-53)
+        return torch.as_tensor(words * 2.0**-53)
 
     def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """W(t1) − W(t0), shape (B, *event): Lévy's midpoint construction, every node keyed by its place in the tree.
@@ -175,7 +175,7 @@ class Noise:
         rows = max(1, _BLOCK // max(half, 1))  # a block of rows fits the cache, and small events share the overhead
         for start in range(0, len(out), rows):
             _box_muller(words[start : start + rows], out[start : start + rows])
-        return torch.from_numpy(out)[:, :size].reshape(len(self.seeds), *event)
+        return torch.as_tensor(out)[:, :size].reshape(len(self.seeds), *event)
 
     def _raw(self, key: Key, count: int) -> npt.NDArray[np.uint64]:
         """``count`` 64-bit words per sample, shape (B, count)."""
@@ -222,7 +222,7 @@ def _box_muller(words: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> N
 
 
 def _minus_two_log(u: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """−2·log u for u in (0, 1], overwriting u: log u = e·log 2 + 2·artanh((m − 1)/(m + 1)) with u = m·2ᵉ, m ∈ [√½, √2)."""
+    """−2·log u for u in (0, 1], in place of u: log u = e·log 2 + 2·artanh((m − 1)/(m + 1)), u = m·2ᵉ, m ∈ [√½, √2)."""
     bits = u.view(np.int32)
     bits -= _ROOT_HALF
     exponent = (bits >> np.int32(23)).astype(np.float32)
@@ -231,7 +231,8 @@ def _minus_two_log(u: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     ratio = u - _F(1.0)
     u += _F(1.0)
     ratio /= u
-    out = _series(ratio * ratio, (-4 / 9, -4 / 7, -4 / 5, -4 / 3, -4.0))
+    square = np.multiply(ratio, ratio, dtype=np.float32)
+    out = _series(square, (-4 / 9, -4 / 7, -4 / 5, -4 / 3, -4.0))
     out *= ratio
     exponent *= _F(-2.0 * math.log(2.0))
     out += exponent

@@ -38,7 +38,7 @@ class ShiftedPath(LocationPath):
     base: AffinePath = field(default_factory=VP)
     shift: Shift
     bend: Literal["quadratic", "prior", "data"] = "quadratic"
-    cond: Cond = field(default_factory=dict)
+    cond: Cond = field(default_factory=dict[str, Tensor])
 
     def __post_init__(self) -> None:
         if self.bend not in ("quadratic", "prior", "data"):

@@ -208,7 +208,7 @@ class Table:
             index = (t.detach().to("cpu", torch.float64) * len(self.betas) - 1e-9).ceil().long()
             return torch.as_tensor(self._slopes[index.clamp(1, len(self.betas)).numpy() - 1]).to(t)
         index = math.ceil(t * len(self.betas) - 1e-9)
-        return float(self._slopes[min(max(index, 1), len(self.betas)) - 1])
+        return float(self._slopes[min(max(index, 1), len(self.betas)) - 1])  # pyright: ignore[reportReturnType]
 
     def time_of(self, log_alpha: T) -> T:
         """Linear between the nodes."""
