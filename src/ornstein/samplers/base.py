@@ -12,6 +12,7 @@ at the end of its step. The same body is driven by `run`, seen by `stream`, dry-
 from __future__ import annotations
 
 import bisect
+import itertools
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -58,10 +59,18 @@ class Sampler(Protocol):
     """One update rule. ``order`` is its global order of convergence, ``needs`` the kind of path it works on."""
 
     @property
-    def order(self) -> int: ...
+    def order(self) -> int:
+        """Global order: the error of n steps between fixed noise levels falls like n^(−order)."""
+        ...
+
     @property
-    def needs(self) -> type[Any]: ...
-    def step(self, path: Any, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps: ...
+    def needs(self) -> type[Any]:
+        """`Path`, `LocationPath` or `AffinePath`."""
+        ...
+
+    def step(self, path: Any, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
+        """Ask, then return the state at step.s; ``memory`` is the loop's, and empty after every climb."""
+        ...
 
 
 class Event(NamedTuple):
@@ -105,7 +114,7 @@ class Problem:
     def stretches(self) -> Iterator[Step]:
         """The steps; neighbours never reach across a turning point."""
         times = self.times
-        for i, (t, s) in enumerate(zip(times, times[1:], strict=False)):
+        for i, (t, s) in enumerate(itertools.pairwise(times)):
             down = s < t
             before = times[i - 1] if i > 0 and (times[i - 1] > t) == down else None
             after = times[i + 2] if i + 2 < len(times) and (times[i + 2] < s) == down else None

@@ -116,25 +116,32 @@ def _two_stage(
 class DPMSolver:
     """DPM-Solver++ 1, 2M and 3M and their SDE forms (Lu et al. 2022, algorithm 2 and app. B).
 
-    D is extrapolated from the last ``order`` estimates: 1 is DDIM (η = 1 when stochastic), 2 the paper's 2M with
-    weights ½(1 − e^{−y})·h/h₀, 3 integrates the parabola exactly. One evaluation a step, except one more at the start
-    of order 3: a midpoint step, since a first-order one would limit the whole run to order 2 (``start="plain"``).
+    D is extrapolated from the last ``points`` estimates: 1 is DDIM (η = 1 when stochastic), 2 the paper's 2M with
+    weights ½(1 − e^{−y})·h/h₀, 3 integrates the parabola exactly. One evaluation a step. The deterministic 3M asks once
+    more in its first step, a midpoint step, since a first-order one would limit the whole run to order 2
+    (``start="plain"``).
 
     The widespread 3M code multiplies the curvature h²·D[λ₀, λ₋₁, λ₋₂] = ½h²D'' with the weight that belongs to h²D'',
     half of what is needed, and is of order 2; here the weight is whole.
 
-    A step with h = ∞ (to σ_s = 0, or from α_t = 0) is of first order, whatever ``order`` says. ``brownian`` takes the
-    noise from one Brownian path over the span, so that finer grids converge to the same image.
+    A step with h = ∞ (to σ_s = 0, or from α_t = 0) is of first order, however many points there are. ``brownian`` takes
+    the noise from one Brownian path over the span, so that finer grids converge to the same image.
     """
 
-    order: Literal[1, 2, 3] = 2
+    points: Literal[1, 2, 3] = 2
     stochastic: bool = False
     brownian: bool = False
     start: Literal["midpoint", "plain"] = "midpoint"
 
     def __post_init__(self) -> None:
-        if self.order not in (1, 2, 3):
-            raise ConfigError(f"DPM-Solver++ has orders 1, 2 and 3, got {self.order}")
+        if self.points not in (1, 2, 3):
+            raise ConfigError(f"DPM-Solver++ extrapolates from 1, 2 or 3 points, got {self.points}")
+
+    @property
+    def order(self) -> int:
+        """``points`` for the ODE (3 with a plain start: 2); for the SDE, in law, at most 2."""
+        limited = self.stochastic or self.start == "plain"
+        return min(self.points, 2) if limited else self.points
 
     @property
     def needs(self) -> type[Any]:
@@ -146,11 +153,11 @@ class DPMSolver:
         estimate = yield Query(x, step.t)
         c = 2 if self.stochastic else 1
         leap, now = Leap.between(path, step.t, step.s, c), half_log_snr(path, step.t)
-        points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.order]
+        points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(now) else []
         if math.isinf(leap.h):
             points = points[:1]
-        elif self.order == 3 and len(points) == 1 and self.start == "midpoint":
+        elif len(points) == 1 and self.order == 3:
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
         if len(nodes) == 2:

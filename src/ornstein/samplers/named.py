@@ -25,14 +25,14 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "ddim-eta1": partial(DDIM, 1.0),
         "euler": Euler,
         "heun": Heun,
-        "dpmpp-1": partial(DPMSolver, order=1),
-        "dpmpp-2m": partial(DPMSolver, order=2),
+        "dpmpp-1": partial(DPMSolver, points=1),
+        "dpmpp-2m": partial(DPMSolver, points=2),
         "dpmpp-2s": DPMSolver2S,
-        "dpmpp-3m": partial(DPMSolver, order=3),
-        "dpmpp-1-sde": partial(DPMSolver, order=1, stochastic=True),
-        "dpmpp-2m-sde": partial(DPMSolver, order=2, stochastic=True),
+        "dpmpp-3m": partial(DPMSolver, points=3),
+        "dpmpp-1-sde": partial(DPMSolver, points=1, stochastic=True),
+        "dpmpp-2m-sde": partial(DPMSolver, points=2, stochastic=True),
         "dpmpp-2s-sde": partial(DPMSolver2S, stochastic=True),
-        "dpmpp-3m-sde": partial(DPMSolver, order=3, stochastic=True),
+        "dpmpp-3m-sde": partial(DPMSolver, points=3, stochastic=True),
         "unipc": UniPC,
         "unipc-1": partial(UniPC, p=1),
         "unipc-2": UniPC,
@@ -45,7 +45,7 @@ def sampler(which: str | Sampler) -> Sampler:
     """The sampler with this name; a sampler passes through.
 
     >>> sampler("dpmpp-2m")
-    DPMSolver(order=2, stochastic=False, brownian=False, start='midpoint')
+    DPMSolver(points=2, stochastic=False, brownian=False, start='midpoint')
 
     Raises:
         ConfigError: no sampler has this name; the closest ones are named first.
