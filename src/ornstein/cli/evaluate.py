@@ -58,9 +58,9 @@ def evaluate(args: EvalArgs) -> int:
     images, size = _images(args)
     data = open_source(args.against, size=size, limit=args.n)
     note(f"features of {args.n} images of {args.what}")
-    ours = statistics(images, network, batch=args.batch)
+    ours = statistics(images, network)
     note(f"features of {len(data)} images of {args.against}")
-    theirs = statistics(data, network, batch=args.batch)
+    theirs = statistics(data, network)
     report = compare(ours, theirs)
     result = {"what": args.what, "against": args.against, "seed": args.seed, **report.as_dict()}
     if _is_run(args.what):
