@@ -107,27 +107,22 @@ def test_resizing_is_antialiased() -> None:
 
 
 def test_a_large_jpeg_drafted_is_nearly_the_same() -> None:
-    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (5, 5, 3), dtype=np.uint8))
-    smooth = rough.resize((1024, 768), Image.Resampling.BICUBIC)
-    via_jpeg, via_png = decode(encoded(smooth, "JPEG", quality=95), 32), decode(encoded(smooth), 32)
-    assert int((via_jpeg.int() - via_png.int()).abs().max()) <= 4
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8))
+    detailed = rough.resize((1024, 768), Image.Resampling.BICUBIC)
+    via_jpeg, via_png = decode(encoded(detailed, "JPEG", quality=95), 128), decode(encoded(detailed), 128)
+    assert float((via_jpeg.float() - via_png.float()).abs().mean()) < 1.0
 
 
-def bomb() -> bytes:
-    """A PNG of 20,000 × 20,000 pixels that is 200 bytes long."""
+def bomb(side: int) -> bytes:
+    """A PNG of side × side pixels that is some hundred bytes long."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
     )
-
-
-def slightly_too_big() -> bytes:
-    """Above the limit where Pillow warns, below the one where it refuses."""
-    return bomb().replace(struct.pack(">II", 20_000, 20_000), struct.pack(">II", 10_000, 10_000))
 
 
 PNG = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)))
@@ -140,8 +135,8 @@ BAD = {
     "cut.jpg": (JPEG[: len(JPEG) // 2], "cannot be decoded"),
     "header.png": (PNG[:20], ""),
     "corrupt.png": (PNG[:300] + bytes(b ^ 0x55 for b in PNG[300:600]) + PNG[600:], "cannot be decoded"),
-    "bomb.png": (bomb(), f"more than {MAX_PIXELS} pixels"),
-    "big.png": (slightly_too_big(), ""),
+    "bomb.png": (bomb(20_000), f"more than {MAX_PIXELS} pixels"),
+    "big.png": (bomb(10_000), f"more than {MAX_PIXELS} pixels"),
     "program.eps": (
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n",
         "not an image in any known format",
