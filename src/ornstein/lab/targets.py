@@ -204,6 +204,18 @@ class GaussianTarget(MixtureTarget):
         """Along the eigenvectors, (d,)."""
         return self.variances[0]
 
+    def clean(self, x: Tensor, gain: Time, std: Time) -> Tensor:
+        """m + Q diag(a·v/c) Qᵀ (x − a·m)."""
+        a, s = (c.to(torch.float64)[:, None] if isinstance(c, Tensor) and c.ndim else c for c in (gain, std))
+        pull = a * self.variance
+        c = a * pull + s * s
+        # A direction of no variance at a noiseless time carries no information: 0/0 is 0.
+        slope = pull / torch.where(c > 0.0, c, 1.0)
+        local = x.to(torch.float64) - a * self.mean
+        if self.frames is None:
+            return torch.addcmul(self.mean, slope, local).to(x.dtype)
+        return (self.mean + (slope * (local @ self.frames[0])) @ self.frames[0].T).to(x.dtype)
+
     def law(self, path: Path, t: float) -> GaussianTarget:
         """N(a·m, a²·C + σ²)."""
         gain, std = float(gain_of(path, t)), float(_std(path, t))
