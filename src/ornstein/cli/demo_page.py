@@ -1,0 +1,219 @@
+"""The demo's page: which panel shows what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..page import Curve, Picture, Section, Table, chart, picture, render
+from .demo import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..runs import Run
+
+COLUMNS = 4
+
+
+def page(
+    args: DemoArgs,
+    run: Run,
+    cells: Sequence[Cell],
+    pictures: dict[tuple[str, int], Tensor],
+    fine: Tensor,
+    live: Path | None,
+) -> str:
+    """The whole page."""
+    sections = [
+        _samples(args, run, cells, pictures),
+        _distances(args, cells),
+        _seconds(args, cells),
+        _fine(args, fine),
+    ]
+    if (measured := _measured()) is not None:
+        sections.append(measured)
+    if (training := _training(args, run, live)) is not None:
+        sections.append(training)
+    card = run.details.get("card", {})
+    facts = [
+        ("parameters", f"{run.parameters / 1e6:.2f} million"),
+        ("trained on", f"{run.images:,} images"),
+        ("resolution", f"{run.denoiser.shape[1]} × {run.denoiser.shape[2]}"),  # pyright: ignore[reportOptionalSubscript]
+        *((key, str(value)) for key, value in card.items() if key in {"data", "hours", "machine"}),
+    ]
+    lead = (
+        "One small diffusion model, several samplers, the same noise. Every panel below was computed on this machine "
+        "just now unless it says otherwise, and names the command that repeats it."
+    )
+    return render("Critters, drawn from noise", lead, sections, facts)
+
+
+def _sample_command(args: DemoArgs, sampler: str, evaluations: int | str) -> str:
+    return (
+        f"ornstein sample {args.model} --sampler {sampler} --evaluations {evaluations} --seed {args.seed} "
+        f"--n {args.n} --out {args.out}/{sampler}-{evaluations}"
+    )
+
+
+def _samples(
+    args: DemoArgs, run: Run, cells: Sequence[Cell], pictures: dict[tuple[str, int], Tensor]
+) -> Section:
+    del run, cells
+    rows: list[list[str | Picture]] = []
+    for name in SAMPLERS:
+        row: list[str | Picture] = [name]
+        for evaluations in EVALUATIONS:
+            alt = f"{args.n} images by {name} with {evaluations} evaluations"
+            row.append(picture(pictures[name, evaluations], alt, columns=COLUMNS))
+        rows.append(row)
+    commands = "\n".join(_sample_command(args, name, EVALUATIONS[1]) for name in SAMPLERS)
+    return Section(
+        title="The same noise under five samplers",
+        text="Columns are network evaluations for one image. ddpm is ancestral sampling and adds fresh noise at every "
+        "step; the others solve the probability-flow ODE, so a column that has converged shows the same critters.",
+        table=Table(head=["sampler", *(f"{n} evaluations" for n in EVALUATIONS)], rows=rows),
+        command=commands,
+    )
+
+
+def _distances(args: DemoArgs, cells: Sequence[Cell]) -> Section:
+    curves = [
+        Curve(
+            name=name,
+            x=[cell.evaluations for cell in cells if cell.sampler == name],
+            y=[cell.distance or float("nan") for cell in cells if cell.sampler == name],
+        )
+        for name in SAMPLERS
+        if any(cell.sampler == name and cell.distance is not None for cell in cells)
+    ]
+    rows = [
+        [curve.name, *(f"{value:.4f}" for value in curve.y)]
+        for curve in curves
+    ]
+    return Section(
+        title="Distance to the model's own solution",
+        text=f"Root mean square difference, in pixel units of [−1, 1], to the same noise solved with {FINE} evaluations "
+        "of unipc-3. It measures the sampler alone, not the model.",
+        charts=[
+            (
+                f"{args.n} images, seed {args.seed}",
+                chart(
+                    curves,
+                    x="network evaluations",
+                    y="RMS distance",
+                    log_x=True,
+                    log_y=True,
+                    ticks=EVALUATIONS,
+                ),
+            )
+        ],
+        table=Table(head=["sampler", *(str(n) for n in EVALUATIONS)], rows=rows),
+        command=f"ornstein demo --model {args.model} --seed {args.seed} --n {args.n} --images 0 --out {args.out}",
+    )
+
+
+def _seconds(args: DemoArgs, cells: Sequence[Cell]) -> Section:
+    rows = [
+        [name, *(f"{cell.seconds_per_image:.3f}" for cell in cells if cell.sampler == name)] for name in SAMPLERS
+    ]
+    return Section(
+        title="Seconds an image",
+        text=f"Batches of {args.n} on this machine's CPU; nearly all of it is the network.",
+        table=Table(head=["sampler", *(f"{n} evaluations" for n in EVALUATIONS)], rows=rows),
+        command=_sample_command(args, "dpmpp-2m", 20),
+    )
+
+
+def _fine(args: DemoArgs, fine: Tensor) -> Section:
+    from ..data import open_source
+
+    import torch
+
+    source = open_source("critters", size=fine.shape[-1], limit=len(fine))
+    real = torch.stack([source[i].image for i in range(len(source))])
+    return Section(
+        title="Drawn by the model, and drawn by hand",
+        text="Left: the fine solution. Right: the first pictures of the training data (DiceBear critters, CC0).",
+        pictures=[
+            picture(fine, f"model, {FINE} evaluations", columns=COLUMNS, scale=2),
+            picture(real, "training data", columns=COLUMNS, scale=2),
+        ],
+        command=f"ornstein sample {args.model} --sampler unipc-3 --grid log-snr --steps {FINE} --seed {args.seed} "
+        f"--n {args.n} --out {args.out}/fine",
+    )
+
+
+def _measured() -> Section | None:
+    """Fréchet and kernel distances measured beforehand: thousands of images, too long for a demo."""
+    file = files("ornstein").joinpath("weights", "critters", "distances.json")
+    if not file.is_file():
+        return None
+    data: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    names = list(dict.fromkeys(cell["sampler"] for cell in data["cells"]))
+
+    def curves(key: str) -> list[Curve]:
+        return [
+            Curve(
+                name=name,
+                x=[cell["evaluations"] for cell in data["cells"] if cell["sampler"] == name],
+                y=[cell[key] for cell in data["cells"] if cell["sampler"] == name],
+            )
+            for name in names
+        ]
+
+    rows = [
+        [name, *(f"{cell['FD-lite0']:.1f}" for cell in data["cells"] if cell["sampler"] == name)] for name in names
+    ]
+    evaluations = sorted({cell["evaluations"] for cell in data["cells"]})
+    return Section(
+        title="Distance to the data",
+        text=f"Measured beforehand: {data['n']} samples of each cell against {data['n_data']} training pictures, on "
+        f"EfficientNet-lite0 features (this is not an FID). {data['floor_text']}",
+        charts=[
+            ("Fréchet distance", chart(curves("FD-lite0"), x="network evaluations", y="FD-lite0", log_x=True, log_y=True, ticks=evaluations)),
+            ("Kernel distance", chart(curves("KID-lite0"), x="network evaluations", y="KID-lite0", log_x=True, ticks=evaluations)),
+        ],
+        table=Table(head=["FD-lite0", *(str(n) for n in evaluations)], rows=rows),
+        command=data["command"],
+    )
+
+
+def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
+    """Loss curves of the shipped model (from its card) and of the live run (from its log)."""
+    charts: list[tuple[str, str]] = []
+    history = run.folder / "history.json"
+    if history.is_file():
+        shipped: dict[str, Any] = json.loads(history.read_text("utf-8"))
+        curves = [Curve(name=name, x=shipped["images"], y=ys) for name, ys in shipped["levels"].items()]
+        charts.append(
+            (
+                "The shipped model's training, by noise level (log-SNR)",
+                chart(curves, x="images seen", y="loss", log_x=True, log_y=True, marks=False),
+            )
+        )
+    if live is not None and (live / "metrics.jsonl").is_file():
+        lines = [json.loads(line) for line in (live / "metrics.jsonl").read_text("utf-8").splitlines()]
+        xs, ys = [line["images"] for line in lines], [line["loss"] for line in lines]
+        charts.append(("The live run, just now", chart([Curve(name="loss", x=xs, y=ys)], x="images seen", y="loss")))
+    if not charts:
+        return None
+    pictures: list[Picture] = []
+    if live is not None:
+        from ..runs import open_run
+        from ..sampling import sample
+
+        images = sample(open_run(live).denoiser, 8, sampler="dpmpp-2m", steps=15, seed=args.seed)
+        pictures.append(picture(images, f"The live run after {args.images} images: a start, no more", columns=8))
+    command = run.details.get("card", {}).get("command", "")
+    commands = [line for line in (command, live_command(args) if live is not None else "") if line]
+    return Section(
+        title="Training",
+        text="Loss on the network's output. The loss at a given noise level has a floor above zero, so flat is not bad.",
+        charts=charts,
+        pictures=pictures,
+        command="\n".join(commands),
+    )
