@@ -142,7 +142,7 @@ def load(where: str | Path, *, ema: bool = True, device: str | torch.device = "c
 
 
 def export(run: Run, to: str | Path, *, half: bool = True) -> Path:
-    """Write a card: config.json and ema.safetensors alone, in half precision unless told otherwise; returns the folder."""
+    """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it."""
     from safetensors.torch import save_file
 
     from .data.cache import atomic

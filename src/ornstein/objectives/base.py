@@ -46,7 +46,9 @@ class Objective(Protocol):
     budget of the run.
     """
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses: ...
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+        """The losses of one batch."""
+        ...
 
 
 def without(cond: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:

@@ -1,9 +1,16 @@
-"""Training: a typed configuration, a loop that can be killed at any moment, and what it writes."""
+"""Training: a typed configuration, a loop that can be killed at any moment, and what it writes.
+
+The loop itself is imported when it is first asked for, so that opening a trained run stays quick.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from .codec import from_dict, to_dict
 from .config import Averaging, Every, Optimizer, Text, TrainConfig
-from .loop import DivergedError, Summary, train
 from .spec import Spec
+
+if TYPE_CHECKING:
+    from .loop import DivergedError, Summary, train
 
 __all__ = [
     "Averaging",
@@ -18,3 +25,11 @@ __all__ = [
     "to_dict",
     "train",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in {"DivergedError", "Summary", "train"}:
+        from . import loop
+
+        return getattr(loop, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

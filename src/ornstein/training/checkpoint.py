@@ -27,6 +27,7 @@ VERSION = 1
 STATE = "state.json"
 PARTS = ("model", "ema", "optimizer")
 _HIDDEN = ".writing-"
+_FIELDS = {"images": int, "step": int, "logged": int, "seconds": float, "tally": dict, "skipped": dict, "files": dict}
 
 Tensors = dict[str, Tensor]
 
@@ -98,13 +99,13 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{path} has version {state.get('version')!r}, this library reads {VERSION}: use the library that wrote it"
         )
+    for key, kind in _FIELDS.items():
+        if not isinstance(state.get(key), kind):
+            raise CheckpointError(f"{path} lacks a valid {key!r}: {remedy}")
     try:
         files = [(folder / name, seen["bytes"], seen["crc32"]) for name, seen in state["files"].items()]
-        for key, kind in (("images", int), ("step", int), ("logged", int), ("tally", dict), ("skipped", dict)):
-            if not isinstance(state[key], kind):
-                raise TypeError(key)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} lacks a valid {error}: {remedy}") from None
+    except (KeyError, TypeError):
+        raise CheckpointError(f"{path} lists its files without their sizes: {remedy}") from None
     for file, size, crc in files:
         if not file.is_file():
             raise CheckpointError(f"{file} is missing: {remedy}")
@@ -139,7 +140,7 @@ def fill(module: nn.Module, tensors: Tensors, path: Path) -> None:
             raise CheckpointError(f"{path} lacks the tensor {name!r}: it belongs to another network")
         if tensors[name].shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {tuple(tensors[name].shape)}, the network needs {tuple(tensor.shape)}"
+                f"{path}: tensor {name!r} has shape {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
             )
         tensor.copy_(tensors[name])
     left = sorted(set(tensors) - set(own))

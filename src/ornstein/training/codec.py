@@ -44,7 +44,7 @@ def from_dict(cls: type[C], data: object, where: str = "") -> C:
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'the configuration'} must hold named values, not {data!r}")
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = get_type_hints(cls)
     given = {key: value for key, value in data.items() if key != "kind"}
     if data.get("kind", kind_of(cls)) != kind_of(cls):
@@ -92,7 +92,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
             _read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
     if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # type: ignore[arg-type]
+        return from_dict(hint, value, where)  # pyright: ignore[reportArgumentType]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is type(None):

@@ -118,7 +118,7 @@ class TrainConfig:
     """
 
     data: str = "critters"
-    """What to train on: critters, another built-in set, an image folder, parquet, hf:OWNER/NAME or WebDataset shards."""
+    """What to train on: critters, another built-in set, an image folder, parquet, hf:OWNER/NAME or shards."""
     out: str
     """Folder of the run."""
     size: int = 64

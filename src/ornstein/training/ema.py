@@ -1,4 +1,4 @@
-"""The power-function average of weights (Karras et al. 2024, "Analyzing and Improving the Training Dynamics", sec. 3.1)."""
+"""The power-function average of weights (Karras et al. 2024, EDM2, section 3.1)."""
 
 from __future__ import annotations
 

@@ -148,9 +148,8 @@ class Lines(Quiet):
         """Images, loss, speed and time left."""
         speed = record["time"]["images_per_second"]
         left = clock((self.budget - record["images"]) / speed) if speed else "?"
-        self.note(
-            f"{record['images']:>9} of {self.budget} images  loss {record['loss']:.4f}  {speed:.1f} images/s  {left} left"
-        )
+        done = f"{record['images']:>9} of {self.budget} images"
+        self.note(f"{done}  loss {record['loss']:.4f}  {speed:.1f} images/s  {left} left")
 
     def note(self, text: str) -> None:
         """A line."""

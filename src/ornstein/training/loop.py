@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ..data import Batch, batches, open_source
-from ..data.base import Source, digest
+from ..data.base import digest
 from ..data.cache import read_json, write_json
 from ..errors import OrnsteinError
 from ..objectives import Examples
@@ -150,13 +150,13 @@ def _run(session: Session, sinks: events.Sinks) -> Summary:
     return _summarise(session, last, resumed_at)
 
 
-def _stream(session: Session) -> Iterator[Batch]:
+def _stream(session: Session) -> Generator[Batch, None, None]:
     config, hardware = session.config, session.accelerator
     workers = config.workers
     if workers is None:
         cores = len(_cores())
         workers = min(8, cores // 2) if hardware.device.type == "cuda" else 0
-    return batches(
+    yield from batches(
         session.source,
         batch=config.batch,
         seed=config.seed,
