@@ -20,8 +20,9 @@ from .base import Memory, Query, Step, Steps
 class Ancestral:
     """x_s ~ q(x_s | x_t, x̂_0) (Ho et al. 2020, eq. 6–7; UDPM; ContextDiff).
 
-    ``variance``: "small" is the posterior's own, "large" the transition's β_t = spread² (both Ho et al., sec. 3.2), "learned"
-    interpolates their logarithms with ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15). The last two need a `LocationPath`.
+    ``variance``: "small" is the posterior's own, "large" the transition's β_t = spread² (both Ho et al., sec. 3.2) and
+    "learned" interpolates their logarithms with ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
+    The last two need a `LocationPath`.
     """
 
     variance: Literal["small", "large", "learned"] = "small"

@@ -95,7 +95,7 @@ class UniPC:
 
 
 def _two_thirds(path: AffinePath, x: Tensor, clean: Tensor, step: Step) -> Steps:
-    """The clean estimate two thirds along the step in λ, in error by h³: Heun's third-order rule up to its last stage."""
+    """The clean estimate two thirds along the step in λ, with an error of h³: all but the end of Heun's third rule."""
     start, width = path.log_snr(step.t), path.log_snr(step.s) - path.log_snr(step.t)
     times = [path.time_of(start + width * part) for part in (1.0 / 3.0, 2.0 / 3.0)]
     one, two = (Leap.between(path, step.t, time) for time in times)
