@@ -57,6 +57,8 @@ def sample(args: SampleArgs) -> int:
     """Draw, write, and say where."""
     import time
 
+    import torch
+
     from .. import sampling
     from ..data import save_grid, save_png
     from ..runs import open_run
@@ -95,7 +97,7 @@ def sample(args: SampleArgs) -> int:
         note(f"{len(written)} of {args.n} images")
     seconds = time.perf_counter() - started
     columns = args.columns or max(1, round(len(pictures) ** 0.5))
-    save_grid(pictures[:256], args.out / "grid.png", columns)
+    save_grid(torch.stack(pictures[:256]), args.out / "grid.png", columns)
     result = {
         "run": args.run,
         "sampler": args.sampler,

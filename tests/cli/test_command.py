@@ -1,0 +1,162 @@
+"""The command's contract: one document or one line, the right exit status, and no traceback."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ornstein.cli.main import COMMANDS, main
+
+
+def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    try:
+        status = main(args)
+    except SystemExit as stop:
+        status = int(stop.code or 0)
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "train"])
+def test_help_shows_an_example(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    status, out, err = call(capsys, command, "--help")
+    assert status == 0
+    assert f"Example: ornstein {command}" in " ".join(out.split())
+    assert err == ""
+
+
+@pytest.mark.parametrize("args", [("train", "--help"), ("train", "ddpm", "--help")])
+def test_train_help_shows_an_example(capsys: pytest.CaptureFixture[str], args: tuple[str, ...]) -> None:
+    status, out, _ = call(capsys, *args)
+    assert status == 0
+    assert "Example: ornstein train ddpm --data critters" in " ".join(out.split())
+
+
+BAD = [
+    ("no-such-command",),
+    ("methds",),
+    ("sample",),
+    ("sample", "no/such/run"),
+    ("sample", "RUN", "--sampler", "dpmp-2m"),
+    ("sample", "RUN", "--steps", "0"),
+    ("sample", "RUN", "--steps", "five"),
+    ("sample", "RUN", "--n", "0"),
+    ("sample", "RUN", "--batch", "-3"),
+    ("sample", "RUN", "--steps", "5", "--evaluations", "5"),
+    ("sample", "RUN", "--label", "no-such-class"),
+    ("sample", "RUN", "--caption", "a green critter"),
+    ("sample", "RUN", "--device", "no-such-device"),
+    ("sample", "RUN", "--no-such-option", "1"),
+    ("train", "sdxl"),
+    ("train", "no-such-method"),
+    ("train", "ddpm"),
+    ("train", "ddpm", "--out", "", "--data", "critters"),
+    ("train", "ddpm", "--out", "OUT", "--data", "no/such/folder"),
+    ("train", "ddpm", "--out", "OUT", "--path", "vq"),
+    ("train", "ddpm", "--out", "OUT", "--optimizer.lr", "-1"),
+    ("train", "ddpm", "--out", "OUT", "--size", "63"),
+    ("train", "ddpm", "--out", "OUT", "network:unet", "--network.width", "7"),
+    ("eval", "no/such/thing", "--n", "4"),
+    ("eval", "RUN", "--against", "no/such/folder", "--n", "4"),
+    ("eval", "RUN", "--features", "resnet", "--n", "4"),
+    ("eval", "RUN", "--n", "1"),
+    ("rates", "--samplers", "no-such-sampler"),
+    ("demo", "--model", "no/such/run", "--out", "OUT"),
+    ("demo", "--n", "0", "--out", "OUT"),
+]
+
+
+@pytest.mark.parametrize("args", BAD, ids=" ".join)
+def test_bad_input_costs_one_line(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    named = {"RUN": str(tiny_run), "OUT": str(tmp_path / "out")}
+    status, out, err = call(capsys, *(named.get(arg, arg) for arg in args))
+    assert status == 2, (out, err)
+    assert out == ""
+    assert err.startswith("ornstein: ")
+    assert err.count("\n") == 1, err
+    assert "Traceback" not in err
+    assert not (tmp_path / "out").exists(), "bad input must leave nothing half-written"
+
+
+def test_methods_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = call(capsys, "methods", "--json")
+    methods = json.loads(out)
+    assert status == 0
+    assert len(methods) == 11
+    assert all(method["state"] in {"ready", "parts", "planned"} for method in methods)
+
+
+def test_sample_writes_what_it_says(capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path) -> None:
+    out_dir = tmp_path / "images"
+    status, out, err = call(
+        capsys, "sample", str(tiny_run), "--n", "3", "--steps", "4", "--out", str(out_dir), "--json", "--label", "0"
+    )
+    result = json.loads(out)
+    assert status == 0
+    assert [Path(p).name for p in result["images"]] == ["000000.png", "000001.png", "000002.png"]
+    assert all(Path(p).is_file() for p in [*result["images"], result["grid"]])
+    assert result["evaluations"] == 4
+    assert "3 of 3 images" in err
+
+
+def test_strict_png_bytes_do_not_depend_on_batch_or_split(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    def files(name: str, *args: str) -> dict[str, bytes]:
+        folder = tmp_path / name
+        assert call(capsys, "sample", str(tiny_run), "--steps", "4", "--strict", "--out", str(folder), *args)[0] == 0
+        return {file.name: file.read_bytes() for file in folder.glob("0*.png")}
+
+    whole = files("whole", "--n", "5", "--batch", "5", "--sampler", "ddpm")
+    small = files("small", "--n", "5", "--batch", "2", "--sampler", "ddpm")
+    assert whole == small
+    split = files("a", "--n", "2", "--sampler", "ddpm") | files("b", "--n", "3", "--first", "2", "--sampler", "ddpm")
+    assert whole == split
+
+
+def test_the_command_runs_as_a_process(tiny_run: Path, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ornstein", "sample", str(tiny_run / "nothing"), "--out", str(tmp_path / "x")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+
+
+def test_eval_against_a_folder(capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    assert call(capsys, "sample", str(tiny_run), "--n", "4", "--steps", "2", "--out", str(folder))[0] == 0
+    (folder / "grid.png").unlink()
+    status, out, _ = call(capsys, "eval", str(folder), "--against", "critters:8", "--n", "4", "--json")
+    result = json.loads(out)
+    assert status == 0
+    assert result["FD-lite0"] > 0.0
+    assert not any(key.startswith(("FID", "KID ")) for key in result), "only Inception makes it an FID"
+
+
+def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
+    """Options are debt: a new one is a decision, taken here."""
+    import re
+
+    found = {}
+    for command in ("methods", "sample", "eval", "rates", "demo"):
+        _, out, _ = call(capsys, command, "--help")
+        found[command] = sorted(set(re.findall(r"^\W{1,2} (--[a-z][\w-]*)", out, re.MULTILINE)))
+    assert found == {
+        "methods": ["--json"],
+        "sample": sorted(
+            "--out --n --sampler --steps --evaluations --grid --seed --first --batch --label --caption --columns "
+            "--strict --device --json".split()
+        ),
+        "eval": sorted(
+            "--against --n --features --weights --sampler --steps --seed --batch --size --device --json".split()
+        ),
+        "rates": found["rates"],
+        "demo": sorted("--out --model --images --n --seed --json".split()),
+    }
