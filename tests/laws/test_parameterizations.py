@@ -7,7 +7,16 @@ import torch
 from torch import Tensor
 
 from ornstein.errors import ConfigError, PathError
-from ornstein.parameterizations import EDM, V, Clean, Consistency, NoisePrediction, Velocity, clock_tensor, parameterization
+from ornstein.parameterizations import (
+    EDM,
+    Clean,
+    Consistency,
+    NoisePrediction,
+    V,
+    Velocity,
+    clock_tensor,
+    parameterization,
+)
 from ornstein.paths import VE, VP, AffinePath, Flow, PyramidPath, ShiftedPath
 from ornstein.randomness import Noise
 
@@ -77,7 +86,9 @@ def test_edm_of_unit_data_is_minus_v(path: AffinePath) -> None:
         edm, v = EDM(sigma_data=1.0), V()
         torch.testing.assert_close(edm.feed(path, x, t), x, rtol=1e-12, atol=1e-12)
         raw = NOISE.white(("raw", int(1000 * t)), (2, 3, 3))
-        torch.testing.assert_close(edm.read(path, x, t, -raw).clean, v.read(path, x, t, raw).clean, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(
+            edm.read(path, x, t, -raw).clean, v.read(path, x, t, raw).clean, rtol=1e-12, atol=1e-12
+        )
 
 
 def test_edm_is_the_published_table() -> None:
