@@ -14,12 +14,11 @@ import json
 import time
 from pathlib import Path
 
-from report import machine
-
 from ornstein.data import open_source, to_uint8
 from ornstein.metrics import compare, features, statistics
 from ornstein.runs import open_run
 from ornstein.sampling import sample
+from report import machine
 
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc")
 EVALUATIONS = (5, 10, 20, 50)
@@ -63,13 +62,20 @@ def main() -> None:
             if (name, evaluations) in done:
                 continue
             began = time.perf_counter()
-            images = to_uint8(sample(run.denoiser, args.n, sampler=name, evaluations=evaluations, seed=args.seed, batch=32))
+            images = to_uint8(
+                sample(run.denoiser, args.n, sampler=name, evaluations=evaluations, seed=args.seed, batch=32)
+            )
             report = compare(statistics(images, network), train).as_dict()
             seconds = time.perf_counter() - began
-            document["cells"].append({"sampler": name, "evaluations": evaluations, **report, "seconds": round(seconds, 1)})
+            document["cells"].append(
+                {"sampler": name, "evaluations": evaluations, **report, "seconds": round(seconds, 1)}
+            )
             document["cells"].sort(key=lambda cell: (SAMPLERS.index(cell["sampler"]), cell["evaluations"]))
             _write(args.out, document)
-            print(f"{name:<10} {evaluations:>3} evaluations: FD-lite0 {report['FD-lite0']:.1f} ({seconds:.0f} s)", flush=True)
+            print(
+                f"{name:<10} {evaluations:>3} evaluations: FD-lite0 {report['FD-lite0']:.1f} ({seconds:.0f} s)",
+                flush=True,
+            )
 
 
 def _write(path: Path, document: dict[str, object]) -> None:

@@ -3,7 +3,17 @@
 import subprocess
 import sys
 
-HEAVY = ("torchvision", "diffusers", "transformers", "datasets", "matplotlib", "accelerate", "tyro", "pandas", "sklearn")
+HEAVY = (
+    "torchvision",
+    "diffusers",
+    "transformers",
+    "datasets",
+    "matplotlib",
+    "accelerate",
+    "tyro",
+    "pandas",
+    "sklearn",
+)
 
 
 def seconds(statement: str) -> float:

@@ -10,7 +10,9 @@ from ornstein.errors import UsageError
 def model() -> orn.Denoiser:
     torch.manual_seed(0)
     net = torch.nn.Conv2d(3, 3, 3, padding=1).requires_grad_(False)
-    return orn.Denoiser(lambda x, time: torch.tanh(net(x) + time.reshape(-1, 1, 1, 1) / 500.0), orn.VP(), "noise", shape=(3, 8, 8))
+    return orn.Denoiser(
+        lambda x, time: torch.tanh(net(x) + time.reshape(-1, 1, 1, 1) / 500.0), orn.VP(), "noise", shape=(3, 8, 8)
+    )
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "dpmpp-2m", "dpmpp-2m-sde"])

@@ -1,10 +1,10 @@
 """Ornstein: recent advances in diffusion models as parts that work on any denoiser, and compose.
 
-    import ornstein as orn
+import ornstein as orn
 
-    model = orn.load("critters")                                   # a run, a checkpoint, or the shipped model
-    images = orn.sample(model, n=16, sampler="dpmpp-2m", steps=20, seed=0)
-    model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 64))
+model = orn.load("critters")                                   # a run, a checkpoint, or the shipped model
+images = orn.sample(model, n=16, sampler="dpmpp-2m", steps=20, seed=0)
+model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 64))
 """
 
 from . import denoisers, errors, estimates, grids, parameterizations, paths, randomness, samplers

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .training.spec import Conditioned, Spec
 
 CARD = "ema.safetensors"
+_WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,14 +94,27 @@ class Run:
         raise UsageError(f"unknown label {label!r} of {len(self.classes)} classes: {hint}")
 
 
+def shipped() -> tuple[str, ...]:
+    """Names of the models that come with the library."""
+    return tuple(sorted(card.parent.name for card in _WEIGHTS.glob(f"*/{CARD}")))
+
+
+def _place(where: str | Path) -> Path:
+    """A folder of that name, or else the shipped model of that name."""
+    folder = Path(where)
+    return folder if folder.exists() or str(where) not in shipped() else _WEIGHTS / str(where)
+
+
 def is_run(where: str | Path) -> bool:
     """Whether `open_run` would find a run, a checkpoint or a card there (it may still be damaged)."""
-    folder = Path(where)
+    folder = _place(where)
     return (folder / "config.json").is_file() or (folder / CARD).is_file()
 
 
 def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device = "cpu") -> Run:
-    """Open a run's folder (its newest checkpoint), a checkpoint's folder, or a card (config.json and ema.safetensors).
+    """Open a run's folder (its newest checkpoint), a checkpoint's folder, a card or a shipped model by its name.
+
+    A card is a folder with config.json and ema.safetensors alone.
 
     ``ema=False`` takes the weights themselves instead of their average. Half-precision weights are read as float32.
 
@@ -109,7 +123,7 @@ def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device 
     from .training import checkpoint
     from .training.folder import CONFIG, read_document, read_spec
 
-    folder = Path(where)
+    folder = _place(where)
     if (folder / checkpoint.STATE).is_file() and not (folder / CONFIG).is_file():
         home, weights = folder.parent.parent, folder
         if not (home / CONFIG).is_file():
@@ -118,7 +132,8 @@ def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device 
         home, weights = folder, _weights(folder, checkpoint.complete(folder))
     else:
         what = "is no run, checkpoint or model card" if folder.is_dir() else "does not exist"
-        raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`")
+        names = f", or a shipped model ({', '.join(shipped())})" if shipped() else ""
+        raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
     details = read_document(home / CONFIG)
     spec = read_spec(details, home / CONFIG)
     path = weights / ("ema.safetensors" if ema else "model.safetensors")

@@ -151,12 +151,39 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     assert found == {
         "methods": ["--json"],
         "sample": sorted(
-            "--out --n --sampler --steps --evaluations --grid --seed --first --batch --label --caption --columns "
-            "--strict --device --json".split()
+            [
+                "--out",
+                "--n",
+                "--sampler",
+                "--steps",
+                "--evaluations",
+                "--grid",
+                "--seed",
+                "--first",
+                "--batch",
+                "--label",
+                "--caption",
+                "--columns",
+                "--strict",
+                "--device",
+                "--json",
+            ]
         ),
         "eval": sorted(
-            "--against --n --features --weights --sampler --steps --seed --batch --size --device --json".split()
+            [
+                "--against",
+                "--n",
+                "--features",
+                "--weights",
+                "--sampler",
+                "--steps",
+                "--seed",
+                "--batch",
+                "--size",
+                "--device",
+                "--json",
+            ]
         ),
         "rates": found["rates"],
-        "demo": sorted("--out --model --images --n --seed --json".split()),
+        "demo": sorted(["--out", "--model", "--images", "--n", "--seed", "--json"]),
     }

@@ -59,9 +59,7 @@ def _sample_command(args: DemoArgs, sampler: str, evaluations: int | str) -> str
     )
 
 
-def _samples(
-    args: DemoArgs, run: Run, cells: Sequence[Cell], pictures: dict[tuple[str, int], Tensor]
-) -> Section:
+def _samples(args: DemoArgs, run: Run, cells: Sequence[Cell], pictures: dict[tuple[str, int], Tensor]) -> Section:
     del run, cells
     rows: list[list[str | Picture]] = []
     for name in SAMPLERS:
@@ -90,14 +88,11 @@ def _distances(args: DemoArgs, cells: Sequence[Cell]) -> Section:
         for name in SAMPLERS
         if any(cell.sampler == name and cell.distance is not None for cell in cells)
     ]
-    rows = [
-        [curve.name, *(f"{value:.4f}" for value in curve.y)]
-        for curve in curves
-    ]
+    rows = [[curve.name, *(f"{value:.4f}" for value in curve.y)] for curve in curves]
     return Section(
         title="Distance to the model's own solution",
-        text=f"Root mean square difference, in pixel units of [−1, 1], to the same noise solved with {FINE} evaluations "
-        "of unipc-3. It measures the sampler alone, not the model.",
+        text=f"Root mean square difference, in pixel units of [−1, 1], to the same noise solved with {FINE} "
+        "evaluations of unipc-3. It measures the sampler alone, not the model.",
         charts=[
             (
                 f"{args.n} images, seed {args.seed}",
@@ -117,9 +112,7 @@ def _distances(args: DemoArgs, cells: Sequence[Cell]) -> Section:
 
 
 def _seconds(args: DemoArgs, cells: Sequence[Cell]) -> Section:
-    rows = [
-        [name, *(f"{cell.seconds_per_image:.3f}" for cell in cells if cell.sampler == name)] for name in SAMPLERS
-    ]
+    rows = [[name, *(f"{cell.seconds_per_image:.3f}" for cell in cells if cell.sampler == name)] for name in SAMPLERS]
     return Section(
         title="Seconds an image",
         text=f"Batches of {args.n} on this machine's CPU; nearly all of it is the network.",
@@ -129,9 +122,9 @@ def _seconds(args: DemoArgs, cells: Sequence[Cell]) -> Section:
 
 
 def _fine(args: DemoArgs, fine: Tensor) -> Section:
-    from ..data import open_source
-
     import torch
+
+    from ..data import open_source
 
     source = open_source("critters", size=fine.shape[-1], limit=len(fine))
     real = torch.stack([source[i].image for i in range(len(source))])
@@ -165,17 +158,23 @@ def _measured() -> Section | None:
             for name in names
         ]
 
-    rows = [
-        [name, *(f"{cell['FD-lite0']:.1f}" for cell in data["cells"] if cell["sampler"] == name)] for name in names
-    ]
+    rows = [[name, *(f"{cell['FD-lite0']:.1f}" for cell in data["cells"] if cell["sampler"] == name)] for name in names]
     evaluations = sorted({cell["evaluations"] for cell in data["cells"]})
     return Section(
         title="Distance to the data",
         text=f"Measured beforehand: {data['n']} samples of each cell against {data['n_data']} training pictures, on "
         f"EfficientNet-lite0 features (this is not an FID). {data['floor_text']}",
         charts=[
-            ("Fréchet distance", chart(curves("FD-lite0"), x="network evaluations", y="FD-lite0", log_x=True, log_y=True, ticks=evaluations)),
-            ("Kernel distance", chart(curves("KID-lite0"), x="network evaluations", y="KID-lite0", log_x=True, ticks=evaluations)),
+            (
+                "Fréchet distance",
+                chart(
+                    curves("FD-lite0"), x="network evaluations", y="FD-lite0", log_x=True, log_y=True, ticks=evaluations
+                ),
+            ),
+            (
+                "Kernel distance",
+                chart(curves("KID-lite0"), x="network evaluations", y="KID-lite0", log_x=True, ticks=evaluations),
+            ),
         ],
         table=Table(head=["FD-lite0", *(str(n) for n in evaluations)], rows=rows),
         command=data["command"],
@@ -212,7 +211,8 @@ def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
     commands = [line for line in (command, live_command(args) if live is not None else "") if line]
     return Section(
         title="Training",
-        text="Loss on the network's output. The loss at a given noise level has a floor above zero, so flat is not bad.",
+        text="Loss on the network's output. The loss at a given noise level has a floor above zero, so flat "
+        "is not bad.",
         charts=charts,
         pictures=pictures,
         command="\n".join(commands),

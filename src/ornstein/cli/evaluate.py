@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from ..errors import UsageError
 from .output import emit_json, note, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..data import Source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +86,7 @@ def _is_run(what: str) -> bool:
     return is_run(what)
 
 
-def _images(args: EvalArgs):  # noqa: ANN202
+def _images(args: EvalArgs) -> tuple[Source | Iterator[Tensor], int]:
     """(iterable of uint8 batches or a source, resolution)."""
     from .. import sampling
     from ..data import open_source, to_uint8
@@ -89,11 +96,12 @@ def _images(args: EvalArgs):  # noqa: ANN202
         return open_source(args.what, size=size, limit=args.n), size
     from ..runs import open_run
 
-    model = open_run(args.what, device=args.device).denoiser
-    if args.size not in (None, model.shape[-1]):
-        raise UsageError(f"--size {args.size} differs from the run's {model.shape[-1]}: leave it out")
+    run = open_run(args.what, device=args.device)
+    model, size = run.denoiser, run.spec.shape[-1]
+    if args.size not in (None, size):
+        raise UsageError(f"--size {args.size} differs from the run's {size}: leave it out")
 
-    def batches():  # noqa: ANN202
+    def batches() -> Iterator[Tensor]:
         for begin in range(0, args.n, args.batch):
             rows = min(args.batch, args.n - begin)
             yield to_uint8(
@@ -101,7 +109,7 @@ def _images(args: EvalArgs):  # noqa: ANN202
             )
             note(f"sampled {begin + rows} of {args.n}")
 
-    return batches(), model.shape[-1]
+    return batches(), size
 
 
 def _first_size(what: str) -> int:

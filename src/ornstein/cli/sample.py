@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from ..errors import UsageError
 from .output import emit_json, note, say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..denoisers import Denoiser
+    from ..grids import GridLike
+    from ..runs import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,17 +119,18 @@ def sample(args: SampleArgs) -> int:
     if args.json:
         emit_json(result)
     else:
-        say(f"{args.n} images, {len(asked)} evaluations each, {seconds / args.n:.3f} s an image: {args.out / 'grid.png'}")
+        pace = f"{len(asked)} evaluations each, {seconds / args.n:.3f} s an image"
+        say(f"{args.n} images, {pace}: {args.out / 'grid.png'}")
     return 0
 
 
-def _grid(args: SampleArgs, model: object):  # noqa: ANN202 - a GridLike
+def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids
     from ..samplers import sampler as sampler_named
     from ..samplers import steps_for
 
     families = {
-        "default": lambda steps: grids.default(model.path, steps),  # type: ignore[attr-defined]
+        "default": lambda steps: grids.default(model.path, steps),
         "karras": grids.karras,
         "log-snr": grids.log_snr,
         "uniform": grids.uniform,
@@ -133,11 +141,11 @@ def _grid(args: SampleArgs, model: object):  # noqa: ANN202 - a GridLike
         raise UsageError("give --steps or --evaluations, not both")
     if args.evaluations is not None:
         rule = sampler_named(args.sampler)
-        return steps_for(rule, model.path, args.evaluations, lambda path, steps: family(steps))  # type: ignore[attr-defined]
+        return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     return family(20 if args.steps is None else args.steps)
 
 
-def _condition(run, args: SampleArgs):  # noqa: ANN001, ANN202
+def _condition(run: Run, args: SampleArgs) -> dict[str, Tensor] | None:
     if args.caption is not None:
         return run.cond(captions=[args.caption] * args.n)
     if args.label:

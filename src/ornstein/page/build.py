@@ -63,7 +63,7 @@ def render(title: str, lead: str, sections: Sequence[Section], facts: Sequence[t
     """The page as text."""
     import jinja2
 
-    source = files(__package__).joinpath("page.html.j2").read_text("utf-8")
+    source = files("ornstein.page").joinpath("page.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.tests["picture"] = lambda value: isinstance(value, Picture)
     return environment.from_string(source).render(title=title, lead=lead, sections=sections, facts=facts)
