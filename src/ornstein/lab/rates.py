@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 from ornstein.errors import ConfigError, PathError
@@ -169,6 +170,11 @@ def _distinct(known: Mapping[str, Callable[[], Sampler]]) -> list[tuple[str, Sam
     return out
 
 
+@lru_cache(maxsize=256)
+def _calls(rule: Sampler, path: AffinePath, times: tuple[float, ...]) -> int:
+    return len(plan(rule, path, times))
+
+
 @dataclass(frozen=True, slots=True)
 class _Bench:
     """One sampler on one target."""
@@ -261,7 +267,7 @@ class _Bench:
             measure=measure,
             declared=self.rule.order,
             counts=tuple(counts),
-            evaluations=tuple(len(plan(self.rule, self.path, self.times(n))) for n in counts),
+            evaluations=tuple(_calls(self.rule, self.path, self.times(n)) for n in counts),
             errors=tuple(e if math.isfinite(e) else None for e in errors),
             fit=found,
             verdict=found.verdict(self.rule.order),

@@ -49,6 +49,10 @@ def _column(c: Time) -> Tensor:
     return torch.as_tensor(c, dtype=torch.float64).reshape(-1, 1, 1)
 
 
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128 if x.is_complex() else torch.float64)
+
+
 def _f64(values: Tensor | Sequence[float] | Sequence[Sequence[float]] | float) -> Tensor:
     return torch.as_tensor(values, dtype=torch.float64)
 
@@ -143,13 +147,15 @@ class MixtureTarget:
 
     def clean(self, x: Tensor, gain: Time, std: Time) -> Tensor:
         """E[x_0 | gain·x_0 + std·z = x], x (B, d); gain and std are numbers or (B,)."""
-        joint, local, c = self._log_joint(x.to(torch.float64), gain, std)
+        joint, local, c = self._log_joint(_wide(x), gain, std)
         pull = _column(gain) * self.variances / c
         # A direction of no variance at a noiseless time carries no information: 0/0 is 0.
         shift = torch.where(c > 0.0, pull, torch.zeros_like(pull)) * local
         if self.frames is not None:
             shift = torch.einsum("kij,bkj->bki", self.frames, shift)
-        weights = torch.softmax(joint, dim=1)
+        # Softmax by hand: it must also pass complex numbers, by which the lab differentiates (see laws.py).
+        weights = torch.exp(joint - joint.real.amax(1, keepdim=True))
+        weights = weights / weights.sum(1, keepdim=True)
         return (weights[:, :, None] * (self.means + shift)).sum(1).to(x.dtype)
 
     def _log_joint(self, x: Tensor, gain: Time, std: Time) -> tuple[Tensor, Tensor, Tensor]:
@@ -211,9 +217,9 @@ class GaussianTarget(MixtureTarget):
         c = a * pull + s * s
         # A direction of no variance at a noiseless time carries no information: 0/0 is 0.
         slope = pull / torch.where(c > 0.0, c, 1.0)
-        local = x.to(torch.float64) - a * self.mean
+        local = _wide(x) - a * self.mean
         if self.frames is None:
-            return torch.addcmul(self.mean, slope, local).to(x.dtype)
+            return (self.mean + slope * local).to(x.dtype)
         return (self.mean + (slope * (local @ self.frames[0])) @ self.frames[0].T).to(x.dtype)
 
     def law(self, path: Path, t: float) -> GaussianTarget:

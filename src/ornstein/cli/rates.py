@@ -1,0 +1,140 @@
+"""``ornstein rates``: measured orders of convergence beside the declared ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from ornstein.errors import UsageError
+
+if TYPE_CHECKING:
+    from ornstein.lab.rates import Report, Series
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesArgs:
+    """Measure the order of every sampler on targets with exact solutions, and compare it with the declared one.
+
+    Exit status 1 if a sampler falls short of its order.
+
+    Example: ornstein rates --samplers heun,unipc --quick
+    """
+
+    samplers: str = ""
+    """Names of samplers, separated by commas; all by default."""
+    targets: str = "G8,M1"
+    """Exact targets, separated by commas: G8, Giso, Gdeg (Gaussian), M1, M1s, M1p (on the line), M2, M64."""
+    path: Literal["vp", "ve", "flow"] = "vp"
+    """Forward path."""
+    grid: Literal["log-snr", "karras"] = "log-snr"
+    """Spacing of the steps."""
+    quick: bool = False
+    """Fewer and smaller step counts, for a first look."""
+    json: bool = False
+    """Print one JSON document on standard output and nothing else there."""
+    plot: Path | None = field(default=None)
+    """Folder for one picture a sampler."""
+
+
+def rates(args: RatesArgs) -> int:
+    """Run the command; 0: every sampler has its order, 1: one is below it. Raises `UsageError` on bad input."""
+    report = _measured(args)
+    if args.plot is not None:
+        _plots(report, args.plot)
+    if args.json:
+        print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False))
+    else:
+        _table(report)
+    return 0 if report.passed else 1
+
+
+def _measured(args: RatesArgs) -> Report:
+    from rich.console import Console
+
+    from ornstein.lab.rates import measure
+
+    console = Console(stderr=True)
+    samplers, targets = _names(args.samplers), _names(args.targets)
+    if not targets:
+        raise UsageError("no target given: choose from G8, Giso, Gdeg, M1, M1s, M1p, M2, M64")
+    with console.status("measuring") as status:
+        interactive = console.is_terminal
+
+        def progress(what: str) -> None:
+            if interactive:
+                status.update(f"measuring {what}")
+            else:
+                print(f"measuring {what}", file=sys.stderr)
+
+        return measure(samplers or None, targets, path=args.path, grid=args.grid, quick=args.quick, progress=progress)
+
+
+def _plots(report: Report, folder: Path) -> None:
+    from ornstein.lab.plots import write
+
+    try:
+        files = write(report, folder)
+    except OSError as error:
+        raise UsageError(f"cannot write plots to {folder}: {error.strerror or error}") from error
+    print(f"wrote {len(files)} plots to {folder}", file=sys.stderr)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+_COLOURS = {"agrees": "green", "higher": "green", "exact": "green", "open": "yellow", "below": "bold red"}
+
+
+def _table(report: Report) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    from ornstein.lab.plots import shown
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for title in ("sampler", "target", "error in"):
+        table.add_column(title, no_wrap=True)
+    for title in ("declared", "measured", "last pair", "steps", "evaluations", "error"):
+        table.add_column(title, justify="right", no_wrap=True)
+    table.add_column("verdict")
+    previous = ""
+    for one in report.series:
+        if previous and previous != one.sampler:
+            table.add_section()
+        last = "–" if one.fit.last is None else f"{one.fit.last:.2f}"
+        steps, evaluations, error = _headline(one)
+        table.add_row(
+            "" if previous == one.sampler else one.sampler,
+            one.target,
+            one.measure,
+            str(one.declared),
+            shown(one).removeprefix("order "),
+            last,
+            steps,
+            evaluations,
+            error,
+            f"[{_COLOURS[one.verdict]}]{one.verdict}[/]",
+        )
+        previous = one.sampler
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(table)
+    for skip in report.skipped:
+        console.print(f"[dim]{skip.sampler} on {skip.target} not measured: {skip.reason}[/]", highlight=False)
+    below = sorted({one.sampler for one in report.series if not one.passed})
+    closing = (
+        f"below the declared order: {', '.join(below)}" if below else "every sampler has at least its declared order"
+    )
+    console.print(f"{report.path} path, {report.grid} grid, {report.seconds:.0f} s: {closing}", highlight=False)
+
+
+def _headline(one: Series) -> tuple[str, str, str]:
+    """The largest measured step count, its evaluations and its error."""
+    for n, calls, error in reversed(list(zip(one.counts, one.evaluations, one.errors, strict=True))):
+        if error is not None:
+            return str(n), str(calls), f"{error:.1e}"
+    return "–", "–", "–"
