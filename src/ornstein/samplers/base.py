@@ -190,7 +190,8 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
         while True:
             asked.append(query.t)
             clean = torch.zeros(1, *path.event(query.x.shape[1:], path.span[0], at=query.t))
-            query = steps.send(Estimate(query.x, query.t, path, clean=clean))
+            extras = {"variance": torch.zeros_like(query.x)}  # for samplers that read the second head
+            query = steps.send(Estimate(query.x, query.t, path, clean=clean, extras=extras))
     except StopIteration:
         return asked
 
