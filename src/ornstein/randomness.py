@@ -170,7 +170,7 @@ class Noise:
         """Standard normal noise, shape (B, *event), float32, on the host."""
         size = math.prod(event)
         half = (size + 1) // 2
-        words = self._raw(key, half).view(np.int32)  # (B, 2·half)
+        words = self._raw(key, half).view(np.uint32)  # (B, 2·half)
         out = np.empty(words.shape, dtype=np.float32)
         rows = max(1, _BLOCK // max(half, 1))  # a block of rows fits the cache, and small events share the overhead
         for start in range(0, len(out), rows):
@@ -191,20 +191,20 @@ class Noise:
         return out
 
 
-def _box_muller(words: npt.NDArray[np.int32], out: npt.NDArray[np.float32]) -> None:
-    """Box and Muller's map of signed words (rows, 2n) to normal numbers (rows, 2n), the same bits everywhere.
+def _box_muller(words: npt.NDArray[np.uint32], out: npt.NDArray[np.float32]) -> None:
+    """Box and Muller's map of words (rows, 2n) to normal numbers (rows, 2n), the same bits everywhere.
 
     numpy's own log, cos and sin differ in the last bit between processors; the series below do not. Their errors are
     under 10⁻⁶, and the law is that of the exact map to within the float32 grid.
     """
     half = words.shape[1] // 2
-    # (w + ½)·2⁻³² + ½ lies in (0, 1], so the logarithm is finite.
+    # (w + ½)·2⁻³² lies in [2⁻³³, 1]: never zero, and with all its digits in the tail, where they matter.
     uniform = words[:, :half].astype(np.float32)
+    uniform += _F(0.5)
     uniform *= _F(2.0**-32)
-    uniform += _F(0.5 + 2.0**-33)
     radius = np.sqrt(_minus_two_log(uniform))
     # A quarter of the angle, in [−π/4, π/4], by its Taylor series; then doubled twice.
-    angle = words[:, half:].astype(np.float32)
+    angle = words[:, half:].view(np.int32).astype(np.float32)
     angle *= _F(math.pi * 2.0**-33)
     square = angle * angle
     sine = _series(square, (1 / 362880, -1 / 5040, 1 / 120, -1 / 6, 1.0))
