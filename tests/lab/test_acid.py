@@ -4,12 +4,14 @@ The denoiser answers with a draw of p(x_0|x_t), so the path's posterior must int
 everything is propagated as coefficients of unit normals, and the law agrees to rounding in a handful of steps.
 """
 
+import itertools
+
 import pytest
 import torch
 
 from ornstein import grids
-from ornstein.lab.fields import Drawing, smooth_field
 from ornstein.estimates import Estimate
+from ornstein.lab.fields import Drawing, smooth_field
 from ornstein.lab.meters import NoiseBasis, gaussian_law, propagate
 from ornstein.lab.targets import GaussianTarget
 from ornstein.paths import VE, VP, Flow, PyramidPath, ShiftedPath
@@ -93,9 +95,7 @@ def test_climb_keeps_the_law():
     path = PyramidPath(alphas=(0.9, 0.5, 0.8), sigmas=(0.1, 0.3, 0.4), factors=(1, 2, 1))
     low = target.law(path, 2.0)[0]
     # One transition up from the exact law at 2 is the exact law at 3.
-    moved = propagate(
-        Ancestral(), target.denoiser(path), (2.0, 3.0), low, target.root(path, 2.0), dense=True
-    )
+    moved = propagate(Ancestral(), target.denoiser(path), (2.0, 3.0), low, target.root(path, 2.0), dense=True)
     mean, covariance = target.law(path, 3.0)
     torch.testing.assert_close(moved.mean, mean)
     torch.testing.assert_close(moved.covariance, covariance, rtol=0, atol=1e-12)
@@ -119,11 +119,11 @@ def test_conditional_mean_on_a_shifted_path(sampler):
         found = gaussian_law(sampler, target, path, times)
         gaps.append(float((found.variance - target.law(path, times[-1]).variance).abs()))
     assert gaps[-1] < 0.1
-    assert all(1.5 < a / b < 2.5 for a, b in zip(gaps, gaps[1:], strict=False))
+    assert all(1.5 < a / b < 2.5 for a, b in itertools.pairwise(gaps))
 
 
 def test_thin_pyramid_with_conditional_mean():
-    """Many thin levels and a shrink where the noise hides the detail: the conditional mean suffices, error O(1/levels)."""
+    """Thin levels, and a shrink where noise hides the detail: the conditional mean suffices, error O(1/levels)."""
     gaps = []
     for n in (40, 80, 160):
         beta = 8.0 / n

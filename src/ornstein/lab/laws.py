@@ -1,4 +1,4 @@
-"""Exact output laws on the line: of deterministic samplers by the derivative of their map, of stochastic one-step ones by a grid.
+"""Exact output laws on the line: deterministic samplers by the derivative of their map, stochastic ones on a grid.
 
 Positions are counted in standard deviations of the law at each time, so that one window serves every path.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import numpy.typing as npt
@@ -87,12 +87,16 @@ class _Probe:
 
     def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """Within one step only disjoint stretches are asked for: each is a normal of its own."""
-        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.white(("increment", str(key), str((t0, t1))), event)
+        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.white(
+            ("increment", str(key), str((t0, t1))), event
+        )
 
     def uniform(self, key: Key) -> float:
+        del key
         raise UsageError("a sampler that draws its times has no exact law on a grid: use the Gaussian meters")
 
     def uniforms(self, key: Key) -> Tensor:
+        del key
         raise UsageError("a sampler that draws its times has no exact law on a grid: use the Gaussian meters")
 
     def fork(self, name: str) -> NoiseSource:
@@ -161,7 +165,7 @@ def stochastic_tv(
     frequency = 2.0 * math.pi * np.fft.rfftfreq(points, dy)
     mean, std = _scale(target, path, times[0])
     density = _density(target, path, times[0], mean + std * y) * std
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in pairwise(times):
         kernel = _kernel(Problem(sampler, path, (t, s)), denoiser, mean)
         x, (mean, std) = mean + std * y, _scale(target, path, s)
         moved = np.zeros(points)

@@ -9,6 +9,7 @@ multistep and stochastic rules alike, not for clipping or thresholding.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -83,7 +84,7 @@ class NoiseBasis:
             return torch.zeros(1, *event, dtype=torch.float64)
         out, nodes = self._zeros(event), sorted(self.rows.times[slot])
         sign = 1.0 if t1 >= t0 else -1.0
-        for i, (low, high) in enumerate(zip(nodes, nodes[1:], strict=False)):
+        for i, (low, high) in enumerate(itertools.pairwise(nodes)):
             if min(t0, t1) <= low and high <= max(t0, t1):
                 self._fill(out, self.rows.white[slot] + i * self._width(slot), sign * math.sqrt(high - low))
         return out
@@ -252,7 +253,7 @@ def tv_normal(mean: float, variance: float, mean0: float, variance0: float) -> f
         return 0.5 * math.erfc((m - x) / math.sqrt(2.0 * v))
 
     gaps = [0.0, *(cdf(x, mean, variance) - cdf(x, mean0, variance0) for x in cuts), 0.0]
-    return 0.5 * sum(abs(q - p) for p, q in zip(gaps, gaps[1:], strict=False))
+    return 0.5 * sum(abs(q - p) for p, q in itertools.pairwise(gaps))
 
 
 def conditional_root_kl(

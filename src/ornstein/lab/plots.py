@@ -39,7 +39,9 @@ def draw(report: Report, name: str) -> Figure:
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(f"{name}: declared order {series[0].declared}", loc="left", fontweight="bold")
-    axes.set_title(f"{report.path.upper()} path, {report.grid} grid, σ̄ from 80", loc="right", fontsize=8, color="#666666")
+    axes.set_title(
+        f"{report.path.upper()} path, {report.grid} grid, σ̄ from 80", loc="right", fontsize=8, color="#666666"
+    )
     axes.legend(frameon=False, loc="lower left", fontsize=9)
     return figure
 
@@ -49,11 +51,21 @@ def _series(axes: Axes, one: Series, colour: str, marker: str) -> None:
     if not points:
         return
     x, y = zip(*points, strict=True)
-    axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=f"{one.target} {one.measure}: {shown(one)}")
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        marker=marker,
+        markersize=5,
+        linewidth=1.6,
+        label=f"{one.target} {one.measure}: {shown(one)}",
+    )
     # Theory through the last point that counts: N^−p with the declared p.
     usable = [p for p, n in zip(points, one.counts, strict=False) if n in one.fit.counts] or points
     x0, y0 = usable[-1]
-    axes.plot(x, [y0 * (x0 / n) ** one.declared for n in x], color=colour, linestyle=(0, (4, 3)), linewidth=1.0, alpha=0.7)
+    axes.plot(
+        x, [y0 * (x0 / n) ** one.declared for n in x], color=colour, linestyle=(0, (4, 3)), linewidth=1.0, alpha=0.7
+    )
 
 
 def shown(one: Series) -> str:

@@ -142,9 +142,7 @@ def measure(
             except PathError as error:
                 skipped.append(Skipped(sampler=name, target=target, reason=str(error)))
     seconds = round(time.perf_counter() - begin, 1)
-    return Report(
-        path=path, grid=grid, quick=quick, seconds=seconds, series=tuple(series), skipped=tuple(skipped)
-    )
+    return Report(path=path, grid=grid, quick=quick, seconds=seconds, series=tuple(series), skipped=tuple(skipped))
 
 
 def _known_target(name: str) -> str:
@@ -153,9 +151,7 @@ def _known_target(name: str) -> str:
     return name
 
 
-def _chosen(
-    names: Iterable[str], known: Mapping[str, Callable[[], Sampler]]
-) -> Mapping[str, Callable[[], Sampler]]:
+def _chosen(names: Iterable[str], known: Mapping[str, Callable[[], Sampler]]) -> Mapping[str, Callable[[], Sampler]]:
     # An unknown name gets the registry's own message, with the closest names first.
     return {name: known[name] if name in known else lambda n=name: sampler(n) for name in names}
 
@@ -211,7 +207,7 @@ class _Bench:
         return basis
 
     def _gaussian(self, exact: GaussianTarget, draws: NoiseBasis) -> list[Series]:
-        counts = self.asked or self._counts(16 if self.rule.order > 2 else 32, 256 if self.rule.order > 2 else 512)
+        counts = self.asked or self._counts(32, 256 if self.rule.order > 2 else 512)
         if draws.draws_times:
             draws_of = _DRAWS[0] if self.quick else _DRAWS[1]
             errors = [conditional_root_kl(self.rule, exact, self.path, self.times(n), draws_of) for n in counts]
@@ -230,10 +226,8 @@ class _Bench:
 
     def _line(self, exact: MixtureTarget, stochastic: bool) -> Series:
         if not stochastic:
-            counts = self.asked or self._counts(16, 128 if self.rule.order > 2 else 256)
-            errors = [
-                deterministic_tv(self.rule, exact, self.path, self.times(n), points=2001) for n in counts
-            ]
+            counts = self.asked or self._counts(32 if self.rule.order > 2 else 16, 256)
+            errors = [deterministic_tv(self.rule, exact, self.path, self.times(n), points=2001) for n in counts]
             return self._fitted("TV", counts, errors, floor=1e-12, ceiling=0.5)
         if not is_one_step(self.rule, exact, self.path, self.times(16)):
             raise PathError("no exact law of a stochastic sampler with memory on a mixture: see its Gaussian row")
@@ -258,7 +252,14 @@ class _Bench:
         return tuple(out[:4] if self.quick else out)
 
     def _fitted(
-        self, measure: str, counts: Sequence[int], errors: Sequence[float], *, floor: float, ceiling: float, note: str = ""
+        self,
+        measure: str,
+        counts: Sequence[int],
+        errors: Sequence[float],
+        *,
+        floor: float,
+        ceiling: float,
+        note: str = "",
     ) -> Series:
         found = fit(counts, errors, floor=floor, ceiling=ceiling)
         return Series(

@@ -45,14 +45,15 @@ class Fit:
         """Beside a declared order p: the interval must meet [p − .1, p + .1] and the last pair lie within .15 of p.
 
         "below" is a sampler slower than it claims, "higher" one that is faster on this target, "exact" one without
-        any error here, "open" errors that are not asymptotic yet and whose last slope is no lower than claimed.
+        any error here, "open" errors that are not asymptotic yet, whose last slope is no lower than claimed or still rises towards it.
         """
         if self.exact:
             return "exact"
         if self.last is None:
             return "open"
         if self.order is None or self.half_width is None:
-            return "open" if self.last >= declared - _JUMP else "below"
+            rising = len(self.local) > 1 and self.local[-1] > self.local[-2] and self.last >= declared - 0.5
+            return "open" if rising or self.last >= declared - _JUMP else "below"
         meets = abs(self.order - declared) <= self.half_width + 0.1
         if meets and abs(self.last - declared) <= _JUMP:
             return "agrees"
@@ -61,7 +62,12 @@ class Fit:
 
 
 def fit(
-    counts: Sequence[int], errors: Sequence[float], *, floor: float = 0.0, ceiling: float = math.inf, log_over: bool = False
+    counts: Sequence[int],
+    errors: Sequence[float],
+    *,
+    floor: float = 0.0,
+    ceiling: float = math.inf,
+    log_over: bool = False,
 ) -> Fit:
     """The order of ``errors`` at increasing ``counts``.
 
@@ -90,9 +96,7 @@ def fit(
     return Fit(order=-slope, half_width=half, last=last, local=local, counts=kept, used=used)
 
 
-def _usable(
-    counts: Sequence[int], errors: Sequence[float], floor: float, ceiling: float
-) -> list[tuple[int, float]]:
+def _usable(counts: Sequence[int], errors: Sequence[float], floor: float, ceiling: float) -> list[tuple[int, float]]:
     out: list[tuple[int, float]] = []
     for n, e in zip(counts, errors, strict=True):
         if not math.isfinite(e) or e > ceiling:

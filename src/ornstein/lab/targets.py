@@ -18,11 +18,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..errors import PathError, UsageError
-from ..estimates import Estimate
-from ..paths.base import AffinePath, Cond, LocationPath, Path
-from ..randomness import NoiseSource, generator
-from ..scalars import Time
+from ornstein.errors import PathError, UsageError
+from ornstein.estimates import Estimate
+from ornstein.paths.base import AffinePath, Cond, LocationPath, Path
+from ornstein.randomness import NoiseSource, generator
+from ornstein.scalars import Time
 
 _LOG_2PI = math.log(2.0 * math.pi)
 

@@ -22,7 +22,9 @@ def flow(denoiser: DenoiserLike, x: Tensor, t: float, s: float, steps: int = 300
     """
     path = denoiser.path
     if not isinstance(path, AffinePath):
-        raise PathError(f"{type(path).__name__} has no alpha(t) and sigma(t): the reference solution needs an AffinePath")
+        raise PathError(
+            f"{type(path).__name__} has no alpha(t) and sigma(t): the reference solution needs an AffinePath"
+        )
     affine = path
     low, high = (0.5 * affine.log_snr(time) for time in (t, s))
     h = (high - low) / steps

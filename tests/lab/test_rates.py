@@ -1,0 +1,117 @@
+import json
+from dataclasses import dataclass
+
+import pytest
+
+from ornstein.cli.rates import RatesArgs, rates
+from ornstein.errors import ConfigError
+from ornstein.lab.plots import write
+from ornstein.lab.rates import measure
+from ornstein.paths.base import AffinePath
+from ornstein.samplers.base import Query
+from ornstein.samplers.ddim import DDIM
+from ornstein.samplers.named import SAMPLERS
+
+
+@dataclass(frozen=True)
+class Boastful(DDIM):
+    """First order, declared as second."""
+
+    @property
+    def order(self):
+        return 2
+
+
+@dataclass(frozen=True)
+class RandomTimes:
+    """The estimate at a random time of the step, reached by DDIM: a sampler that draws its times."""
+
+    order, needs = 1, AffinePath
+
+    def step(self, path, x, step, noise, memory):
+        u = noise.uniform(step.index)
+        middle = path.time_of(path.log_snr(step.t) + u * (path.log_snr(step.s) - path.log_snr(step.t)))
+        first = yield Query(x, step.t)
+        inner = path.mean(first.clean, middle) + path.sigma(middle) * first.noise
+        second = yield Query(inner, middle)
+        ratio = path.sigma(step.s) / path.sigma(step.t)
+        return ratio * x + (path.alpha(step.s) - ratio * path.alpha(step.t)) * second.clean
+
+
+def test_declared_orders_are_measured():
+    report = measure(["ddim", "dpmpp-2m"], counts=(16, 32, 64, 128), quick=True)
+    assert report.passed
+    assert [(s.sampler, s.target, s.measure) for s in report.series] == [
+        (name, target, what)
+        for name in ("ddim", "dpmpp-2m")
+        for target, what in (("G8", "√KL"), ("G8", "W2"), ("M1", "TV"))
+    ]
+    assert all(abs(s.fit.last - s.declared) < 0.15 for s in report.series)
+    assert all(s.evaluations == s.counts for s in report.series)
+
+
+def test_a_false_claim_fails():
+    report = measure(["x"], ["G8"], counts=(16, 32, 64, 128), known={"x": Boastful})
+    assert not report.passed
+    assert {s.verdict for s in report.series} == {"below"}
+
+
+def test_random_times_are_averaged_and_mixtures_refused():
+    report = measure(["x"], ["G8", "M1"], counts=(8, 16, 32), quick=True, known={"x": RandomTimes})
+    (series,) = report.series
+    assert "drawn times" in series.note
+    assert series.evaluations == (16, 32, 64)
+    assert [s.target for s in report.skipped] == ["M1"]
+
+
+def test_aliases_are_measured_once():
+    report = measure(["ancestral", "ddpm"], ["G8"], counts=(8, 16, 32))
+    assert {s.sampler for s in report.series} == {"ancestral"}
+
+
+@pytest.mark.parametrize(
+    ("kw", "text"),
+    [
+        ({"samplers": ["dpm"]}, "unknown sampler 'dpm'"),
+        ({"targets": ["G9"]}, "unknown target 'G9'"),
+        ({"path": "vpp"}, "unknown path"),
+        ({"grid": "cosine"}, "unknown grid"),
+    ],
+)
+def test_unknown_names(kw, text):
+    with pytest.raises(ConfigError, match=text):
+        measure(**kw)
+
+
+def test_command_json_and_plot(capsys, tmp_path):
+    code = rates(RatesArgs(samplers="ddim", targets="G8", quick=True, json=True, plot=tmp_path / "plots"))
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert code == 0
+    assert document["passed"] is True
+    assert document["series"][0]["fit"]["order"] == pytest.approx(1.0, abs=0.1)
+    assert "measuring ddim on G8" in err
+    assert [p.name for p in (tmp_path / "plots").iterdir()] == ["ddim.png"]
+
+
+def test_command_table_and_exit_codes(capsys, monkeypatch):
+    assert rates(RatesArgs(samplers="ddim", targets="G8", quick=True)) == 0
+    assert "agrees" in capsys.readouterr().out
+    monkeypatch.setattr("ornstein.lab.rates.SAMPLERS", SAMPLERS)
+    assert rates(RatesArgs(samplers="nope")) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.strip().splitlines()[-1].startswith("ornstein rates: unknown sampler 'nope'")
+
+
+def test_plots_replace_files(tmp_path):
+    report = measure(["ddim"], ["G8"], counts=(8, 16, 32))
+    for _ in range(2):
+        assert write(report, tmp_path) == [tmp_path / "ddim.png"]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.slow
+def test_every_sampler_has_its_declared_order():
+    report = measure()
+    assert report.passed, [s for s in report.series if not s.passed]
