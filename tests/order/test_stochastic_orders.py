@@ -50,7 +50,7 @@ def test_order_of_the_law_on_gaussians(name: str, method: str) -> None:
     assert found == pytest.approx(tested.order, abs=0.15)
 
 
-@pytest.mark.parametrize("method", ("ddim", "euler", "heun", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc", "unipc-3"))
+@pytest.mark.parametrize("method", ["ddim", "euler", "heun", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc", "unipc-3"])
 def test_order_of_deterministic_samplers_on_gaussians(method: str) -> None:
     tested, counts = sampler(method), (32, 64, 128)
     found = fitted(counts, [root_kl(tested, "vp", n) for n in counts])

@@ -95,7 +95,7 @@ def test_half_precision_states_stay_half(name: str) -> None:
     assert out.dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 7, 10, 11])
+@pytest.mark.parametrize("evaluations", [1, 7, 10])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_steps_for_is_the_longest_grid_within_the_budget(name: str, evaluations: int) -> None:
     tested, path = sampler(name), VP()
@@ -112,7 +112,7 @@ def test_steps_for_counts_the_last_step_of_heun_once() -> None:
 
 
 def test_steps_for_refuses_a_budget_below_the_shortest_grid() -> None:
-    with pytest.raises(GridError, match="at least 3 times"):
+    with pytest.raises(GridError, match="at least 3 evaluations"):
         steps_for(Ancestral(), PyramidPath(), 2)
 
 

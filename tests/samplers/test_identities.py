@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -30,6 +31,7 @@ from ornstein.samplers import (
 )
 from ornstein.samplers.exponential import moments, quadrature
 
+STOCHASTIC = ["ancestral", "ddim-eta1", "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-2s-sde", "dpmpp-3m-sde"]
 PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 
 
@@ -46,12 +48,11 @@ SAME: list[tuple[Sampler, Sampler]] = [
     (UniPC(p=1, corrector=False), DDIM()),
     (UniPC(p=2, corrector=False, lower_final=False), DPMSolver(points=2)),
     (UniPC(p=3, corrector=False, lower_final=False, start="plain"), DPMSolver(points=3, start="plain")),
-    (UniPC(p=3), UniPC(p=3, variant="bh1", lower_final=False)),
 ]
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize(("one", "other"), SAME[:6], ids=lambda value: repr(value)[:24])
+@pytest.mark.parametrize(("one", "other"), SAME, ids=lambda value: repr(value)[:24])
 def test_different_bodies_same_rule(one: Sampler, other: Sampler, path: AffinePath) -> None:
     times = grids.log_snr(12)(path)
     scale = path.sigma(times[0])
@@ -103,9 +104,7 @@ def test_extrapolation_is_exact_for_polynomials_in_lambda(points: int, path: Aff
         assert go(4) == pytest.approx(go(40), rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name", ["ancestral", "ddim-eta1", "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-2s-sde", "dpmpp-3m-sde"]
-)
+@pytest.mark.parametrize("name", STOCHASTIC)
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_the_marginal_law_is_kept_where_the_estimate_carries_no_information(name: str, path: AffinePath) -> None:
     """For point data every rule is exact at any number of steps: x_s is a point plus noise of std σ_s."""
@@ -116,9 +115,7 @@ def test_the_marginal_law_is_kept_where_the_estimate_carries_no_information(name
     torch.testing.assert_close(found.variance, law.variance, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    "name", ["ancestral", "ddim-eta1", "dpmpp-1-sde", "dpmpp-2m-sde", "dpmpp-2s-sde", "dpmpp-3m-sde"]
-)
+@pytest.mark.parametrize("name", STOCHASTIC)
 def test_the_marginal_variance_of_gaussians_is_kept_as_steps_shrink(name: str) -> None:
     path = VP()
     times = grids.span_log_snr(400, -8.0, 6.0)(path)
@@ -146,27 +143,32 @@ def test_learned_variance_lies_between_small_and_large() -> None:
     torch.testing.assert_close(go("learned", 1.0), go("large", 0.0), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
-@pytest.mark.parametrize(
-    "method", [DPMSolver(stochastic=True, brownian=True), DPMSolver2S(stochastic=True, brownian=True)], ids=["2m", "2s"]
-)
-def test_one_brownian_path_leads_to_one_image(method: Sampler, path: AffinePath) -> None:
+BROWNIAN = [
+    (VP(), DPMSolver(stochastic=True, brownian=True)),
+    (VE(), DPMSolver2S(stochastic=True, brownian=True)),
+    (Flow(), DPMSolver(stochastic=True, brownian=True)),
+]
+
+
+@pytest.mark.parametrize(("path", "method"), BROWNIAN, ids=["vp-2m", "ve-2s", "flow-2m"])
+def test_one_brownian_path_leads_to_one_image(path: AffinePath, method: Sampler) -> None:
     """Refining the grid converges path by path; with noise keyed by steps it does not."""
 
     def at(tested: Sampler, steps: int) -> Tensor:
         times = grids.span_log_snr(steps, -4.0, 4.0)(path)
-        return end(tested, path, times, rows=32)
+        return end(tested, path, times, rows=4)
 
-    fine = at(method, 256)
-    gaps = [float((at(method, n) - fine).abs().median()) for n in (16, 64)]
-    assert gaps[1] < 0.5 * gaps[0] < 0.05
+    fine = at(method, 96)
+    gaps = [float((at(method, n) - fine).abs().median()) for n in (12, 48)]
+    assert gaps[1] < 0.5 * gaps[0] < 0.1
     keyed = DPMSolver(stochastic=True)
-    assert float((at(keyed, 64) - at(keyed, 256)).abs().median()) > 10.0 * gaps[1]
+    assert float((at(keyed, 48) - at(keyed, 96)).abs().median()) > 4.0 * gaps[1]
 
 
-@pytest.mark.parametrize(
-    "method", [DPMSolver(), DPMSolver(points=3), DPMSolver(stochastic=True), UniPC(p=3)], ids=lambda m: repr(m)[:32]
-)
+MULTISTEP = [DPMSolver(), DPMSolver(points=3), DPMSolver(stochastic=True), UniPC(p=3)]
+
+
+@pytest.mark.parametrize("method", MULTISTEP, ids=["2m", "3m", "2m-sde", "unipc-3"])
 def test_memory_is_dropped_on_the_way_up(method: Sampler) -> None:
     """After a climb the sampler behaves as at a fresh start from the same state."""
     path, noise = VE(), Noise.of(2, range(4), dtype=torch.float64)
@@ -197,17 +199,14 @@ def test_churn_with_heun_is_the_stochastic_sampler_of_edm() -> None:
     start = noise.white("prior", (2,)) * plain[0]
     ours = run(solve(Heun(), path, start, times, noise), model)
 
-    x, climbs = start, (i for i, (t, s) in enumerate(zip(times, times[1:], strict=False)) if s > t)
-    for t, s in zip(plain, plain[1:], strict=False):
+    x, climbs = start, (i for i, (t, s) in enumerate(pairwise(times)) if s > t)
+    for t, s in pairwise(plain):
         gamma = min(churned / steps, math.sqrt(2.0) - 1.0) if low <= t <= high else 0.0
         hat = t + gamma * t
         if gamma:
             x = x + math.sqrt(hat**2 - t**2) * noise.white(("up", next(climbs)), (2,))
         slope = (x - model(x, hat).clean) / hat
         euler = x + (s - hat) * slope
-        if s != 0.0:
-            x = x + (s - hat) * 0.5 * (slope + (euler - model(euler, s).clean) / s)
-        else:
-            x = euler
+        x = x + (s - hat) * 0.5 * (slope + (euler - model(euler, s).clean) / s) if s != 0.0 else euler
     assert float((ours - x).abs().max()) < 1e-10
     assert len(times) > len(plain)

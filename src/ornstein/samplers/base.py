@@ -167,12 +167,14 @@ def stream(steps: Steps, denoiser: DenoiserLike) -> Iterator[Event]:
 
 
 def run(steps: Steps, denoiser: DenoiserLike) -> Tensor:
-    """Drive ``steps`` to the end and return the final state."""
-    result: Tensor | None = None
-    for event in stream(steps, denoiser):
-        result = event.x
-    assert result is not None
-    return result
+    """Drive ``steps`` to the end and return the final state. Runs under ``no_grad``."""
+    with torch.no_grad():
+        try:
+            query = next(steps)
+            while True:
+                query = steps.send(denoiser(query.x, query.t))
+        except StopIteration as stop:
+            return stop.value
 
 
 def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) -> list[float]:
