@@ -37,9 +37,9 @@ def measure(side: int, batch: int) -> dict[str, float | int]:
     event, noise = (3, side, side), Noise.of(0, range(batch))
     net, x, t = UNet(UNetConfig.small()).eval(), torch.zeros(batch, 3, side, side), torch.zeros(batch)
     with torch.no_grad():
-        forward = seconds(lambda i: net(x, t), 1, rounds=3) / batch
+        forward = seconds(lambda _: net(x, t), 1, rounds=3) / batch
     white = seconds(lambda i: noise.white(i, event), max(2, 64 // batch)) / batch
-    randn = seconds(lambda i: torch.randn(batch, *event), max(2, 64 // batch)) / batch
+    randn = seconds(lambda _: torch.randn(batch, *event), max(2, 64 // batch)) / batch
     return {
         "side": side,
         "batch": batch,

@@ -95,7 +95,7 @@ def test_many_is_separate_calls(t: float | Tensor) -> None:
 
 def test_wrong_conditions_are_refused() -> None:
     model = Denoiser(net(), VP())
-    with pytest.raises(UsageError, match="'label'.*3 rows"):
+    with pytest.raises(UsageError, match=r"'label'.*3 rows"):
         model.given({"label": torch.zeros(2)})(X, 0.5)
     with pytest.raises(UsageError, match="'label'"):
         model.given({"label": torch.tensor(1.0)})(X, 0.5)

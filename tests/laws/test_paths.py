@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import itertools
 import json
 import math
 import pickle
@@ -139,7 +140,7 @@ def test_time_of_inverts_log_snr(path: AffinePath) -> None:
             assert path.time_of(path.log_snr(t)) == pytest.approx(t, rel=1e-10, abs=1e-10)
     values = [path.log_snr(t) for t in (path.span[0], *times(path))]
     assert values[0] == math.inf
-    assert all(a > b for a, b in zip(values, values[1:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(values))
 
 
 @every_path
@@ -258,7 +259,8 @@ def test_the_kinds_are_nested() -> None:
     shifted, pyramid = ShiftedPath(shift=lambda clean, cond, t: clean), PyramidPath()
     for path in (*PATHS.values(), shifted, pyramid):
         assert isinstance(path, Path)
-    assert isinstance(shifted, LocationPath) and not isinstance(shifted, AffinePath)
+    assert isinstance(shifted, LocationPath)
+    assert not isinstance(shifted, AffinePath)
     assert not isinstance(pyramid, LocationPath)
 
 

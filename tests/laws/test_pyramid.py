@@ -227,7 +227,7 @@ def test_the_last_level_adds_nothing_and_runs_repeat() -> None:
 def test_a_perfect_posterior_reproduces_the_marginal() -> None:
     # Drawing x_{l−1} from the posterior at the true image gives q(x_{l−1} | x_0) and the true cross-covariance.
     for path in (PyramidPath(), MIXED):
-        means, factors = chain(path, 8)
+        _means, factors = chain(path, 8)
         for t in range(2, path.levels + 1):
             s, side, small = t - 1, 8 // path.factor(0, t - 1), 8 // path.factor(0, t)
             clean = torch.zeros(1, 1, 8, 8, dtype=DOUBLE)

@@ -1,5 +1,6 @@
 """ContextDiff's path: its reduction, marginals, posterior, the bias of r(x̂_0), and gradients of the shift."""
 
+import itertools
 import math
 
 import numpy as np
@@ -17,7 +18,7 @@ from ornstein.samplers.ddim import DDIM
 
 DOUBLE = torch.float64
 TABLE = VP.table()
-GRID = tuple(1.0 - k / 50 for k in range(50)) + (0.0,)
+GRID = (*(1.0 - k / 50 for k in range(50)), 0.0)
 
 
 class Exact:
@@ -158,7 +159,7 @@ def test_the_predicted_shift_is_unbiased_and_the_plugged_in_one_is_not(sampler: 
         p = posterior(x, t)
         return (p @ ATOMS)[:, None], (p @ shift(ATOMS, None, t))[:, None]
 
-    times = tuple(1.0 - k / 250 for k in range(250)) + (0.0,)
+    times = (*(1.0 - k / 250 for k in range(250)), 0.0)
     # Stratified starts make the deterministic sampler's frequencies exact to 1/n, not to 1/√n.
     n = 2000 if isinstance(sampler, DDIM) else 4000
     start = torch.special.ndtri((torch.arange(n, dtype=DOUBLE)[:, None] + 0.5) / n)
@@ -229,7 +230,7 @@ def test_gaussian_data_come_back(sampler: Sampler, expected: float) -> None:
     path = ShiftedPath(base=TABLE, shift=lambda clean, cond, t: 0.8 * clean)
     f, times = gaussian(path, 0.8, 1.7), tuple(k / 1000 for k in range(1000, -1, -1))
     variance, zero, one = 1.0, torch.zeros(1, 1, dtype=DOUBLE), torch.ones(1, 1, dtype=DOUBLE)
-    for t, s in zip(times, times[1:], strict=False):
+    for t, s in itertools.pairwise(times):
         base = sampled(sampler, path, f, zero, (t, s))
         slope = (sampled(sampler, path, f, one, (t, s)) - base).item()
         fresh = path.bridge_std(t, s) if isinstance(sampler, Ancestral) else 0.0
@@ -251,7 +252,7 @@ def test_inversion_is_a_first_order_round_trip() -> None:
         return abs(down.item() - 1.0)
 
     errors = [error(n) for n in (50, 100, 200, 400)]
-    slopes = [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log2(a / b) for a, b in itertools.pairwise(errors)]
     assert slopes[-1] == pytest.approx(1.0, abs=0.15)
 
 
