@@ -42,7 +42,10 @@ def draw(report: Report, name: str) -> Figure:
     axes.set_title(
         f"{report.path.upper()} path, {report.grid} grid, σ̄ from 80", loc="right", fontsize=8, color="#666666"
     )
-    axes.legend(frameon=False, loc="lower left", fontsize=9)
+    axes.plot(
+        [], [], color="#666666", linestyle=(0, (4, 3)), linewidth=1.0, label=f"declared: order {series[0].declared}"
+    )
+    axes.legend(frameon=False, loc="upper right", fontsize=9)
     return figure
 
 

@@ -45,7 +45,7 @@ class Fit:
         """Beside a declared order p: the interval must meet [p − .1, p + .1] and the last pair lie within .15 of p.
 
         "below" is a sampler slower than it claims, "higher" one that is faster on this target, "exact" one without
-        any error here, "open" errors that are not asymptotic yet, whose last slope is no lower than claimed or still rises towards it.
+        any error here, "open" errors that are not asymptotic yet, whose last slope is as claimed or still rises to it.
         """
         if self.exact:
             return "exact"
