@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -63,10 +63,16 @@ class Estimate:
         velocity: Tensor | None = None,
         extras: Mapping[str, Tensor] = _NOTHING,
     ) -> None:
-        if sum(part is not None for part in (clean, noise, velocity)) != 1:
+        if (clean is None) + (noise is None) + (velocity is None) != 2:
             raise TypeError("an Estimate is made from exactly one of clean, noise and velocity")
-        for name, value in zip(self.__slots__, (clean, noise, velocity, dict(extras), path, t, x), strict=True):
-            object.__setattr__(self, name, value)
+        put = object.__setattr__
+        put(self, "x", x)
+        put(self, "t", t)
+        put(self, "path", path)
+        put(self, "extras", dict(extras))
+        put(self, "_clean", clean)
+        put(self, "_noise", noise)
+        put(self, "_velocity", velocity)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an Estimate is immutable: make another with replace(), instead of setting {name!r}")
@@ -149,13 +155,10 @@ class Estimate:
         return used[0][1].replace(clean=clean)
 
     def _location(self, what: str) -> LocationPath:
-        from .paths.base import LocationPath
-
-        if not isinstance(self.path, LocationPath):
-            raise PathError(
-                f"{type(self.path).__name__} has no mean and std: its estimates have no {what!r}, only 'clean'"
-            )
-        return self.path
+        path = self.path
+        if not hasattr(path, "std"):  # isinstance needs an import that Python would look up at every step
+            raise PathError(f"{type(path).__name__} has no mean and std: its estimates have no {what!r}, only 'clean'")
+        return cast("LocationPath", path)
 
     def _from_velocity(self) -> tuple[Tensor, Tensor]:
         """Solve x = αc + σz, v = α'c + σ'z."""

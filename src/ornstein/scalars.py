@@ -106,7 +106,14 @@ def interp(x: T, xs: npt.NDArray[np.float64], ys: npt.NDArray[np.float64]) -> T:
     if isinstance(x, Tensor):
         values = np.interp(x.detach().to("cpu", torch.float64).numpy(), xs, ys)
         return torch.as_tensor(values).to(x)
-    return float(np.interp(x, xs, ys))
+    # The same arithmetic as np.interp, whose checks cost four times as much as the search, at every step of a sampler.
+    place = int(xs.searchsorted(x, "right")) - 1
+    if place < 0 or math.isnan(x):
+        return x if math.isnan(x) else ys.item(0)
+    if place == len(xs) - 1:
+        return ys.item(place)
+    low, high, start, end = xs.item(place), xs.item(place + 1), ys.item(place), ys.item(place + 1)
+    return (end - start) / (high - low) * (x - low) + start
 
 
 def expand(c: Time, like: Tensor) -> Time:
