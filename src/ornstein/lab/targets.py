@@ -35,7 +35,7 @@ def gain_of(path: Path, t: Time) -> Time:
         raise PathError(
             f"{type(path).__name__} does not scale x_0 by one number: use FieldTarget from ornstein.lab.fields"
         )
-    one = torch.ones((t.shape[0] if isinstance(t, Tensor) and t.ndim else 1, 1), dtype=torch.float64)
+    one = torch.ones((t.numel() if isinstance(t, Tensor) else 1, 1), dtype=torch.float64)
     gain, double = path.mean(one, t), path.mean(2.0 * one, t)
     if not torch.allclose(double, 2.0 * gain, rtol=1e-12, atol=1e-12):
         raise PathError(
