@@ -157,16 +157,16 @@ def test_the_predicted_shift_is_unbiased_and_the_plugged_in_one_is_not(sampler: 
 
     def exact(x: Tensor, t: float) -> tuple[Tensor, Tensor]:
         p = posterior(x, t)
-        return (p @ ATOMS)[:, None], (p @ shift(ATOMS, None, t))[:, None]
+        return (p @ ATOMS)[..., None], (p @ shift(ATOMS, None, t))[..., None]
 
     times = (*(1.0 - k / 250 for k in range(250)), 0.0)
     # Stratified starts make the deterministic sampler's frequencies exact to 1/n, not to 1/√n.
     n = 2000 if isinstance(sampler, DDIM) else 4000
-    start = torch.special.ndtri((torch.arange(n, dtype=DOUBLE)[:, None] + 0.5) / n)
+    start = torch.special.ndtri((torch.arange(n, dtype=DOUBLE)[None, :, None] + 0.5) / n)  # one sample of n points
 
     def frequencies(f: object) -> np.ndarray:
         out = sampled(sampler, path, f, start, times)
-        return np.bincount((out - ATOMS).abs().argmin(-1).numpy(), minlength=3) / n
+        return np.bincount((out - ATOMS).abs().argmin(-1).flatten().numpy(), minlength=3) / n
 
     right, wrong = frequencies(exact), frequencies(lambda x, t: (exact(x, t)[0], None))
     np.testing.assert_allclose(right, WEIGHTS.numpy(), atol=0.02)
