@@ -163,7 +163,7 @@ def test_line_laws_agree_with_error_functions():
         found = gaussian_law(sampler(name), target, PATH, times)
         return tv_normal(float(found.mean), float(found.variance), float(end.mean), float(end.variance))
 
-    assert deterministic_tv(sampler("ddim"), target, PATH, times) == pytest.approx(expected("ddim"), abs=2e-8)
+    assert deterministic_tv(sampler("ddim"), target, PATH, times) == pytest.approx(expected("ddim"), abs=1e-8)
     for name in ("ancestral", "ancestral-large", "dpmpp-2s-sde"):
         assert stochastic_tv(sampler(name), target, PATH, times) == pytest.approx(expected(name), abs=1e-6)
 
