@@ -64,6 +64,7 @@ class MixtureTarget:
     ``weights`` (K,) sum to one, ``means`` (K, d), ``variances`` (K, d), ``frames`` (K, d, d) with the eigenvectors Q_k
     in the columns, or None for the unit frame. Build it with `MixtureTarget.of`.
 
+    >>> from ornstein.paths import VE
     >>> M1().law(VE(), 2.0).variances.flatten().tolist()
     [4.09, 4.25, 4.0225]
     """

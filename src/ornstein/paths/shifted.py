@@ -102,6 +102,8 @@ class ShiftedPath(LocationPath):
         """gain·(x_s − b_s) + b_t + spread·z with b = k·r(x_0, c, ·)."""
         if clean is None:
             raise PathError("ShiftedPath.renoise needs the clean sample (or an estimate): pass clean=")
+        if self.bend == "data" and s == self.span[0]:
+            raise PathError("bend='data' moves the data itself: a climb cannot start at the clean end")
         gain, spread = expand(self.gain(s, t), x), expand(self.spread(s, t), x)
         return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * white
 

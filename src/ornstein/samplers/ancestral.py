@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import PathError
+from ..errors import ConfigError, PathError
 from ..estimates import Estimate, Gaussian
 from ..paths.base import LocationPath, Path
 from ..randomness import NoiseSource
@@ -26,6 +26,10 @@ class Ancestral:
     """
 
     variance: Literal["small", "large", "learned"] = "small"
+
+    def __post_init__(self) -> None:
+        if self.variance not in ("small", "large", "learned"):
+            raise ConfigError(f"unknown variance {self.variance!r}: choose small, large or learned")
 
     @property
     def order(self) -> int:
