@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import torch
+import torch._dynamo  # imported by every optimizer, which takes seconds: once here, for all children
 
 from ornstein.training import TrainConfig, train
 
@@ -54,7 +55,9 @@ def main() -> None:
                 while newest(Path(request["config"]["out"])) < images and not exited(pid):
                     time.sleep(0.002)
                 time.sleep(delay)
-                os.kill(pid, signal.SIGKILL)  # a child that has exited is still there to be killed until it is waited for
+                os.kill(
+                    pid, signal.SIGKILL
+                )  # a child that has exited is still there to be killed until it is waited for
             codes.append(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         print(json.dumps(codes), flush=True)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import torch
@@ -15,6 +17,7 @@ from ..paths.base import AffinePath, Path
 from ..paths.ve import VE
 from ..paths.vp import VP, Table
 from ..randomness import Noise
+from ..scalars import sigmoid
 from .base import Examples, Losses, without
 from .weights import WeightName, weight
 
@@ -71,29 +74,33 @@ class Denoising:
         """The times of the samples, (B,) float64 on the host: a function of (seed, position) alone."""
         if self.stratified:
             # A Kronecker sequence: any run of successive positions fills [0, 1) evenly, whatever the batch.
-            steps = [position * _GOLDEN % 2**64 / 2**64 for position in positions]
-            u = (torch.tensor(steps, dtype=torch.float64) + noise.uniform("time")) % 1.0
+            start = noise.uniform("time")
+            us = [(position * _GOLDEN % 2**64 / 2**64 + start) % 1.0 for position in positions]
         else:
-            u = noise.uniforms("time")
+            us = noise.uniforms("time").tolist()
+        # One by one on the host: vectorised functions may round the last rows of a tensor differently.
+        return torch.tensor([self._time(path, u) for u in us], dtype=torch.float64)
+
+    def _time(self, path: Path, u: float) -> float:
+        """The time at the quantile u of the law."""
         low, high = path.floor, path.span[1]
+        steps = len(path.schedule.betas) if isinstance(path, VP) and isinstance(path.schedule, Table) else 0
         law = self.times
         if law == "auto":
             law = "log-normal" if isinstance(path, VE) else "uniform"
         if law == "log-normal":
             if not isinstance(path, AffinePath):
                 raise PathError(f"log-normal times need an AffinePath, got {type(path).__name__}: use 'uniform'")
-            t = path.time_of(-2.0 * self._normal(u, -1.2, 1.2)).clamp(low, high)
+            t = path.time_of(-2.0 * self._normal(u, -1.2, 1.2))
         elif law == "logit-normal":
-            t = low + (high - low) * torch.sigmoid(self._normal(u, 0.0, 1.0))
+            t = low + (high - low) * sigmoid(self._normal(u, 0.0, 1.0))
+        elif steps:
+            return (math.floor(u * steps) + 1.0) / steps
         else:
             t = low + (high - low) * u
-        if isinstance(path, VP) and isinstance(path.schedule, Table):
-            steps = len(path.schedule.betas)
-            if law == "uniform":
-                return ((u * steps).floor() + 1.0) / steps
-            return (t * steps).round().clamp(1, steps) / steps
-        return t
+        t = min(max(t, low), high)
+        return max(round(t * steps), 1) / steps if steps else t
 
-    def _normal(self, u: Tensor, mean: float, std: float) -> Tensor:
-        z = torch.special.ndtri(u.clamp(2.0**-54, 1.0 - 2.0**-53))
+    def _normal(self, u: float, mean: float, std: float) -> float:
+        z = NormalDist().inv_cdf(min(max(u, 2.0**-54), 1.0 - 2.0**-53))
         return (mean if self.mean is None else self.mean) + (std if self.std is None else self.std) * z

@@ -319,21 +319,20 @@ def _stop_requested(listen: bool) -> Iterator[threading.Event]:
 @contextlib.contextmanager
 def _kernels(strict: bool) -> Iterator[None]:
     """Deterministic kernels if strict, else the fastest; what was set before is set again afterwards."""
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.get_float32_matmul_precision(),
-        torch.backends.cudnn.benchmark,
-    )
-    torch.use_deterministic_algorithms(strict)
+    before, matmul = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
+    benchmark = torch.backends.cudnn.benchmark
+    if strict != before:  # the call alone imports torch's compiler, which takes seconds
+        torch.use_deterministic_algorithms(strict)
     torch.backends.cudnn.benchmark = not strict
     if not strict and torch.cuda.is_available():
         torch.set_float32_matmul_precision("high")
     try:
         yield
     finally:
-        torch.use_deterministic_algorithms(before[0])
-        torch.set_float32_matmul_precision(before[1])
-        torch.backends.cudnn.benchmark = before[2]
+        if strict != before:
+            torch.use_deterministic_algorithms(before)
+        torch.set_float32_matmul_precision(matmul)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def _forget_accelerator() -> None:

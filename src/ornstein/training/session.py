@@ -86,7 +86,7 @@ def adam(settings: Optimizer, model: nn.Module, device: torch.device) -> torch.o
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # One kernel for all weights where there is one: on two cores 4 instead of 14 ms a step for four million weights.
+    # One kernel for all weights, where there is one.
     fused = device.type in {"cpu", "cuda"}
     return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
 
