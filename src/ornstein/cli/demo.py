@@ -35,7 +35,7 @@ class DemoArgs:
     """What to sample: the shipped model, or a run of yours."""
     images: int = 6144
     """Length of the live training, in images (0: none)."""
-    n: int = 8
+    n: int = 6
     """Images a sampler."""
     seed: int = 0
     """Stream of samples."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ..runs import Run
 
-COLUMNS = 4
+COLUMNS = 3
 
 
 def page(
@@ -43,7 +43,7 @@ def page(
         ("parameters", f"{run.parameters / 1e6:.2f} million"),
         ("trained on", f"{run.images:,} images"),
         ("resolution", f"{run.denoiser.shape[1]} × {run.denoiser.shape[2]}"),  # pyright: ignore[reportOptionalSubscript]
-        *((key, str(value)) for key, value in card.items() if key in {"data", "hours", "machine"}),
+        *((key, str(value)) for key, value in card.items() if key == "data"),
     ]
     lead = (
         "One small diffusion model, several samplers, the same noise. Every panel below was computed on this machine "
