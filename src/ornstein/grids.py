@@ -255,7 +255,7 @@ def default(path: Path, steps: int) -> Grid:
     if isinstance(base, VE):
         return karras(steps)
     if isinstance(base, AffinePath) and base.alpha(base.span[1]) > 0.0:
-        # Nearer to the fine solution than Karras' spacing at 5, 10 and 20 evaluations of DDIM, 2M and UniPC on a trained
+        # Nearer to the fine solution than Karras' spacing at 5 to 20 evaluations of DDIM, 2M and UniPC on a trained
         # model with cosine betas, whose noisy end (σ̄ ≈ 640) would draw most of Karras' steps.
         return log_snr(steps)
     return uniform(steps)
