@@ -66,7 +66,7 @@ def log_of(out: Path) -> list[dict]:
 
 
 def assert_same_weights(a: Path, b: Path) -> None:
-    one, two = (sorted((out / "checkpoints").iterdir())[-1] for out in (a, b))
+    one, two = (max((out / "checkpoints").iterdir()) for out in (a, b))
     assert one.name == two.name
     for part in ("model", "ema", "optimizer"):
         x, y = (load_file(folder / f"{part}.safetensors") for folder in (one, two))

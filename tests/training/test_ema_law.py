@@ -41,5 +41,5 @@ def test_update_follows_the_weights():
 
 
 def test_width_out_of_range():
-    with pytest.raises(ConfigError, match="0.28"):
+    with pytest.raises(ConfigError, match=r"0\.28"):
         exponent(0.5)

@@ -82,7 +82,8 @@ def test_parts_refuse_too():
 
 
 def test_command_line():
-    args = ["--data", "d", "--out", "o", "--images", "7", "--batch", "2", "--network.width", "64", "--optimizer.lr", "2e-3", "--every.log", "5"]
+    args = ["--data", "d", "--out", "o", "--images", "7", "--batch", "2"]
+    args += ["--network.width", "64", "--optimizer.lr", "2e-3", "--every.log", "5"]
     config = tyro.cli(TrainConfig, args=args)
     assert (config.data, config.images, config.network.width, config.optimizer.lr) == ("d", 7, 64, 2e-3)
     assert isinstance(config.network, UNetConfig)

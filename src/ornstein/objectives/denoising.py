@@ -39,8 +39,9 @@ class Denoising:
     """Standard deviation of the normal law; by default 1.2 (log-normal) or 1 (logit-normal)."""
     stratified: bool = True
     """Spread the times of successive samples evenly instead of drawing each by itself: less noise in the loss."""
-    weight: WeightName = "none"
-    """Weight over noise levels: none (on the network's output), min-snr or edm (on the clean sample)."""
+    weight: WeightName = "auto"
+    """Weight over noise levels: none (on the network's output), min-snr or edm (on the clean sample); auto is min-snr
+    for a network that predicts the clean sample, none otherwise."""
     gamma: float = 5.0
     """The limit γ of min-snr."""
     drop: float = 0.1

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from ..errors import PathError
-from ..parameterizations import Parameterization
+from ..parameterizations import Clean, Parameterization
 from ..paths.base import AffinePath, Path
 
-WeightName = Literal["none", "min-snr", "edm"]
+WeightName = Literal["auto", "none", "min-snr", "edm"]
 
 
 def slope(reading: Parameterization, path: Path, t: Tensor) -> Tensor:
@@ -29,12 +29,15 @@ def weight(
 ) -> Tensor | None:
     """Weight (B,) of |raw − target|² at the times t (B,); None for one everywhere.
 
+    * ``auto``: min-snr for a network that predicts x_0, none otherwise.
     * ``none``: the network's own output counts equally at all times.
     * ``min-snr``: w = min(SNR, γ) on the clean error (Hang et al. 2023, eq. 7).
     * ``edm``: w = (σ̄² + s²)/(σ̄·s)² on the clean error (Karras et al. 2022, table 1), s = sigma_data.
 
     Raises `PathError` for a path without a signal-to-noise ratio.
     """
+    if name == "auto":
+        name = "min-snr" if isinstance(reading, Clean) and isinstance(path, AffinePath) else "none"
     if name == "none":
         return None
     if not isinstance(path, AffinePath):

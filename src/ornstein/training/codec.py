@@ -91,8 +91,8 @@ def _read(hint: Any, value: Any, where: str) -> Any:
         return tuple(
             _read(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
         )
-    if dataclasses.is_dataclass(hint):
-        return from_dict(hint, value, where)  # pyright: ignore[reportArgumentType]
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return from_dict(hint, value, where)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is type(None):
@@ -103,7 +103,7 @@ def _read(hint: Any, value: Any, where: str) -> Any:
 
 
 def _read_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    classes = {kind_of(arg): arg for arg in args if dataclasses.is_dataclass(arg)}
+    classes = {kind_of(arg): arg for arg in args if isinstance(arg, type) and dataclasses.is_dataclass(arg)}
     if isinstance(value, Mapping) and classes:
         kind = value.get("kind")
         if kind not in classes:

@@ -135,8 +135,8 @@ class TrainConfig:
     """What the network is told about an image: nothing, its label, or its caption."""
     path: PathName = "vp-cosine"
     """The forward law; vp-table is the usual table of 1000 linear betas."""
-    predicts: Prediction = "v"
-    """What the network's output means."""
+    predicts: Prediction = "clean"
+    """What the network's output means; clean learns drawings soonest."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for --predicts edm."""
     network: (

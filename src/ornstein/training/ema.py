@@ -33,4 +33,4 @@ def beta(step: int, gamma: float) -> float:
 def update(average: nn.Module, model: nn.Module, step: int, gamma: float) -> None:
     """average ← β·average + (1 − β)·model for all parameters at once; buffers do not change in training."""
     ours, theirs = list(average.parameters()), list(model.parameters())
-    torch._foreach_lerp_(ours, theirs, 1.0 - beta(step, gamma))
+    torch._foreach_lerp_(ours, theirs, 1.0 - beta(step, gamma))  # pyright: ignore[reportCallIssue, reportArgumentType, reportPrivateImportUsage]

@@ -76,12 +76,13 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
     with contextlib.ExitStack() as stack:
         hardware = accelerator(config)
         stack.callback(_forget_accelerator)
-        if hardware.is_main_process:
-            stack.enter_context(folder.locked(out))
         stack.enter_context(_kernels(config.strict))
+        # Data first: a run that cannot begin leaves no folder behind.
         with hardware.main_process_first():
             source = open_source(config.data, size=config.size)
         spec = specify(config, source)
+        if hardware.is_main_process:
+            stack.enter_context(folder.locked(out))
         before = checkpoint.complete(out)
         ours = folder.document(config, spec, source)
         if folder.check(config):
