@@ -1,6 +1,6 @@
 """Turn a run into a model that ships with the library: half-precision weights, a card, and its loss curves.
 
-    python tools/ship.py runs/critters critters
+    python tools/ship.py runs/critters critters ["a remark for the card"]
 
 Writes src/ornstein/weights/NAME/{config.json, ema.safetensors, history.json}; refuses weights over 10 MB.
 """
@@ -20,7 +20,7 @@ from ornstein.training import TrainConfig, to_dict
 LIMIT = 10 * 2**20
 
 
-def main(source: str, name: str) -> int:
+def main(source: str, name: str, note: str = "") -> int:
     """Export, describe, and say how large it became."""
     run = open_run(source)
     target = Path(__file__).parents[1] / "src" / "ornstein" / "weights" / name
@@ -38,6 +38,7 @@ def main(source: str, name: str) -> int:
         "data": "DiceBear critters (CC0), seeds 0 to 4095, rendered at 64 px",
         "licence": "Apache-2.0",
         "machine": f"one thread of a shared two-core {platform.machine()} CPU",
+        "note": note,
         "images_per_second": round(sum(line["time"]["images_per_second"] for line in lines) / len(lines), 1),
     }
     config = json.loads((target / "config.json").read_text("utf-8"))

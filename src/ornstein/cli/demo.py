@@ -33,7 +33,7 @@ class DemoArgs:
     """Folder for the page and everything it shows."""
     model: str = "critters"
     """What to sample: the shipped model, or a run of yours."""
-    images: int = 6144
+    images: int = 4096
     """Length of the live training, in images (0: none)."""
     n: int = 6
     """Images a sampler."""

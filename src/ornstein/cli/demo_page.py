@@ -197,7 +197,9 @@ def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
     if live is not None and (live / "metrics.jsonl").is_file():
         lines = [json.loads(line) for line in (live / "metrics.jsonl").read_text("utf-8").splitlines()]
         xs, ys = [line["images"] for line in lines], [line["loss"] for line in lines]
-        charts.append(("The live run, just now", chart([Curve(name="loss", x=xs, y=ys)], x="images seen", y="loss")))
+        charts.append(
+            ("The live run, just now", chart([Curve(name="loss", x=xs, y=ys)], x="images seen", y="loss", log_y=True))
+        )
     if not charts:
         return None
     pictures: list[Picture] = []
@@ -207,7 +209,8 @@ def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
 
         images = sample(open_run(live).denoiser, 8, sampler="dpmpp-2m", steps=15, seed=args.seed)
         pictures.append(picture(images, f"The live run after {args.images} images: a start, no more", columns=8))
-    command = run.details.get("card", {}).get("command", "")
+    card = run.details.get("card", {})
+    command, remark = card.get("command", ""), card.get("note", "")
     commands = [line for line in (command, live_command(args) if live is not None else "") if line]
     return Section(
         title="Training",
@@ -215,5 +218,6 @@ def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
         "is not bad.",
         charts=charts,
         pictures=pictures,
+        notes=[remark] if remark else [],
         command="\n".join(commands),
     )

@@ -39,6 +39,7 @@ def chart(
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "0"}):
         figure = Figure(figsize=size, layout="constrained")
@@ -65,11 +66,15 @@ def chart(
         if ticks is not None:
             axes.set_xticks(list(ticks), labels=[f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+        elif log_x:
+            axes.xaxis.set_minor_formatter(NullFormatter())
         axes.grid(color="#e4e4e4", linewidth=0.8)
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        if len(curves) > 1:
+        if len(curves) > 5:  # too many to stand among the lines
+            axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5), reverse=True)
+        elif len(curves) > 1:
             axes.legend(frameon=False, fontsize=9)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
