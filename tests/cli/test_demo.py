@@ -1,0 +1,75 @@
+"""The demo's page: whole, self-contained, and written in one piece."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from ornstein.cli.demo import EVALUATIONS, SAMPLERS
+from ornstein.cli.main import main
+from ornstein.page import Curve, Section, chart, render
+
+VOID = {"meta", "img", "br", "hr", "link", "use", "path"}
+
+
+class Balanced(HTMLParser):
+    """Every tag that opens is closed, and nothing is fetched from elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.fetched: list[str] = []
+        self.ids: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        named = dict(attrs)
+        self.ids += [named["id"]] if named.get("id") else []
+        link = named.get("src") or (named.get("href") or named.get("xlink:href") or "")
+        if link and not link.startswith(("data:", "#")):
+            self.fetched.append(link)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def checked(html: str) -> Balanced:
+    page = Balanced()
+    page.feed(html)
+    assert page.open == []
+    assert page.fetched == []
+    assert len(page.ids) == len(set(page.ids)), "ids clash between charts"
+    return page
+
+
+def test_demo_writes_one_self_contained_page(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    assert main(["demo", "--model", str(tiny_run), "--images", "32", "--n", "1", "--out", str(tmp_path), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    html = Path(result["page"]).read_text("utf-8")
+    checked(html)
+    assert len(result["cells"]) == len(SAMPLERS) * len(EVALUATIONS)
+    assert html.count("data:image/png;base64,") >= len(result["cells"]) + 2
+    # Each panel names the command that repeats it.
+    assert len(re.findall(r"<pre>ornstein (sample|train|demo) ", html)) >= 4
+    assert not list(tmp_path.glob(".*tmp"))
+
+
+def test_text_is_escaped() -> None:
+    html = render("<script>", "a & b", [Section(title="x", text="<b>", command="a < b", charts=[])])
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+    checked(html)
+
+
+def test_charts_on_one_page_share_no_ids_and_repeat() -> None:
+    def draw(name: str) -> str:
+        return chart([Curve(name=name, x=[1.0, 2.0], y=[0.1, 0.2])], x="x", y=name, log_x=True, log_y=True)
+
+    assert draw("a") == draw("a"), "the same numbers give the same bytes"
+    checked(draw("a") + draw("b"))
