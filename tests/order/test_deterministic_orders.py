@@ -48,7 +48,10 @@ def order_of(method: Sampler, name: str, ends: tuple[float, float] = MIDWAY, cou
     return fitted(counts, [float((descend(method, PATHS[name], n, ends) - fine).abs().median()) for n in counts])
 
 
-METHODS = ("ddim", "euler", "heun", "dpmpp-1", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-1", "unipc-2", "unipc-3")
+METHODS = (
+    *("ddim", "euler", "heun", "dpmpp-1", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-1", "unipc-2", "unipc-3"),
+    *("accelerated-ode", "accelerated-ode-memory"),
+)
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -1,5 +1,6 @@
 """Samplers: generators that ask for estimates, the loop that drives them, and their names."""
 
+from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
 from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run, solve, steps_for, stream
 from .ddim import DDIM
@@ -11,6 +12,8 @@ from .unipc import UniPC
 __all__ = [
     "DDIM",
     "SAMPLERS",
+    "AcceleratedODE",
+    "AcceleratedSDE",
     "Ancestral",
     "DPMSolver",
     "DPMSolver2S",
@@ -18,6 +21,7 @@ __all__ = [
     "Event",
     "Heun",
     "Memory",
+    "MidpointSDE",
     "Problem",
     "Query",
     "Sampler",

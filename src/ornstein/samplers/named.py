@@ -8,6 +8,7 @@ from functools import partial
 from types import MappingProxyType
 
 from ..errors import ConfigError
+from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
 from .base import Sampler
 from .ddim import DDIM
@@ -37,6 +38,12 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "unipc-1": partial(UniPC, p=1),
         "unipc-2": UniPC,
         "unipc-3": partial(UniPC, p=3),
+        "accelerated-ode": AcceleratedODE,
+        "accelerated-ode-history": partial(AcceleratedODE, "history"),
+        "accelerated-ode-memory": partial(AcceleratedODE, "memory"),
+        "accelerated-sde": AcceleratedSDE,
+        "sde-midpoint": MidpointSDE,
+        "sde-midpoint-exponential": partial(MidpointSDE, "exponential"),
     }
 )
 
