@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -218,7 +219,7 @@ def disagreement(ours: Ours, theirs: Theirs) -> float:
 def main() -> None:
     options = arguments(__doc__, "train_speed")
     torch.set_num_threads(1)
-    batch, rounds = (2, 1) if options.quick else (32, 3)
+    batch, rounds = (2, 1) if options.quick else (32, 2)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = draw(folder, batch if options.quick else 512)
@@ -257,6 +258,7 @@ def contest(folder: Path, source: Bytes, batch: int, rounds: int, quick: bool) -
             began = time.process_time()
             contestant.step()
             seconds[name].append(time.process_time() - began)
+            print(f"{name}: {seconds[name][-1]:.3f} s", file=sys.stderr, flush=True)
     rows: dict[str, Any] = {}
     for name, contestant in contestants.items():
         timed = seconds[name][1:]  # the first step warms up
