@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from torch import Tensor
 
@@ -69,7 +69,7 @@ class Estimate:
         put(self, "x", x)
         put(self, "t", t)
         put(self, "path", path)
-        put(self, "extras", dict(extras))
+        put(self, "extras", dict(extras) if extras else _NOTHING)
         put(self, "_clean", clean)
         put(self, "_noise", noise)
         put(self, "_velocity", velocity)
@@ -91,6 +91,10 @@ class Estimate:
     def __setstate__(self, state: tuple[object, ...]) -> None:
         for name, value in zip(self.__slots__, state, strict=True):
             object.__setattr__(self, name, value)
+
+    def held(self, name: Literal["clean", "noise", "velocity"]) -> Tensor | None:
+        """The prediction of this name if it is there already, without deriving it."""
+        return getattr(self, f"_{name}")
 
     @property
     def clean(self) -> Tensor:

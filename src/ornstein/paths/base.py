@@ -119,6 +119,10 @@ class LocationPath(ABC):
         """E[x_t | x_0] at the estimate; a path with a further unknown reads it from ``estimate.extras``."""
         return self.mean(estimate.clean, t)
 
+    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+        """m_s + keep·(x − m_t) with m = E[· | x̂_0]: the posterior's mean, and DDIM's step for keep = std_s/std_t."""
+        return self.located(estimate, s) + keep * (x - self.located(estimate, estimate.t))
+
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
         """x_0 from x_t and z; only an affine path can solve its mean for x_0."""
         del x, noise, t
@@ -179,7 +183,7 @@ class LocationPath(ABC):
     def posterior(self, x: Tensor, estimate: Estimate, t: float, s: float) -> Gaussian:
         """See the class's formula."""
         slope = self.gain(s, t) * (self.std(s) / self.std(t)) ** 2
-        mean = self.located(estimate, s) + slope * (x - self.located(estimate, t))
+        mean = self.carried(x, estimate, slope, s)
         return Gaussian(mean=mean, root=self.bridge_std(t, s))
 
 
@@ -233,6 +237,19 @@ class AffinePath(LocationPath):
         """σ/α; infinite at pure noise."""
         return scalars.divide(self.sigma(t), self.alpha(t))
 
+    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+        """keep·x + (α_s − keep·α_t)·x̂_0 in two passes: straight from the noise, if the estimate holds that alone."""
+        t, noise = estimate.t, estimate.held("noise")
+        if isinstance(t, Tensor):
+            return LocationPath.carried(self, x, estimate, keep, s)
+        alpha = self.alpha(t)
+        weight = self.alpha(s) - keep * alpha
+        if noise is None or x is not estimate.x or alpha == 0.0 or estimate.held("clean") is not None:
+            return (keep * x).add_(estimate.clean, alpha=weight)
+        return ((keep + weight / alpha) * x).add_(noise, alpha=-weight / alpha * self.sigma(t))
+
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
         """(x − σz)/α."""
-        return (x - expand(self.sigma(t), x) * noise) / expand(self.alpha(t), x)
+        if isinstance(t, Tensor):
+            return (x - expand(self.sigma(t), x) * noise) / expand(self.alpha(t), x)
+        return torch.sub(x, noise, alpha=self.sigma(t)).div_(self.alpha(t))

@@ -76,10 +76,12 @@ class ShiftedPath(LocationPath):
 
     def located(self, estimate: Estimate, t: Time) -> Tensor:
         """The same at an estimate, with its own prediction of r if it has one."""
-        predicted = estimate.extras.get("shift")
-        if predicted is None:
-            return self.mean(estimate.clean, t)
-        return self.base.mean(estimate.clean, t) + self._bias(predicted, t)
+        return self.base.mean(estimate.clean, t) + self._bias_at(estimate, t)
+
+    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+        """The base's, plus b_s − keep·b_t with the bias b = k·r at the estimate."""
+        bias = self._bias_at(estimate, s) - keep * self._bias_at(estimate, estimate.t)
+        return self.base.carried(x, estimate, keep, s) + bias
 
     def std(self, t: T) -> T:
         """The base's σ(t)."""
@@ -114,6 +116,10 @@ class ShiftedPath(LocationPath):
             return draw
         end = self.span[1] if t is None else t
         return draw + self._bias(self.shift(torch.zeros_like(draw), self.cond, end), end)
+
+    def _bias_at(self, estimate: Estimate, t: Time) -> Tensor:
+        predicted = estimate.extras.get("shift")
+        return self._bias(self.shift(estimate.clean, self.cond, t) if predicted is None else predicted, t)
 
     def _bias(self, shift: Tensor, t: Time) -> Tensor:
         return expand(self.strength(t), shift) * shift

@@ -197,9 +197,22 @@ class Table:
     def _slopes(self) -> npt.NDArray[np.float64]:
         return np.diff(self._values) * len(self.betas)
 
+    @cached_property
+    def _host(self) -> tuple[list[float], list[float]]:
+        """Values and slopes as Python numbers: a sampler looks them up several times a step."""
+        return self._values.tolist(), self._slopes.tolist()
+
     def log_alpha(self, t: T) -> T:
         """Linear between the nodes."""
-        return scalars.interp(t, self._nodes, self._values)
+        count = len(self.betas)
+        if isinstance(t, Tensor):
+            times = t.detach().to("cpu", torch.float64).numpy().clip(0.0, 1.0)
+            places = (times * count + 1e-9).astype(np.int64).clip(0, count - 1)
+            return torch.as_tensor(self._values[places] + self._slopes[places] * (times - places / count)).to(t)
+        values, slopes = self._host
+        time = min(max(t, 0.0), 1.0)
+        place = min(int(time * count + 1e-9), count - 1)  # a hair below a node counts as the node
+        return values[place] + slopes[place] * (time - place / count)  # pyright: ignore[reportReturnType]
 
     def rate(self, t: T) -> T:
         """Slope of the segment that ends at or after t."""

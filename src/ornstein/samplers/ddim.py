@@ -46,5 +46,5 @@ class DDIM:
         if std == 0.0:
             return path.located(estimate, step.s)
         fresh = self.eta * path.bridge_std(step.t, step.s) if self.eta else 0.0
-        x = path.located(estimate, step.s) + math.sqrt(max(std**2 - fresh**2, 0.0)) * estimate.noise
-        return x + fresh * noise.white(step.index, x.shape[1:]) if fresh else x
+        x = path.carried(x, estimate, math.sqrt(max(std**2 - fresh**2, 0.0)) / path.std(step.t), step.s)
+        return x.add_(noise.white(step.index, x.shape[1:]), alpha=fresh) if fresh else x

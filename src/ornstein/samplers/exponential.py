@@ -51,7 +51,7 @@ def combine(x: Tensor, keep: float, terms: Sequence[tuple[float, Tensor]]) -> Te
     """keep·x + ∑ weight·tensor."""
     out = x * keep
     for weight, term in terms:
-        out = torch.add(out, term, alpha=weight)
+        out.add_(term, alpha=weight)  # out is ours: no copy
     return out
 
 

@@ -59,12 +59,11 @@ class Heun:
         del noise, memory
         t, s = step.t, step.s
         first = yield Query(x, t)
-        euler = path.mean(first.clean, s)
         if path.sigma(s) == 0.0:
-            return euler
-        euler = euler + path.sigma(s) * first.noise
+            return path.mean(first.clean, s)
+        euler = path.carried(x, first, path.sigma(s) / path.sigma(t), s)
         if path.alpha(t) == 0.0:
             return euler
         second = yield Query(euler, s)
         half = 0.5 * path.alpha(s) * (path.sigma_bar(s) - path.sigma_bar(t))
-        return path.gain(t, s) * x + half * (first.noise + second.noise)
+        return (path.gain(t, s) * x).add_(first.noise, alpha=half).add_(second.noise, alpha=half)
