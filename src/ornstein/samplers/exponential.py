@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -27,13 +28,24 @@ from .base import Memory, Query, Step, Steps
 
 def moments(y: float, count: int) -> tuple[float, ...]:
     """m_j = y·∫₀¹ e^{−y(1−θ)} θʲ dθ for j = 0 … count − 1; equal to y·j!·φ_{j+1}(−y), and 1 at y = ∞."""
-    if y < 1.0:  # the recursion below loses digits here, the series does not
-        rows = (((-y) ** k * math.factorial(j) / math.factorial(j + k + 1) for k in range(18)) for j in range(count))
-        return tuple(y * math.fsum(row) for row in rows)
     out = [-math.expm1(-y)]
     for j in range(1, count):
-        out.append(1.0 - j / y * out[-1])
+        # Upwards the recursion loses digits for small y, where the series has them.
+        out.append(_series(y, j) if y < 1.0 else 1.0 - j / y * out[-1])
     return tuple(out)
+
+
+@lru_cache(maxsize=16)
+def _coefficients(j: int) -> tuple[float, ...]:
+    return tuple((-1) ** k * math.factorial(j) / math.factorial(j + k + 1) for k in reversed(range(18)))
+
+
+def _series(y: float, j: int) -> float:
+    """m_j = y·∑_k (−y)ᵏ·j!/(j + k + 1)!, by Horner's rule."""
+    total = 0.0
+    for coefficient in _coefficients(j):
+        total = total * y + coefficient
+    return y * total
 
 
 def quadrature(y: float, nodes: Sequence[float]) -> tuple[float, ...]:
@@ -161,8 +173,9 @@ class DPMSolver:
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
         if len(nodes) == 2:
-            slope = 0.5 * moments(leap.y, 1)[0] / nodes[1]
-            weights = (moments(leap.y, 1)[0] - slope, slope)
+            (whole,) = moments(leap.y, 1)
+            slope = 0.5 * whole / nodes[1]
+            weights = (whole - slope, slope)
         else:
             weights = quadrature(leap.y, nodes)
         x_s = leap.to(x, weights, [clean for _, clean in points])
