@@ -1,6 +1,6 @@
 """What a network's raw output means: a parameterization turns it into an `Estimate`, and back into a training target.
 
-Every class states three things: what the network is fed (`ask`), how its output reads (`read`), and which output would
+Every class states three things: what the network is fed (`feed`), how its output reads (`read`), and which output would
 have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
 """
 

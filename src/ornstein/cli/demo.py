@@ -92,7 +92,7 @@ def demo(args: DemoArgs) -> int:
 def _train(args: DemoArgs) -> Path:
     """The live run; a second demo in the same folder finds it finished."""
     from ..training import TrainConfig, train
-    from ..training.config import Every
+    from ..training.config import Every, Optimizer
 
     out = args.out / "live"
     note(f"training live on {args.images} images of critters")
@@ -102,6 +102,7 @@ def _train(args: DemoArgs) -> Path:
             out=str(out),
             images=args.images,
             seed=1,
+            optimizer=Optimizer(warmup=1024),
             every=Every(log=512, checkpoint=65_536, samples=0),
             tensorboard=False,
         )
@@ -112,8 +113,8 @@ def _train(args: DemoArgs) -> Path:
 def live_command(args: DemoArgs) -> str:
     """The command that repeats the live training."""
     return (
-        f"ornstein train ddpm --data critters --out {args.out}/live --images {args.images} --seed 1 --every.log 512 "
-        "--every.checkpoint 65536 --every.samples 0 --no-tensorboard"
+        f"ornstein train ddpm --data critters --out {args.out}/live --images {args.images} --seed 1 "
+        "--optimizer.warmup 1024 --every.log 512 --every.checkpoint 65536 --every.samples 0 --no-tensorboard"
     )
 
 

@@ -61,7 +61,7 @@ def evaluate(args: EvalArgs) -> int:
 
     if args.n < 2 or args.batch < 1:
         raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
-    network = features(args.features, weights=args.weights)
+    network = features(args.features, weights=args.weights, device=args.device)
     images, size = _images(args)
     data = open_source(args.against, size=size, limit=args.n)
     note(f"features of {args.n} images of {args.what}")

@@ -22,6 +22,7 @@ _STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"
 def draw(report: Report, name: str) -> Figure:
     """The figure of one sampler of ``report``."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     series = [s for s in report.series if s.sampler == name]
     figure = Figure(figsize=(6.4, 4.8), layout="constrained")
@@ -33,7 +34,7 @@ def draw(report: Report, name: str) -> Figure:
     ticks = sorted({n for one in series for n in one.evaluations})
     axes.set_xticks(ticks[:: max(1, math.ceil(len(ticks) / 10))])
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0f}")
-    axes.xaxis.set_minor_locator(_no_ticks())
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel("evaluations of the denoiser")
     axes.set_ylabel("error against the exact law")
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
@@ -91,9 +92,3 @@ def write(report: Report, folder: FilePath, names: Sequence[str] | None = None) 
         FilePath(file.name).replace(path)
         out.append(path)
     return out
-
-
-def _no_ticks() -> object:
-    from matplotlib.ticker import NullLocator
-
-    return NullLocator()

@@ -38,7 +38,8 @@ class Denoising:
     std: float | None = None
     """Standard deviation of the normal law; by default 1.2 (log-normal) or 1 (logit-normal)."""
     stratified: bool = True
-    """Spread the times of successive samples evenly instead of drawing each by itself: less noise in the loss."""
+    """Spread the times of successive samples evenly, for less noise in the loss; --objective.no-stratified draws
+    each by itself."""
     weight: WeightName = "auto"
     """Weight over noise levels: none (on the network's output), min-snr or edm (on the clean sample); auto is min-snr
     for a network that predicts the clean sample, none otherwise."""

@@ -165,7 +165,7 @@ class TrainConfig:
     strict: bool = False
     """Only deterministic kernels: on a GPU, needed for bit-exact resuming; a CPU is exact without."""
     tensorboard: bool = True
-    """Also write TensorBoard files, in OUT/tensorboard."""
+    """TensorBoard files in OUT/tensorboard; --no-tensorboard writes none."""
 
     def __post_init__(self) -> None:
         _at_least(1, size=self.size, images=self.images, batch=self.batch, keep=self.keep)
