@@ -19,6 +19,7 @@ from .errors import GridError, PathError
 from .paths.base import AffinePath, LocationPath, Path
 from .paths.shifted import ShiftedPath
 from .paths.ve import VE
+from .randomness import NoiseSource
 
 Rule = Callable[[Path], tuple[float, ...]]
 
@@ -154,6 +155,127 @@ def span_log_snr(steps: int, low: float, high: float) -> Grid:
         return tuple(base.time_of(low + (high - low) * i / steps) for i in range(steps + 1))
 
     return Grid(f"span_log_snr({steps}, {low:g}, {high:g})", rule)
+
+
+def provable(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
+    """The step sizes of the accelerated samplers' theory (Li et al. 2024): T = ``steps`` levels ᾱ_t = ∏(1 − β).
+
+        β_1 = T^{−c0},   β_{t+1} = (c1·log T/T)·min{β_1·(1 + c1·log T/T)^t, 1}
+
+    From ᾱ_T ≈ T^{−(c1−c0)} to 1 − ᾱ_1 = T^{−c0}, where the theory stops: no jump to the clean end. Levels noisier than
+    the path's own noisiest are left out. The step is log T/T, so orders show over T/log T. It needs c1 ≥ 2·c0.
+
+    Raises:
+        GridError: T below 3, c1 < 2·c0, or a first level at which nothing of the path is left.
+    """
+    if _count(steps) < 3 or not c1 >= 2.0 * _positive(c0, "c0"):
+        raise GridError(f"this schedule needs at least 3 levels and c1 ≥ 2·c0, got {steps}, c0={c0:g}, c1={c1:g}")
+    most = c1 * math.log(steps) / steps
+    betas = [steps**-c0]
+    betas += [min(most * min(betas[0] * math.exp(t * math.log1p(most)), 1.0), 0.999) for t in range(1, steps)]
+    logs = np.cumsum(np.log1p(-np.array(betas)))
+    return _levels(
+        f"provable({steps}, c0={c0:g}, c1={c1:g})", [float(v - math.log(-math.expm1(v))) for v in logs[::-1]]
+    )
+
+
+def logits(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> Grid:
+    """The cells of the randomized midpoint method (Li & Jiao 2025): about equal steps of log(ᾱ/(1 − ᾱ)).
+
+        ᾱ_{T+1} = T^{−c0},   ᾱ_{t−1} = ᾱ_t + (c1·log T/T)·ᾱ_t·(1 − ᾱ_t)
+
+    T = ``steps`` of them and one before the first, which has no question of its own, then ``beyond`` more (half a round
+    of `rounds`, that each round overshoots by). Ends near 1 − ᾱ = T^{−(c1−c0)}, with no jump to the clean end.
+
+    Raises:
+        GridError: T below 3, steps larger than one, or a level noisier than the path's noisiest.
+    """
+    width = c1 * math.log(_count(steps)) / steps
+    if steps < 3 or not 0.0 < width < 1.0:
+        raise GridError(f"c1·log T/T must lie in (0, 1), got {width:g} for T={steps}: raise T or lower c1={c1:g}")
+    gain, values = steps ** -_positive(c0, "c0"), list[float]()
+    rest = 1.0 - gain  # both kept, so that neither end loses its digits
+    for _ in range(steps + 2 + beyond):
+        values.append(math.log(gain) - math.log(rest))
+        gain, rest = gain * (1.0 + width * rest), rest * (1.0 - width * gain)
+    return _levels(f"logits({steps}, c0={c0:g}, c1={c1:g})", values, strict=True)
+
+
+def early_stopping(steps: int, *, delta: float = 0.01, horizon: float = 5.0) -> Grid:
+    """The schedule of exponential integrators' theory (Li, Di & Gu 2025): steps ≤ κ·min{1, τ} in the time of the
+    Ornstein–Uhlenbeck process, ᾱ = e^{−2τ}, from τ = ``horizon`` down to τ = ``delta``, and there it stops.
+
+    Equal steps above τ = 1 and a geometric tail below, the ``steps`` shared out so that κ is about equal in both.
+
+    Raises:
+        GridError: fewer than 2 steps, or not 0 < delta < 1 < horizon.
+    """
+    if _count(steps) < 2 or not 0.0 < delta < 1.0 < horizon < math.inf:
+        raise GridError(f"need 2 steps or more and 0 < delta < 1 < horizon, got {steps}, {delta:g} and {horizon:g}")
+    flat = min(max(round(steps * (horizon - 1.0) / (horizon - 1.0 - math.log(delta))), 1), steps - 1)
+    taus = [horizon + (1.0 - horizon) * i / flat for i in range(flat)]
+    taus += [delta ** (i / (steps - flat)) for i in range(steps - flat + 1)]
+    return _levels(f"early_stopping({steps}, delta={delta:g})", [-math.log(math.expm1(2.0 * tau)) for tau in taus])
+
+
+def _levels(name: str, values: Sequence[float], *, strict: bool = False) -> Grid:
+    """A grid of log-SNRs; those noisier than the path's noisiest are left out, or refused where each one counts."""
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        least = base.log_snr(base.span[1])
+        kept = [value for value in values if value >= least - 1e-9]
+        if len(kept) < 2 or (strict and len(kept) < len(values)):
+            raise GridError(
+                f"{name} starts at log-SNR {values[0]:g}, beyond the {least:g} of {type(base).__name__}: "
+                "give the path a noisier end, or the grid another start"
+            )
+        return tuple(min(base.time_of(value), base.span[1]) for value in kept)
+
+    return Grid(name, rule)
+
+
+def rounds(grid: GridLike, count: int, *, draw: NoiseSource | None = None, climb: bool = True) -> Grid:
+    """The rounds of the randomized midpoint method as a climbing grid (Li & Jiao 2025).
+
+    Every one of ``count`` rounds goes down over 2·H cells of ``grid`` and climbs back over H with fresh noise, so the
+    grid has (count + 1)·H cells and ends H cells below the level that is kept; ``climb=False`` leaves out the climb
+    after the last round and ends at the lowest level. The grid must end above σ = 0.
+
+    With ``draw`` rounds begin and end at random points inside a cell, uniform in ᾱ, as in the paper: (count + 1)·H + 1
+    cells, for `RandomizedMidpoint(opening="single")`. The climb returns to the very point that the next round starts
+    from.
+
+    Raises:
+        GridError: a number of cells that does not divide, or a grid that reaches the clean end.
+    """
+    _count(count, "there is at least one round")
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base, nodes = affine(path), times_of(grid, path)
+        cells = len(nodes) - 1 - (draw is not None)
+        half = cells // (count + 1)
+        if half < 1 or half * (count + 1) != cells:
+            extra = "" if draw is None else " and one more"
+            raise GridError(f"{count} rounds need a multiple of {count + 1} cells{extra}, got {len(nodes) - 1}")
+        if base.sigma(nodes[-1]) == 0.0:
+            raise GridError("rounds overshoot and fall back: end their grid above σ = 0 (and append the clean end)")
+
+        def point(cell: int, name: str) -> float:
+            if draw is None:
+                return nodes[cell]
+            one, two = (1.0 / (1.0 + base.sigma_bar(t) ** 2) for t in nodes[cell : cell + 2])
+            level = one + draw.uniform((name, cell)) * (two - one)
+            return base.time_of(math.log(level) - math.log1p(-level))
+
+        out: list[float] = []
+        for k in range(count):
+            low, inside = k * half, int(draw is not None)
+            out += [point(low, "round"), *nodes[low + 1 : low + 2 * half + inside]]
+            out.append(point(low + 2 * half, "end"))
+        return (*out, point(count * half, "round")) if climb else tuple(out)
+
+    return Grid(f"rounds({count})", rule)
 
 
 def indices(steps: Sequence[int], *, table: int = 1000) -> Grid:

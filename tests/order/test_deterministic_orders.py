@@ -50,7 +50,7 @@ def order_of(method: Sampler, name: str, ends: tuple[float, float] = MIDWAY, cou
 
 METHODS = (
     *("ddim", "euler", "heun", "dpmpp-1", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-1", "unipc-2", "unipc-3"),
-    *("accelerated-ode", "accelerated-ode-memory"),
+    *("accelerated-ode", "accelerated-ode-memory", "staggered-midpoint"),
 )
 
 

@@ -75,7 +75,7 @@ def test_every_driver_gives_the_same_bits(name: str, path: AffinePath) -> None:
     assert bool(ran.isfinite().all())
     assert torch.equal(ran, events[-1].x)
     assert torch.equal(ran, result)
-    assert plan(sampler(name), path, times) == asked
+    assert plan(sampler(name), path, times, seed=3) == asked
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

@@ -48,7 +48,7 @@ class Series:
     sampler: str
     target: str
     measure: str
-    declared: int
+    declared: float
     counts: tuple[int, ...]
     evaluations: tuple[int, ...]
     errors: tuple[float | None, ...]

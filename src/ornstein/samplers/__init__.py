@@ -6,6 +6,7 @@ from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
 from .heun import Euler, Heun
+from .midpoint import Parallel, RandomizedMidpoint, picard
 from .named import SAMPLERS, sampler
 from .unipc import UniPC
 
@@ -22,12 +23,15 @@ __all__ = [
     "Heun",
     "Memory",
     "MidpointSDE",
+    "Parallel",
     "Problem",
     "Query",
+    "RandomizedMidpoint",
     "Sampler",
     "Step",
     "Steps",
     "UniPC",
+    "picard",
     "plan",
     "run",
     "sampler",

@@ -59,8 +59,11 @@ class Sampler(Protocol):
     """One update rule. ``order`` is its global order of convergence, ``needs`` the kind of path it works on."""
 
     @property
-    def order(self) -> int:
-        """Global order: the error of n steps between fixed noise levels falls like n^(−order)."""
+    def order(self) -> float:
+        """Global order: the error of n steps between fixed noise levels falls like n^(−order).
+
+        Of a sampler that draws its times, the order given these times.
+        """
         ...
 
     @property

@@ -14,6 +14,7 @@ from .base import Sampler
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
 from .heun import Euler, Heun
+from .midpoint import RandomizedMidpoint
 from .unipc import UniPC
 
 SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
@@ -42,6 +43,8 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "accelerated-ode-history": partial(AcceleratedODE, "history"),
         "accelerated-ode-memory": partial(AcceleratedODE, "memory"),
         "accelerated-sde": AcceleratedSDE,
+        "randomized-midpoint": RandomizedMidpoint,
+        "staggered-midpoint": partial(RandomizedMidpoint, places="middle"),
         "sde-midpoint": MidpointSDE,
         "sde-midpoint-exponential": partial(MidpointSDE, "exponential"),
     }
