@@ -51,6 +51,7 @@ def order_of(method: Sampler, name: str, ends: tuple[float, float] = MIDWAY, cou
 METHODS = (
     *("ddim", "euler", "heun", "dpmpp-1", "dpmpp-2m", "dpmpp-2s", "dpmpp-3m", "unipc-1", "unipc-2", "unipc-3"),
     *("accelerated-ode", "accelerated-ode-memory", "staggered-midpoint"),
+    *("exponential-integrator", "deis-2", "deis-3", "collocation-3"),
 )
 
 

@@ -6,20 +6,25 @@ from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
 from .heun import Euler, Heun
+from .integrators import DEIS, Collocation, ExponentialIntegrator
 from .midpoint import Parallel, RandomizedMidpoint, picard
 from .named import SAMPLERS, sampler
+from .stochastic_adams import SASolver
 from .unipc import UniPC
 
 __all__ = [
     "DDIM",
+    "DEIS",
     "SAMPLERS",
     "AcceleratedODE",
     "AcceleratedSDE",
     "Ancestral",
+    "Collocation",
     "DPMSolver",
     "DPMSolver2S",
     "Euler",
     "Event",
+    "ExponentialIntegrator",
     "Heun",
     "Memory",
     "MidpointSDE",
@@ -27,6 +32,7 @@ __all__ = [
     "Problem",
     "Query",
     "RandomizedMidpoint",
+    "SASolver",
     "Sampler",
     "Step",
     "Steps",

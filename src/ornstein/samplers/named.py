@@ -14,7 +14,9 @@ from .base import Sampler
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
 from .heun import Euler, Heun
+from .integrators import DEIS, Collocation, ExponentialIntegrator
 from .midpoint import RandomizedMidpoint
+from .stochastic_adams import SASolver
 from .unipc import UniPC
 
 SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
@@ -45,6 +47,12 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "accelerated-sde": AcceleratedSDE,
         "randomized-midpoint": RandomizedMidpoint,
         "staggered-midpoint": partial(RandomizedMidpoint, places="middle"),
+        "exponential-integrator": ExponentialIntegrator,
+        "deis-2": partial(DEIS, points=2),
+        "deis-3": DEIS,
+        "collocation-3": Collocation,
+        "collocation-4": partial(Collocation, nodes=4, sweeps=4),
+        "sa-solver": SASolver,
         "sde-midpoint": MidpointSDE,
         "sde-midpoint-exponential": partial(MidpointSDE, "exponential"),
     }
