@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import grids
 from .denoisers import DenoiserLike
-from .errors import UsageError
+from .errors import GridError, UsageError
 from .estimates import Estimate
 from .grids import GridLike, times_of
 from .paths.base import Cond, Path
@@ -60,6 +60,8 @@ def resolve(
         times = times_of(steps_for(rule, model.path, evaluations), model.path)
     else:
         times = times_of(grids.default(model.path, 20 if steps is None else steps), model.path)
+    if len(times) < 2:
+        raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
     device = getattr(model, "device", torch.device("cpu"))
     return Request(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
 

@@ -1,6 +1,7 @@
 """The command's contract: one document or one line, the right exit status, and no traceback."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,8 @@ BAD = [
     ("sample", "RUN", "--n", "0"),
     ("sample", "RUN", "--batch", "-3"),
     ("sample", "RUN", "--steps", "5", "--evaluations", "5"),
+    ("sample", "RUN", "--columns", "-3"),
+    ("sample", "RUN", "--out", "RUN/config.json/below", "--n", "1", "--steps", "1"),
     ("sample", "RUN", "--label", "no-such-class"),
     ("sample", "RUN", "--caption", "a green critter"),
     ("sample", "RUN", "--device", "no-such-device"),
@@ -54,7 +57,10 @@ BAD = [
     ("train", "ddpm"),
     ("train", "ddpm", "--out", "", "--data", "critters"),
     ("train", "ddpm", "--out", "OUT", "--data", "no/such/folder"),
+    ("train", "ddpm", "--out", "OUT", "--data", "BROKEN"),
+    ("train", "ddpm", "--out", "RUN/config.json/below", "--data", "critters:8"),
     ("train", "ddpm", "--out", "OUT", "--path", "vq"),
+    ("train", "ddpm", "--out", "OUT", "--objective.gamma", "nan"),
     ("train", "ddpm", "--out", "OUT", "--optimizer.lr", "-1"),
     ("train", "ddpm", "--out", "OUT", "--size", "63"),
     ("train", "ddpm", "--out", "OUT", "network:unet", "--network.width", "7"),
@@ -72,8 +78,11 @@ BAD = [
 def test_bad_input_costs_one_line(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path, args: tuple[str, ...]
 ) -> None:
-    named = {"RUN": str(tiny_run), "OUT": str(tmp_path / "out")}
-    status, out, err = call(capsys, *(named.get(arg, arg) for arg in args))
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "0.png").write_bytes(b"no picture")
+    named = {"RUN": tiny_run, "OUT": tmp_path / "out", "BROKEN": broken}
+    status, out, err = call(capsys, *(re.sub("RUN|OUT|BROKEN", lambda m: str(named[m[0]]), arg) for arg in args))
     assert status == 2, (out, err)
     assert out == ""
     assert err.startswith("ornstein: ")
@@ -142,8 +151,6 @@ def test_eval_against_a_folder(capsys: pytest.CaptureFixture[str], tiny_run: Pat
 
 def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     """Options are debt: a new one is a decision, taken here."""
-    import re
-
     found = {}
     for command in ("methods", "sample", "eval", "rates", "demo"):
         _, out, _ = call(capsys, command, "--help")
@@ -184,6 +191,6 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--json",
             ]
         ),
-        "rates": found["rates"],
+        "rates": sorted(["--samplers", "--targets", "--path", "--grid", "--quick", "--json", "--plot"]),
         "demo": sorted(["--out", "--model", "--images", "--n", "--seed", "--json"]),
     }

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .output import emit_json, note, say, write_text
+from .output import emit_json, make_folder, note, refuse_file, say, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,11 +61,10 @@ def demo(args: DemoArgs) -> int:
 
     if args.n < 1 or args.images < 0:
         raise UsageError(f"--n must be at least 1 and --images at least 0, got {args.n} and {args.images}")
-    if args.out.exists() and not args.out.is_dir():
-        raise UsageError(f"--out {args.out} is a file: name a folder")
+    refuse_file(args.out)
     started = time.perf_counter()
     run = open_run(args.model)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     live = _train(args) if args.images else None
     note(f"sampling {args.model}: {len(SAMPLERS)} samplers at {', '.join(map(str, EVALUATIONS))} evaluations")
     fine = reference(run, args.n, args.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,11 +116,13 @@ def _images(args: EvalArgs) -> tuple[Source | Iterator[Tensor], int]:
 def _first_size(what: str) -> int:
     from PIL import Image
 
+    from ..data.decode import extensions
+
     folder = Path(what)
     if not folder.is_dir():
         return 64
     for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp", ".bmp"}:
-            with Image.open(file) as image:
+        if file.suffix.lower() in extensions():
+            with contextlib.suppress(OSError), Image.open(file) as image:  # a damaged one is skipped, here as elsewhere
                 return min(image.size)
     return 64

@@ -103,7 +103,7 @@ def _one_line(box: str, prog: str) -> str:
     for line in lines[1:]:
         if line.startswith(("Argument helptext", "For full helptext")):
             break
-        if line:
+        if line.strip("-+|"):  # a frame in ASCII
             kept.append(line)
     text = " ".join(kept) or "unreadable arguments"
     if "required" in title:

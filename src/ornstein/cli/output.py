@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
+
 
 def say(text: str = "") -> None:
     """One line of result, on standard output."""
@@ -23,6 +25,21 @@ def note(text: str) -> None:
 def emit_json(value: Any) -> None:
     """The one JSON document of a ``--json`` call."""
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def refuse_file(out: Path) -> None:
+    """Raise `UsageError` if ``--out`` names a file."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"--out {out} is a file: name a folder")
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of ``--out``; `UsageError` where that is impossible."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise UsageError(f"--out {out} cannot be made ({reason}): name a folder that can be written") from None
 
 
 def write_text(path: Path, text: str) -> None:

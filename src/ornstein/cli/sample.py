@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import UsageError
-from .output import emit_json, note, say
+from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ..denoisers import Denoiser
     from ..grids import GridLike
     from ..runs import Run
+
+_SHOWN = 256  # pictures in grid.png, the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +76,15 @@ def sample(args: SampleArgs) -> int:
 
     if args.n < 1 or args.batch < 1:
         raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
-    if args.out.exists() and not args.out.is_dir():
-        raise UsageError(f"--out {args.out} is a file: name a folder")
+    if args.columns < 0:
+        raise UsageError(f"--columns must not be negative, got {args.columns}: 0 makes the grid about square")
+    refuse_file(args.out)
     run = open_run(args.run, device=args.device)
     model = run.denoiser
     cond = _condition(run, args)
     request = sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
     asked = plan(sampler_named(args.sampler), model.path, request.times)
-    args.out.mkdir(parents=True, exist_ok=True)
+    make_folder(args.out)
     started, written, pictures = time.perf_counter(), [], []
     for begin in range(0, args.n, args.batch):
         rows = range(begin, min(begin + args.batch, args.n))
@@ -100,11 +103,11 @@ def sample(args: SampleArgs) -> int:
             path = args.out / f"{args.first + i:06d}.png"
             save_png(image, path)
             written.append(str(path))
-        pictures.extend(images.cpu())
+        pictures.extend(images[: _SHOWN - len(pictures)].cpu())
         note(f"{len(written)} of {args.n} images")
     seconds = time.perf_counter() - started
     columns = args.columns or max(1, round(len(pictures) ** 0.5))
-    save_grid(torch.stack(pictures[:256]), args.out / "grid.png", columns)
+    save_grid(torch.stack(pictures), args.out / "grid.png", columns)
     result = {
         "run": args.run,
         "sampler": args.sampler,

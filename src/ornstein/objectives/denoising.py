@@ -51,9 +51,9 @@ class Denoising:
     def __post_init__(self) -> None:
         if not 0.0 <= self.drop <= 1.0:
             raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
-        if self.gamma <= 0.0:
+        if not self.gamma > 0.0:
             raise ConfigError(f"objective.gamma must be positive, got {self.gamma}")
-        if self.std is not None and self.std <= 0.0:
+        if self.std is not None and not self.std > 0.0:
             raise ConfigError(f"objective.std must be positive, got {self.std}")
 
     def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:

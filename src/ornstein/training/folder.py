@@ -123,8 +123,13 @@ def locked(out: Path) -> Iterator[None]:
     except ImportError:  # not a POSIX system
         yield
         return
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".lock").open("w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".lock").open("w")
+    except OSError as error:
+        reason = (error.strerror or "error").lower()
+        raise ConfigError(f"--out {out} cannot be written ({reason}): name another folder") from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

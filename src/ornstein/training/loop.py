@@ -18,6 +18,7 @@ import torch
 from ..data import Batch, batches, open_source
 from ..data.base import digest
 from ..data.cache import read_json, write_json
+from ..data.loader import read
 from ..errors import OrnsteinError
 from ..objectives import Examples
 from ..randomness import mix
@@ -80,6 +81,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         # Data first: a run that cannot begin leaves no folder behind.
         with hardware.main_process_first():
             source = open_source(config.data, size=config.size)
+            read(source, 0)
         spec = specify(config, source)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
