@@ -91,16 +91,20 @@ METHODS: tuple[Method, ...] = (
         title="Accelerating Convergence of Score-Based Diffusion Models, Provably",
         arxiv="2403.03852",
         what="second-order deterministic and improved stochastic samplers with proofs",
-        state="planned",
-        here="the laboratory that will measure them (`ornstein rates`)",
+        state="parts",
+        here="`accelerated-ode` in three forms and `accelerated-sde` with its noise inside the bracket, their orders "
+        "measured; the paper's claims are not yet re-measured as a table",
+        command="ornstein sample critters --sampler accelerated-ode-memory --evaluations 10",
     ),
     Method(
         name="randomized-midpoint",
         title="Improved Convergence Rate for Diffusion Probabilistic Models",
         arxiv="2410.13738",
         what="a sampler that asks at random times for a better dependence on dimension",
-        state="planned",
-        here="the host-side shared random numbers and climbing grids it needs",
+        state="parts",
+        here="`randomized-midpoint` with rounds as a climbing grid (`grids.rounds`), its parallel form "
+        "(`samplers.midpoint.picard`) and its deterministic twin `staggered-midpoint`; no reproduction table yet",
+        command="ornstein sample critters --sampler staggered-midpoint --evaluations 10",
     ),
     Method(
         name="exponential-integrator",
@@ -108,7 +112,8 @@ METHODS: tuple[Method, ...] = (
         arxiv="2410.14237",
         what="exponential integrators of the reverse process with schedules and proofs",
         state="parts",
-        here="the one-step, multistep and SDE family (`dpmpp-*`, `unipc`), measured by `ornstein rates`; "
-        "the paper's own schedule is missing",
+        here="the paper's scheme and early stopping (`exponential-integrator`, `grids.early_stopping`) beside the "
+        "one-step, multistep and SDE family (`dpmpp-*`, `unipc`, `deis-*`, `sa-solver`); no reproduction table yet",
+        command="ornstein sample critters --sampler exponential-integrator --evaluations 20",
     ),
 )
