@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from .errors import UsageError
+from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization
 from .paths.base import Cond, Path
@@ -68,6 +68,8 @@ class Denoiser:
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.path, Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"path must be a forward path such as ornstein.VP(), got {self.path!r}")
         object.__setattr__(self, "cond", dict(self.cond))
         object.__setattr__(self, "predicts", parameterization(self.predicts))
 

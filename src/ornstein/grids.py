@@ -44,6 +44,8 @@ GridLike = Grid | Sequence[float]
 
 def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
     """The times of a grid, or of a plain sequence, on a path."""
+    if isinstance(grid, str):
+        raise GridError(f"a grid is a rule or a list of times, got {grid!r}: say ornstein.grids.{grid}(20) or the like")
     return grid(path) if isinstance(grid, Grid) else tuple(float(t) for t in grid)
 
 

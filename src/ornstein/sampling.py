@@ -149,6 +149,8 @@ def stream(
     >>> [event.evaluation for event in orn.stream(model, sampler=orn.samplers.Heun(), grid=orn.grids.karras(3))]
     [1, 2, 3, 4, 5, 5]
     """
+    if n < 1:
+        raise UsageError(f"n must be at least 1, got {n}")
     request = resolve(model, sampler, steps, evaluations, grid, shape, dtype)
     bound = model if cond is None else model.given(cond)
     x, noise = _begin(bound.path, request, seed, range(first, first + n))

@@ -141,11 +141,11 @@ def test_the_command_runs_as_a_process(tiny_run: Path, tmp_path: Path) -> None:
 def test_eval_against_a_folder(capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     assert call(capsys, "sample", str(tiny_run), "--n", "4", "--steps", "2", "--out", str(folder))[0] == 0
-    (folder / "grid.png").unlink()
-    status, out, _ = call(capsys, "eval", str(folder), "--against", "critters:8", "--n", "4", "--json")
+    status, out, _ = call(capsys, "eval", str(folder), "--against", "critters:8", "--n", "9", "--json")
     result = json.loads(out)
     assert status == 0
     assert result["FD-lite0"] > 0.0
+    assert result["images"] == [4, 8], "the overview grid.png is not a sample"
     assert not any(key.startswith(("FID", "KID ")) for key in result), "only Inception makes it an FID"
 
 

@@ -4,6 +4,7 @@ A block marked ``python`` is run; the blocks of one page share their names, and 
 block marked ``python no-run: REASON`` is not.
 """
 
+import importlib
 import json
 import re
 from dataclasses import dataclass
@@ -96,7 +97,7 @@ def test_snippets_run(page: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -
             assert re.fullmatch(r"python no-run: .+", mark), f"{name_of(page)}: cannot read the mark {mark!r}"
             continue
         if "import diffusers" in code or "from diffusers" in code:
-            pytest.importorskip("diffusers")
+            importlib.import_module("diffusers")
         exec(compile(code, name_of(page), "exec"), names)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ornstein.data.base import Example, checked, digest, digest_files
 from ornstein.data.decode import decode_file, extensions
 from ornstein.errors import DataError
 
+_SAMPLE = re.compile(r"\d{6,}\.png")
 METADATA = "metadata.jsonl"
 _CAPTIONS = ("caption", "text", "prompt")
 
@@ -92,7 +94,7 @@ def _found(root: Path) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
 
 
 def _walk(root: Path) -> Iterator[str]:
-    """Relative paths of the image files, hidden ones left out; links are followed, but no folder is entered twice."""
+    """Relative paths of the images, without hidden files and the grid.png of samples; no folder is entered twice."""
     known = extensions()
     entered = set()
 
@@ -107,6 +109,9 @@ def _walk(root: Path) -> Iterator[str]:
             continue
         entered.add(real)
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
+        # What `ornstein sample` writes: its overview is not one of the samples.
+        if any(_SAMPLE.fullmatch(file) for file in files):
+            files = [file for file in files if file != "grid.png"]
         for file in files:
             if not file.startswith(".") and os.path.splitext(file)[1].lower() in known:  # noqa: PTH122
                 yield (Path(here) / file).relative_to(root).as_posix()

@@ -45,8 +45,8 @@ class Optimizer:
     def __post_init__(self) -> None:
         _at_least(0, optimizer__warmup=self.warmup, optimizer__decay=self.decay, optimizer__clip=self.clip)
         _at_least(0, optimizer__weight_decay=self.weight_decay)
-        if not self.lr > 0.0 or not self.eps > 0.0:
-            raise ConfigError(f"optimizer.lr and optimizer.eps must be positive, got {self.lr} and {self.eps}")
+        if not 0.0 < self.lr < float("inf") or not 0.0 < self.eps < float("inf"):
+            raise ConfigError(f"optimizer.lr and optimizer.eps must be positive numbers, got {self.lr} and {self.eps}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
 
