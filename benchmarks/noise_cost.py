@@ -1,21 +1,15 @@
-"""What the noise costs: microseconds a sample a step, beside a small U-Net's forward pass on the same core.
-
-python benchmarks/noise_cost.py [--out benchmarks/noise_cost.json]
-"""
+"""What the noise costs: microseconds a sample a step, beside a small U-Net's forward pass on the same core."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
 from ornstein.networks import UNet, UNetConfig
 from ornstein.randomness import Noise
+from report import arguments, write
 
 GOAL = 0.02
 
@@ -51,19 +45,16 @@ def measure(side: int, batch: int) -> dict[str, float | int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    out: Path = parser.parse_args().out
+    options = arguments(__doc__ or "", "noise_cost")
     torch.set_num_threads(1)
-    rows = [measure(side, batch) for side in (32, 64) for batch in (1, 8, 32)]
+    rows = [measure(side, batch) for side in (32, 64) for batch in ((1,) if options.quick else (1, 8, 32))]
     for row in rows:
         print(
             f"3×{row['side']}×{row['side']}, batch {row['batch']:2}: white {row['white_us']} µs a sample a step "
             f"(torch.randn {row['torch_randn_us']}), U-Net {row['forward_us']} µs, ratio {row['ratio']:.2%}"
         )
-    result = {"goal": GOAL, "met": all(row["ratio"] <= GOAL for row in rows), "threads": 1, "rows": rows}
-    result |= {"machine": platform.processor() or platform.machine(), "torch": torch.__version__}
-    out.write_text(json.dumps(result, indent=2) + "\n")
+    result = {"goal": GOAL, "met": all(row["ratio"] <= GOAL for row in rows), "results": rows}
+    write(options.out, "noise_cost", 0, result, options.quick)
 
 
 if __name__ == "__main__":

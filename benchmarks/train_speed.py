@@ -219,7 +219,7 @@ def disagreement(ours: Ours, theirs: Theirs) -> float:
 def main() -> None:
     options = arguments(__doc__, "train_speed")
     torch.set_num_threads(1)
-    batch, rounds = (2, 1) if options.quick else (32, 2)
+    batch, rounds = (2, 1) if options.quick else (32, 4)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source = draw(folder, batch if options.quick else 512)
