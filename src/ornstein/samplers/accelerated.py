@@ -183,15 +183,17 @@ class AcceleratedSDE:
 
 @dataclass(frozen=True, slots=True)
 class MidpointSDE:
-    """A reverse-SDE step with its question in the middle: second order in law on every target, two evaluations.
+    """A reverse-SDE step with its question in the middle: two evaluations.
 
     ``form`` "variance" halves D, the step in σ̄²:
 
         u_m = u_t + ½D·h(u_t, t) + √(D/2)·z₁,   u_s = u_t + D·h(u_m, σ̄_m² = σ̄_t² − ½D) + √(D/2)·(z₁ + z₂)
 
-    It is bad below some 20 evaluations. "exponential" freezes the clean estimate instead, under the exact weights of
-    the linear part, with the middle at half of the integral of the signal-to-noise ratio: 1/σ̄_m² is the mean of its
-    ends. It is the better one at few evaluations. Beyond the paper; `DPMSolver2S` puts the middle at half of λ.
+    It is of second order in law on every target, and bad below some 20 evaluations. "exponential" freezes the clean
+    estimate instead, under the exact weights of the linear part, with the middle at half of the integral of the
+    signal-to-noise ratio: 1/σ̄_m² is the mean of its ends. It is the better one at few evaluations, of order 3 on
+    Gaussians, but of order 1 on mixtures, where its slope falls from 3 to 1.45 between 32 and 128 steps. Beyond the
+    paper; `DPMSolver2S` puts the middle at half of λ.
     """
 
     form: Literal["variance", "exponential"] = "variance"
@@ -202,8 +204,8 @@ class MidpointSDE:
 
     @property
     def order(self) -> int:
-        """2, in law."""
-        return 2
+        """In law 2, with the exponential form 1."""
+        return 2 if self.form == "variance" else 1
 
     @property
     def needs(self) -> type[Any]:
