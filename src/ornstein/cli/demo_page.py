@@ -82,6 +82,7 @@ def _distances(args: DemoArgs, cells: Sequence[Cell]) -> Section:
     curves = [
         Curve(
             name=name,
+            style=SAMPLERS.index(name),
             x=[cell.evaluations for cell in cells if cell.sampler == name],
             y=[cell.distance or float("nan") for cell in cells if cell.sampler == name],
         )
@@ -152,6 +153,7 @@ def _measured() -> Section | None:
         return [
             Curve(
                 name=name,
+                style=SAMPLERS.index(name),
                 x=[cell["evaluations"] for cell in data["cells"] if cell["sampler"] == name],
                 y=[cell[key] for cell in data["cells"] if cell["sampler"] == name],
             )
@@ -163,7 +165,8 @@ def _measured() -> Section | None:
     return Section(
         title="Distance to the data",
         text=f"Measured beforehand: {data['n']} samples of each cell against {data['n_data']} training pictures, on "
-        f"EfficientNet-lite0 features (this is not an FID). {data['floor_text']}",
+        f"EfficientNet-lite0 features (this is not an FID). {data['floor_text']} "
+        "Where the curves are flat, the sampler has done its work and the rest is the model's.",
         charts=[
             (
                 "Fréchet distance",

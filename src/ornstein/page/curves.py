@@ -15,13 +15,12 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One line: its name, its points, and a faint style for context lines."""
+    """One line: its name and its points. Curves of one ``style`` look alike on every chart of a page."""
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
-    faint: bool = False
-    dashed: bool = False
+    style: int | None = None
 
 
 def chart(
@@ -45,16 +44,15 @@ def chart(
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
-        for i, curve in enumerate(curves):
+        for place, curve in enumerate(curves):
+            i = place if curve.style is None else curve.style
             axes.plot(
                 curve.x,
                 curve.y,
                 color=COLOURS[i % len(COLOURS)],
                 marker=MARKS[i % len(MARKS)] if marks else None,
                 markersize=5,
-                linewidth=1.0 if curve.faint else 1.8,
-                alpha=0.45 if curve.faint else 1.0,
-                linestyle="--" if curve.dashed else "-",
+                linewidth=1.8,
                 label=curve.name,
             )
         axes.set_xlabel(x)
