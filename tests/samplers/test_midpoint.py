@@ -19,7 +19,7 @@ from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.lab.laws import deterministic_tv
 from ornstein.lab.meters import conditional_root_kl, gaussian_law, kl
 from ornstein.lab.rates import measuring_grid
-from ornstein.lab.targets import G8, M1, M2, Gdeg
+from ornstein.lab.targets import G8, M1, M2
 from ornstein.paths import VE, VP, AffinePath, Flow
 from ornstein.randomness import Noise, NoiseSource
 from ornstein.samplers import Query, RandomizedMidpoint, Sampler, picard, plan, run, sampler, solve
@@ -307,19 +307,3 @@ def test_orders_in_rounds_over_a_long_range() -> None:
         times = grids.rounds(cells(path, n // 2, beyond=n // 16), 8)(path)
         errors.append(conditional_root_kl(RandomizedMidpoint(), G8(), path, times, 200))
     assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(1.5, abs=0.13)
-
-
-@pytest.mark.slow
-def test_the_papers_experiment() -> None:
-    """Ten variances in [0, 10], ten rounds, drawn ends, start N(0, I): KL falls about like (log T/T)³."""
-    path, target, errors, counts = VE_WIDE, Gdeg(10), [], (50, 100, 200, 400)
-    rule = RandomizedMidpoint("score", opening="single")
-    for t in counts:
-        kls = []
-        for seed in range(60):
-            edges = grids.logits(t, c0=2.0, c1=4.0, beyond=t // 10)
-            times = grids.rounds(edges, 10, draw=Noise.of(seed, range(1)))(path)
-            kls.append(kl(gaussian_law(rule, target, path, times, seed=seed), target.law(path, times[-1])))
-        errors.append(float(np.median(kls)))
-    found = np.polyfit([math.log(t / math.log(t)) for t in counts], np.log(errors), 1)[0]
-    assert found == pytest.approx(-3.0, abs=0.6)
