@@ -2,9 +2,11 @@ import json
 import math
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.networks import DiTConfig
 from ornstein.runs import export, is_run, open_run
-from ornstein.training import DivergedError, Every, Optimizer, Text, TrainConfig, train
+from ornstein.training import DivergedError, Every, Optimizer, Text, TrainConfig, folder, train
 
 BATCH = 8
 
@@ -116,6 +118,22 @@ def test_a_second_trainer_is_refused(copy):
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(ConfigError, match="another process"):
             train(configuration(copy, condition="label", images=160), quiet=True)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_data_worker_that_outlives_its_trainer_keeps_no_lock(tmp_path):
+    with folder.locked(tmp_path):
+        worker = os.fork()
+        if worker == 0:
+            time.sleep(20)
+            os._exit(0)
+    try:
+        with folder.locked(tmp_path):
+            pass
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        os.waitpid(worker, 0)
 
 
 def test_impossible_conditions_are_refused(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,21 @@ def truncate(out: Path, images: int) -> None:
     temporary.replace(path)
 
 
+_HELD: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked data worker: drop its copy of the lock, or it would outlive a killed trainer by some seconds."""
+    for handle in _HELD:
+        with contextlib.suppress(OSError):
+            os.close(handle)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
 @contextlib.contextmanager
 def locked(out: Path) -> Iterator[None]:
     """Hold the folder against a second trainer; the system lets go of it however the process ends."""
@@ -125,19 +141,23 @@ def locked(out: Path) -> Iterator[None]:
         return
     try:
         out.mkdir(parents=True, exist_ok=True)
-        lock = (out / ".lock").open("w")
+        handle = os.open(out / ".lock", os.O_CREAT | os.O_WRONLY, 0o644)
     except OSError as error:
         reason = (error.strerror or "error").lower()
         raise ConfigError(f"--out {out} cannot be written ({reason}): name another folder") from None
-    with lock as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is training in {out}: wait for it, or choose another --out") from None
-        except OSError:  # a file system without locks
-            yield
-            return
+    try:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"another process is training in {out}: wait for it, or choose another --out"
+                ) from None
+        _HELD.add(handle)
         yield
+    finally:
+        _HELD.discard(handle)
+        os.close(handle)
 
 
 def _short(value: object) -> str:
