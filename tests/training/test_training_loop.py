@@ -123,11 +123,14 @@ def test_a_second_trainer_is_refused(copy):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_data_worker_that_outlives_its_trainer_keeps_no_lock(tmp_path):
+    started, starting = os.pipe()
     with folder.locked(tmp_path):
         worker = os.fork()
         if worker == 0:
+            os.write(starting, b"x")
             time.sleep(20)
             os._exit(0)
+        os.read(started, 1)
     try:
         with folder.locked(tmp_path):
             pass
