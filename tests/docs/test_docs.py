@@ -36,6 +36,7 @@ HELP = {  # section of command.md: words before --help
     "ornstein sample RUN": ["sample"],
     "ornstein eval WHAT": ["eval"],
     "ornstein rates": ["rates"],
+    "ornstein reproduce": ["reproduce"],
 }
 
 

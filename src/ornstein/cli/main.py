@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
     "eval": ("evaluate", "EvalArgs", "evaluate", "Fréchet distance and KID of a run or a folder against a data source"),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
+    "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "each paper's claims measured again, with verdicts"),
 }
 
 USAGE = "usage: ornstein COMMAND [options]      (ornstein COMMAND --help shows its options and an example)"

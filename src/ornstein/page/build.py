@@ -59,11 +59,19 @@ def picture(images: object, alt: str, *, columns: int, scale: int = 1) -> Pictur
     return Picture(png=buffer.getvalue(), alt=alt, width=width * scale, height=height * scale)
 
 
-def render(title: str, lead: str, sections: Sequence[Section], facts: Sequence[tuple[str, str]] = ()) -> str:
+def render(
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    facts: Sequence[tuple[str, str]] = (),
+    made_by: str = "ornstein demo",
+) -> str:
     """The page as text."""
     import jinja2
 
     source = files("ornstein.page").joinpath("page.html.j2").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.tests["picture"] = lambda value: isinstance(value, Picture)
-    return environment.from_string(source).render(title=title, lead=lead, sections=sections, facts=facts)
+    return environment.from_string(source).render(
+        title=title, lead=lead, sections=sections, facts=facts, made_by=made_by
+    )

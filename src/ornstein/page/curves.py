@@ -15,12 +15,16 @@ MARKS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One line: its name and its points. Curves of one ``style`` look alike on every chart of a page."""
+    """One line: its name and its points. Curves of one ``style`` look alike on every chart of a page.
+
+    ``theory`` draws a grey dashed line without marks.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     style: int | None = None
+    theory: bool = False
 
 
 def chart(
@@ -49,10 +53,11 @@ def chart(
             axes.plot(
                 curve.x,
                 curve.y,
-                color=COLOURS[i % len(COLOURS)],
-                marker=MARKS[i % len(MARKS)] if marks else None,
+                color="#777777" if curve.theory else COLOURS[i % len(COLOURS)],
+                marker=MARKS[i % len(MARKS)] if marks and not curve.theory else None,
                 markersize=5,
-                linewidth=1.8,
+                linewidth=1.0 if curve.theory else 1.8,
+                linestyle=(0, (4, 3)) if curve.theory else "-",
                 label=curve.name,
             )
         axes.set_xlabel(x)

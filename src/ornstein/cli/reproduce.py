@@ -1,0 +1,134 @@
+"""`ornstein reproduce`: each paper's claims, measured again."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import tyro
+
+from ..errors import UsageError
+from .output import emit_json, make_folder, note, refuse_file, say, write_text
+
+if TYPE_CHECKING:
+    from ..reproduce import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceArgs:
+    """Measure the claims of papers again, and say of each: reproduced, not reproduced, not testable here.
+
+    Example: ornstein reproduce accelerated-ode accelerated-sde --budget 0.1
+    """
+
+    methods: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Methods by name; none means every method that has a reproduction."""
+    out: Path = Path("runs/reproduce")
+    """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
+    budget: float = 1.0
+    """Share of the full experiment: 1 takes at most three hours a method on two cores, 0.02 a few minutes."""
+    jobs: int = 1
+    """Processes that compute cells side by side."""
+    fresh: bool = False
+    """Compute every cell again instead of using stored ones."""
+    json: bool = False
+    """Print one JSON document with all records."""
+
+
+def reproduce(args: ReproduceArgs) -> int:
+    """Run the experiments, write a record and a page for each; 0 whatever the verdicts are."""
+    from ..reproduce import EXPERIMENTS, Budget, experiment
+
+    names = list(dict.fromkeys(args.methods or EXPERIMENTS))
+    budget = Budget(args.budget)
+    for name in names:
+        experiment(name)  # an unknown name is refused before hours of work
+    if args.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {args.jobs}")
+    refuse_file(args.out)
+    make_folder(args.out)
+    records = [_one(name, args, budget) for name in names]
+    if args.json:
+        emit_json([record.to_json() for record in records])
+    else:
+        for record in records:
+            _show(record, args.out)
+    return 0
+
+
+def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
+    from ..reproduce import Budget, Cells, Record, experiment
+    from ..reproduce.page import page
+
+    assert isinstance(budget, Budget)
+    chosen = experiment(name)
+    folder = args.out / "cells" / name
+    if args.fresh and folder.is_dir():
+        for cell in folder.glob("*.json"):
+            cell.unlink()
+    cells = Cells(folder, name, chosen.version, args.jobs, lambda line: note(f"{name}: {line}"))
+    begin = time.perf_counter()
+    found = chosen.run(cells, budget)
+    note(f"{name}: {time.perf_counter() - begin:.0f} s")
+    record = Record(
+        experiment=name,
+        title=chosen.title,
+        arxiv=chosen.arxiv,
+        version=chosen.version,
+        budget=args.budget,
+        command=f"ornstein reproduce {name} --budget {args.budget:g}",
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(cells.seconds, 1),
+        cells=cells.used,
+        machine=_machine(),
+        found=found,
+    )
+    tree = record.to_json()
+    write_text(args.out / f"{name}.json", json.dumps(tree, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(args.out / f"{name}.html", page(Record.from_json(tree)))
+    return record
+
+
+def _show(record: Record, out: Path) -> None:
+    from ..reproduce.page import against_noise, tally, value
+
+    say(f"{record.title} (arXiv {record.arxiv})")
+    for finding in record.found.findings:
+        say(f"  {finding.verdict.upper()}: {finding.claim}")
+        say(f"      expected  {finding.expected}")
+        if finding.verdict != "not testable here":
+            say(f"      measured  {finding.measured}")
+        if finding.value is not None:
+            say(f"      value     {value(finding)}; effect against noise: {against_noise(finding)}")
+        if finding.reason:
+            say(f"      because   {finding.reason}")
+    say(f"  {tally(record.found.findings)}; {out / f'{record.experiment}.html'}")
+
+
+def _machine() -> dict[str, object]:
+    import os
+    import platform
+
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
+def _processor() -> str:
+    import platform
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

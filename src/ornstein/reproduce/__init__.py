@@ -1,0 +1,48 @@
+"""Each paper's claims, measured again: ``ornstein reproduce``.
+
+``EXPERIMENTS`` maps a method's name to the module that holds its ``EXPERIMENT``; modules are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Mapping
+
+from ..errors import ConfigError
+from .base import Budget, Experiment, Finding, Findings, Line, Plot, Record, Table, mean_interval
+from .cells import Cells
+
+# a name, then where its experiment is: module and attribute
+EXPERIMENTS: Mapping[str, tuple[str, str]] = {
+    "accelerated-ode": ("ornstein.reproduce.accelerated", "ODE"),
+    "accelerated-sde": ("ornstein.reproduce.accelerated", "SDE"),
+    "randomized-midpoint": ("ornstein.reproduce.randomized_midpoint", "EXPERIMENT"),
+    "exponential-integrator": ("ornstein.reproduce.exponential_integrator", "EXPERIMENT"),
+}
+
+
+def experiment(name: str) -> Experiment:
+    """The experiment of a method. Raises `ConfigError` for a name without one."""
+    if name not in EXPERIMENTS:
+        near = difflib.get_close_matches(name, EXPERIMENTS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(EXPERIMENTS)}"
+        raise ConfigError(f"no reproduction named {name!r}: {hint}")
+    module, attribute = EXPERIMENTS[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+__all__ = [
+    "EXPERIMENTS",
+    "Budget",
+    "Cells",
+    "Experiment",
+    "Finding",
+    "Findings",
+    "Line",
+    "Plot",
+    "Record",
+    "Table",
+    "experiment",
+    "mean_interval",
+]

@@ -1,0 +1,126 @@
+"""The page of a reproduction, drawn from its record alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from ..page import Curve, Section, chart, render
+from ..page import Table as Shown
+from .base import Finding, Plot, Record, Table
+
+
+def page(record: Record) -> str:
+    """One HTML file: the claims with their verdicts, then the tables and plots they rest on."""
+    found = record.found
+    sections = [_claims(found.findings, record.command)]
+    sections += [_plots(found.plots)] if found.plots else []
+    sections += [_table(table) for table in found.tables]
+    if found.notes:
+        sections.append(Section(title="Notes", notes=found.notes))
+    machine = record.machine
+    facts = [
+        ("paper", f"arXiv {record.arxiv}"),
+        ("budget", f"{record.budget:g}"),
+        ("computing", _duration(record.seconds)),
+        ("processor", str(machine.get("processor", ""))),
+        ("torch", str(machine.get("torch", ""))),
+        ("date", record.date[:10]),
+    ]
+    lead = f"{tally(found.findings)}. Every number below comes from the command on this page."
+    return render(record.title, lead, sections, facts, made_by="ornstein reproduce")
+
+
+def tally(findings: Sequence[Finding]) -> str:
+    """How many claims got which verdict, in words."""
+    order = ("reproduced", "not reproduced", "inconclusive", "not testable here")
+    counts = {verdict: sum(f.verdict == verdict for f in findings) for verdict in order}
+    parts = [f"{n} {verdict}" for verdict, n in counts.items() if n]
+    return f"{len(findings)} claim{'s' * (len(findings) != 1)}: {', '.join(parts)}"
+
+
+def number(value: float | str | None) -> str:
+    """A cell as text: four significant digits.
+
+    >>> number(0.00123456), number(1234567.0), number(3), number(None)
+    ('0.001235', '1.235e+06', '3', '–')
+    """
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def against_noise(finding: Finding) -> str:
+    """How large the effect was against the noise between seeds.
+
+    An exact computation has no such noise; without an effect there is nothing to compare.
+    """
+    if finding.effect is None:
+        return "–"
+    if not finding.noise:
+        return f"{number(finding.effect)} (exact, no seeds)" if finding.noise == 0.0 else number(finding.effect)
+    return f"{number(finding.effect)} against {number(finding.noise)}: {abs(finding.effect) / finding.noise:.1f} times"
+
+
+def value(finding: Finding) -> str:
+    """The headline number with its interval."""
+    if finding.value is None:
+        return "–"
+    if finding.interval is None:
+        return number(finding.value)
+    return f"{number(finding.value)} [{number(finding.interval[0])}, {number(finding.interval[1])}]"
+
+
+def _claims(findings: Sequence[Finding], command: str) -> Section:
+    rows = [
+        [
+            finding.verdict,
+            f"{finding.claim} ({finding.source})",
+            finding.expected,
+            " ".join(part for part in (finding.measured, finding.reason) if part),
+            value(finding),
+            against_noise(finding),
+        ]
+        for finding in findings
+    ]
+    return Section(
+        title="Claims",
+        text="Expected says what counts as reproduced; it was fixed before measuring. Values carry 95 % intervals.",
+        table=Shown(
+            head=["verdict", "claim", "expected", "measured", "value", "effect, noise between seeds"], rows=rows
+        ),
+        command=command,
+    )
+
+
+def _plots(plots: Sequence[Plot]) -> Section:
+    return Section(title="Plots", charts=[(plot.title, draw(plot)) for plot in plots])
+
+
+def draw(plot: Plot) -> str:
+    """The plot as <svg>."""
+    curves = [
+        Curve(
+            name=line.name,
+            x=line.x,
+            y=[math.nan if y is None else y for y in line.y],
+            theory=line.theory,
+        )
+        for line in plot.lines
+    ]
+    return chart(curves, x=plot.x, y=plot.y, log_x=plot.log_x, log_y=plot.log_y)
+
+
+def _table(table: Table) -> Section:
+    rows = [[number(cell) for cell in row] for row in table.rows]
+    return Section(title=table.title, text=table.note, table=Shown(head=table.head, rows=rows))
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
