@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -84,17 +84,8 @@ class Denoiser:
 
     def raw(self, x: Tensor, t: Time, cond: Cond | None = None) -> Tensor:
         """The network's own output at (x, t): what training compares with `Parameterization.target`."""
-        cond = self.cond if cond is None else cond
-        clock = self.path.clock(t) if self.clock is None else self.clock(self.path, t)
-        fed = self.reading.feed(self.path, x, t)
-        parameter = self._parameter()
-        if parameter is not None and parameter.is_floating_point():
-            fed = fed.to(parameter.dtype)
-        answer: object = self.net(fed, clock_tensor(clock, x), **_rows(cond, x.shape[0]))
-        out = getattr(answer, "sample", answer)
-        if not isinstance(out, Tensor):
-            raise UsageError(f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer)}")
-        return out.to(x.dtype)
+        fed, time = self.reading.feed(self.path, x, t), self._time(x, t)
+        return self._asked(fed, time, self.cond if cond is None else cond).to(x.dtype)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The estimate at x (B, *event) and time t (host float, or (B,) in training)."""
@@ -123,11 +114,43 @@ class Denoiser:
             for cond, part in zip(conds, raw.tensor_split(len(conds)), strict=True)
         ]
 
+    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+        """Estimates of states at different times, by one call of the network on N·B rows: x (N, B, *event), N times.
+
+        Every row is fed and read as in a call of its own, so only the network's rounding at another batch size is left
+        to differ. The condition, of B rows or of one, is the same at every time.
+
+        Raises:
+            UsageError: another number of times than of states.
+        """
+        _check_times(x, times)
+        count = len(times)
+        fed = torch.cat([self.reading.feed(self.path, part, t) for part, t in zip(x, times, strict=True)])
+        time = torch.cat([self._time(part, t) for part, t in zip(x, times, strict=True)])
+        cond = {key: torch.cat([value] * count) for key, value in _rows(self.cond, x.shape[1]).items()}
+        raw = self._asked(fed, time, cond).to(x.dtype).tensor_split(count)
+        return [self.reading.read(self.path, part, t, out) for part, t, out in zip(x, times, raw, strict=True)]
+
     @property
     def device(self) -> torch.device:
         """Where the network lives (the CPU for a function without parameters)."""
         parameter = self._parameter()
         return torch.device("cpu") if parameter is None else parameter.device
+
+    def _time(self, x: Tensor, t: Time) -> Tensor:
+        """The time number of each row of x, (B,) float32."""
+        return clock_tensor(self.path.clock(t) if self.clock is None else self.clock(self.path, t), x)
+
+    def _asked(self, fed: Tensor, time: Tensor, cond: Cond) -> Tensor:
+        """The network's output on rows that are ready for it."""
+        parameter = self._parameter()
+        if parameter is not None and parameter.is_floating_point():
+            fed = fed.to(parameter.dtype)
+        answer: object = self.net(fed, time, **_rows(cond, fed.shape[0]))
+        out = getattr(answer, "sample", answer)
+        if not isinstance(out, Tensor):
+            raise UsageError(f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer)}")
+        return out
 
     def _parameter(self) -> Tensor | None:
         return next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
@@ -180,6 +203,32 @@ class Memo:
     def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Passed on."""
         return self.inner.many(x, t, conds)
+
+    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+        """Passed on, without remembering."""
+        return at_times(self.inner, x, times)
+
+
+@runtime_checkable
+class AsksTogether(Protocol):
+    """A denoiser that answers at many times in one batch, as `Denoiser` does and a guidance may."""
+
+    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+        """See `Denoiser.at_times`."""
+        ...
+
+
+def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+    """`Denoiser.at_times` of any denoiser: in one batch where it can (`AsksTogether`), else one call for each time."""
+    if isinstance(denoiser, AsksTogether):
+        return denoiser.at_times(x, times)
+    _check_times(x, times)
+    return [denoiser(part, t) for part, t in zip(x, times, strict=True)]
+
+
+def _check_times(x: Tensor, times: Sequence[float]) -> None:
+    if not times or len(times) != x.shape[0]:
+        raise UsageError(f"states (N, B, *event) at N times are needed, got {tuple(x.shape)} and {len(times)} times")
 
 
 def _same(a: Time, b: Time) -> bool:

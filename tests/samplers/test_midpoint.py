@@ -1,4 +1,4 @@
-"""The randomized midpoint method, its deterministic twin, its rounds and its parallel form."""
+"""The randomized midpoint method, its deterministic twin and its rounds."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from ornstein import grids
-from ornstein.denoisers import Denoiser
-from ornstein.errors import ConfigError, GridError, UsageError
+from ornstein.errors import ConfigError, GridError
 from ornstein.lab.laws import deterministic_tv
 from ornstein.lab.meters import conditional_root_kl, gaussian_law, kl
 from ornstein.lab.rates import measuring_grid
 from ornstein.lab.targets import G8, M1, M2
 from ornstein.paths import VE, VP, AffinePath, Flow
 from ornstein.randomness import Noise, NoiseSource
-from ornstein.samplers import Query, RandomizedMidpoint, Sampler, picard, plan, run, sampler, solve
+from ornstein.samplers import Query, RandomizedMidpoint, Sampler, plan, run, sampler, solve
 from ornstein.samplers.base import Memory, Step, Steps
 
 VE_WIDE = VE(sigma_min=1e-6, sigma_max=1e6)
@@ -230,55 +229,6 @@ def test_orders_in_rounds() -> None:
     assert math.log2(errors[0] / errors[1]) == pytest.approx(2.0, abs=0.25)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_as_many_sweeps_as_cells_give_the_sequential_result(form: str) -> None:
-    path, rule = VE(), RandomizedMidpoint(form)  # type: ignore[arg-type]
-    noise = Noise.of(3, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,)) * 2.0
-    times = grids.rounds(cells(path, 12, 2.0, 0.1, beyond=4), 3)(path)
-    sequential = run(solve(rule, path, x, times, noise), model)
-    whole = picard(rule, model, x, times, noise, sweeps=8)
-    torch.testing.assert_close(whole.x, sequential, rtol=1e-12, atol=1e-12)
-    assert whole.rounds == 3 * (1 + 8)
-    few = picard(rule, model, x, times, noise, sweeps=3)
-    assert float((few.x - sequential).abs().max()) > 1e-8
-    assert (few.rounds, few.evaluations) == (3 * (1 + 3), 3 * (1 + 3 * 7))
-
-
-def test_one_sweep_freezes_the_first_state() -> None:
-    """M = 1: every slope is asked at a copy of the state the round began with."""
-    path, noise = VP(), Noise.of(3, range(4), dtype=torch.float64)
-    model, x, times = M2().denoiser(path), noise.white("prior", (2,)), cells(VP(), 6, 2.0, 0.3)
-    rule, asked = MIDDLE, plan(MIDDLE, path, times)
-    u = x / path.alpha(times[0])
-    for i, t in enumerate(asked[1:]):
-        u = u + model(x, t).noise * (path.sigma_bar(times[i + 1]) - path.sigma_bar(times[i]))
-    u = u + model(x, asked[-1]).noise * (path.sigma_bar(times[6]) - path.sigma_bar(times[5]))
-    found = picard(rule, model, x, times, noise, sweeps=1).x
-    torch.testing.assert_close(found, path.alpha(times[-1]) * u, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("path", [VP(), Flow()], ids=["vp", "flow"])
-def test_the_parallel_form_takes_the_same_jumps(path: AffinePath) -> None:
-    noise = Noise.of(3, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,))
-    times = grids.log_snr(7)(path)
-    rule = RandomizedMidpoint()
-    found = picard(rule, model, x, times, noise, sweeps=20)
-    torch.testing.assert_close(found.x, run(solve(rule, path, x, times, noise), model), rtol=1e-12, atol=1e-12)
-
-
-def test_the_parallel_form_repeats_one_condition_and_refuses_several() -> None:
-    path, noise = VP(), Noise.of(3, range(2), dtype=torch.float64)
-    x, times = noise.white("prior", (1, 2, 2)), cells(VP(), 5, 2.0, 0.3)
-    model = Denoiser(lambda x, time, shift: 0.3 * x + shift.reshape(-1, 1, 1, 1), path=path, predicts="noise")
-    one = model.given({"shift": torch.tensor([0.1], dtype=torch.float64)})
-    expected = run(solve(MIDDLE, path, x, times, noise), one)
-    torch.testing.assert_close(picard(MIDDLE, one, x, times, noise, 9).x, expected, rtol=1e-12, atol=1e-12)
-    with pytest.raises(UsageError, match="rows"):
-        picard(MIDDLE, model.given({"shift": torch.zeros(2)}), x, times, noise, 9)
-
-
 def test_draws_come_from_the_shared_stream() -> None:
     path, times = VP(), cells(VP(), 6)
     assert plan(RandomizedMidpoint(), path, times, seed=1) != plan(RandomizedMidpoint(), path, times, seed=2)
@@ -294,8 +244,6 @@ def test_names_and_refusals() -> None:
     for bad in ({"form": "v"}, {"places": "end"}, {"opening": "none"}):
         with pytest.raises(ConfigError, match="a midpoint rule knows"):
             replace(MIDDLE, **bad)  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="at least one sweep"):
-        picard(MIDDLE, M2().denoiser(VP()), torch.zeros(1, 2), (0.5, 0.1), Noise.of(0, range(1)), 0)
 
 
 @pytest.mark.slow

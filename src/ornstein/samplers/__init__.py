@@ -7,8 +7,9 @@ from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
 from .heun import Euler, Heun
 from .integrators import DEIS, Collocation, ExponentialIntegrator
-from .midpoint import Parallel, RandomizedMidpoint, picard
+from .midpoint import RandomizedMidpoint
 from .named import SAMPLERS, sampler
+from .parallel import Parallel, picard, staged
 from .stochastic_adams import SASolver
 from .unipc import UniPC
 
@@ -42,6 +43,7 @@ __all__ = [
     "run",
     "sampler",
     "solve",
+    "staged",
     "steps_for",
     "stream",
 ]

@@ -14,22 +14,19 @@ then carries the state over the whole cell: one question a cell, and no bias whe
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from ..denoisers import DenoiserLike
 from ..errors import ConfigError
 from ..estimates import Estimate
-from ..grids import affine
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from ..scalars import Time, expand
 from .accelerated import alpha_bar, is_jump, jump
-from .base import Memory, Problem, Query, Step, Steps, run
+from .base import Memory, Query, Step, Steps
 
 Form = Literal["noise", "clean", "score"]
 
@@ -89,7 +86,7 @@ class RandomizedMidpoint:
     A descent of n steps costs n evaluations: the first step asks at its start and inside, the last one goes with the
     slope it has. With ``opening="single"`` the first step asks at its start only, as on the grids of
     `ornstein.grids.rounds` that begin and end inside a cell. The rounds of the paper, each falling back by half of its
-    cells with fresh noise, are that climbing grid; `picard` solves each round with all its questions in one batch.
+    cells with fresh noise, are that climbing grid; `ornstein.samplers.picard` asks all questions of a round together.
     """
 
     form: Form = "noise"
@@ -142,114 +139,3 @@ class RandomizedMidpoint:
         """The time of the question inside the cell."""
         part = noise.uniform(("midpoint", step.index)) if self.places == "random" else 0.5
         return clock.inside(step.t, step.s, part)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parallel:
-    """Result of `picard`: the state, the questions asked one after another, and the evaluations inside them."""
-
-    x: Tensor
-    rounds: int
-    evaluations: int
-
-
-def picard(
-    rule: RandomizedMidpoint, denoiser: DenoiserLike, x: Tensor, times: Sequence[float], noise: NoiseSource, sweeps: int
-) -> Parallel:
-    """The parallel form: within a descent all inner questions are asked in one batch, ``sweeps`` times over.
-
-    The states inside begin as copies of the first one (as variance-preserving states) and every sweep recomputes them
-    from the slopes of the sweep before. As many sweeps as cells give the sequential result; far fewer come below its
-    own error when the descents are short (Li & Jiao 2025, app. E). Runs under ``no_grad``.
-
-    The batch holds (cells·B) rows with a tensor of times, which `Query` – one host time, rows of the caller's batch –
-    does not express: the denoiser is asked directly, and a condition must have one row to repeat.
-    """
-    if sweeps < 1:
-        raise ConfigError(f"the parallel form needs at least one sweep, got {sweeps}")
-    problem = Problem(rule, denoiser.path, tuple(times))
-    path = affine(denoiser.path)
-    memory: Memory = {}
-    tally = [0, 0]
-    with torch.no_grad():
-        for group in _descents(path, list(problem.stretches())):
-            head = group[0]
-            if head.s > head.t:
-                x = path.renoise(x, head.t, head.s, noise.white(("up", head.index), x.shape[1:]))
-                memory = {}
-                continue
-            if is_jump(path, head.t, head.s):
-                x = run(rule.step(path, x, head, noise, memory), denoiser)
-                tally = [tally[0] + 1, tally[1] + 1]
-                continue
-            x, asked, evaluated = _block(rule, denoiser, path, x, group, noise, memory, sweeps)
-            tally = [tally[0] + asked, tally[1] + evaluated]
-    return Parallel(x=x, rounds=tally[0], evaluations=tally[1])
-
-
-def _descents(path: AffinePath, steps: list[Step]) -> list[list[Step]]:
-    """Runs of downward steps of finite length; climbs and jumps stand alone."""
-    out: list[list[Step]] = []
-    for step in steps:
-        alone = step.s > step.t or is_jump(path, step.t, step.s)
-        follows = bool(out) and out[-1][0].s < out[-1][0].t and not is_jump(path, out[-1][0].t, out[-1][0].s)
-        if not alone and follows:
-            out[-1].append(step)
-        else:
-            out.append([step])
-    return out
-
-
-def _block(
-    rule: RandomizedMidpoint,
-    denoiser: DenoiserLike,
-    path: AffinePath,
-    x: Tensor,
-    steps: list[Step],
-    noise: NoiseSource,
-    memory: Memory,
-    sweeps: int,
-) -> tuple[Tensor, int, int]:
-    """One descent: (state at its end, questions one after another, evaluations)."""
-    clock, asked = Clock(rule.form, path), 0
-    first = "slope" not in memory
-    if first:
-        memory["slope"] = clock.slope(denoiser(x, steps[0].t), clock.weight(steps[0].t))
-        asked = 1
-    inner = [i for i, step in enumerate(steps) if rule.asks_inside(path, step, first and i == 0)]
-    times = [rule.place(clock, steps[i], noise) for i in inner]
-    # Rows: the scaled states at the inner points and at the end, as combinations of the slopes (the first is given).
-    rows: list[list[float]] = []
-    crossed = [0.0] * (len(inner) + 1)
-    latest = 0
-    for i, step in enumerate(steps):
-        if i in inner:
-            reach = clock.at(times[latest]) - clock.at(step.t)
-            rows.append([c + reach * (k == latest) for k, c in enumerate(crossed)])
-            latest += 1
-        crossed[latest] += clock.at(step.s) - clock.at(step.t)
-    weights = torch.tensor([*rows, crossed], dtype=torch.float64).to(x.device, x.dtype)
-    begin = x / clock.scale(steps[0].t)
-    opening: Tensor = memory["slope"]
-    slopes = opening[None]
-    if inner:
-        count, batch = min(sweeps, len(inner) + 1), x.shape[0]
-        at = torch.tensor(times, dtype=torch.float64).repeat_interleave(batch)
-        factors = torch.tensor([clock.weight(t) for t in times], dtype=torch.float64).repeat_interleave(batch)
-        scales = torch.tensor([clock.scale(t) for t in times], dtype=torch.float64).to(x.device, x.dtype)
-        size = math.hypot(path.alpha(steps[0].t), path.sigma(steps[0].t))
-        copies = [math.hypot(path.alpha(t), path.sigma(t)) / size for t in times]
-        states = torch.stack([x * copy for copy in copies])
-        for sweep in range(count):
-            if sweep:
-                reached = (weights[:-1] @ slopes.flatten(1)).reshape(states.shape)
-                states = expand(scales, states) * (begin + reached)
-            estimate = denoiser(states.flatten(0, 1), at)
-            fresh = clock.slope(estimate, factors).reshape(states.shape)
-            slopes = torch.cat((opening[None], fresh))
-        asked, evaluated = asked + count, int(first) + count * len(inner)
-    else:
-        evaluated = asked
-    memory["slope"] = slopes[-1]
-    end = begin + (weights[-1] @ slopes.flatten(1)).reshape(x.shape)
-    return end * clock.scale(steps[-1].s), asked, evaluated
