@@ -59,6 +59,29 @@ def test_lite0_shape_and_name(lite0):
     assert metrics.features().name == "lite0"
 
 
+def test_the_outputs_of_lite0(lite0):
+    found = lite0.outputs(noise(3))
+    assert {name: tuple(value.shape) for name, value in found.items()} == {
+        "pooled": (3, 1280),
+        "spatial": (3, 7 * 16 * 16),
+        "classes": (3, 1000),
+    }
+    assert tuple(found) == lite0.heads
+    assert torch.equal(found["pooled"], lite0(noise(3)))
+    with torch.inference_mode():  # the walk through the blocks is the package's own
+        x = (resized(noise(3), 128) - 127) / 128
+        theirs = lite0.module.extract_features(x.contiguous(memory_format=torch.channels_last)).mean((2, 3))
+    assert torch.equal(found["pooled"], theirs)
+
+
+def test_spatial_features_see_where_things_are_and_pooled_ones_hardly(lite0):
+    x = noise(1, 8).repeat_interleave(16, 2).repeat_interleave(16, 3)
+    moved = x.roll(64, 3)
+    one, two = lite0.outputs(x), lite0.outputs(moved)
+    change = {name: float((one[name] - two[name]).norm() / one[name].norm()) for name in ("pooled", "spatial")}
+    assert change["spatial"] > 2 * change["pooled"]
+
+
 def test_lite0_knows_a_photograph(lite0):
     # The classifier that belongs to these features, on scikit-learn's photograph of a pagoda: ImageNet's class 832,
     # "stupa". Wrong scaling, channel order or resizing would not find it among a thousand.
@@ -158,6 +181,26 @@ def test_inception_pools_as_the_graph_of_2015(random_inception):
 
     assert torch.allclose(_mean_pool(torch.ones(1, 1, 5, 5)), torch.ones(1, 1, 5, 5))
     assert (random_inception.Mixed_7b._max_pool, random_inception.Mixed_7c._max_pool) == (False, True)
+
+
+def test_the_outputs_of_inception(random_inception):
+    x = torch.randn(2, 3, 299, 299, generator=torch.Generator().manual_seed(0))
+    seen = {}
+    hook = random_inception.Mixed_6d.branch1x1.register_forward_hook(lambda net, args, out: seen.update(out=out))
+    with torch.inference_mode():
+        found = random_inception.heads(x)
+        again = random_inception(x)
+    hook.remove()
+    assert torch.equal(found["pooled"], again)
+    # The graph's mixed_6/conv: the first 7 channels of the 1 × 1 branch of the third 17 × 17 block, rectified.
+    assert found["spatial"].shape == (2, 7 * 17 * 17)
+    assert torch.equal(found["spatial"], seen["out"][:, :7].flatten(1))
+    # The published inception scores use the logits without the bias.
+    with torch.inference_mode():
+        found = {name: value.double() for name, value in found.items()}
+        unbiased = found["pooled"] @ random_inception.fc.weight.double().T
+    scale = float(unbiased.abs().max())
+    assert 0 < float((found["classes"] - unbiased).abs().max()) < 1e-5 * scale
 
 
 def test_inception_from_a_file(random_inception, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import torch
 
 from ornstein.data.base import UnreadableError
 from ornstein.errors import DataError, UsageError
-from ornstein.metrics import Statistics, compare, statistics
+from ornstein.metrics import Statistics, compare, files, statistics
 from ornstein.metrics.inceptionv3 import STANDARD
 
 
@@ -124,6 +124,68 @@ def test_the_fingerprint_knows_content_and_order():
     y[7, 0, 0, 0] ^= 1
     prints = {statistics(images, Projection()).fingerprint for images in (x, y, x.flip(0), x[:39])}
     assert len(prints) == 4
+
+
+class Heads(Projection):
+    """A projection with the further outputs that some metrics are defined on."""
+
+    heads = ("pooled", "spatial", "classes")
+
+    def outputs(self, images):
+        pooled = self(images)
+        return {"pooled": pooled, "spatial": images.flatten(1)[:, :20] / 255.0, "classes": pooled[:, :5]}
+
+
+KEEP = ("spatial", "classes", "vectors")
+
+
+def kept(one):
+    return (
+        one.spatial.total.tobytes() + one.spatial.products.tobytes(),
+        one.classes.totals.tobytes() + one.classes.entropies.tobytes() + one.classes.counts.tobytes(),
+        one.vectors.indices.tobytes() + one.vectors.rows.tobytes(),
+    )
+
+
+def test_what_is_kept_is_the_same_for_any_batch_and_number_of_processes(tmp_path):
+    x = pictures(133)
+    whole = statistics(x, Heads(), keep=KEEP)
+    assert whole.vectors.rows.shape == (133, 12)
+    assert whole.spatial.count == whole.classes.count == 133
+    assert kept(statistics((x[i : i + 7] for i in range(0, 133, 7)), Heads(), keep=KEEP)) == kept(whole)
+    for world in (2, 7):  # the last of seven has no images
+        parts = [statistics(x, Heads(), keep=KEEP, rank=r, world=world) for r in range(world)]
+        random.Random(world).shuffle(parts)
+        merged = parts[0].merge(*parts[1:])
+        assert kept(merged) == kept(whole)
+        merged.save(tmp_path / "file")
+        assert kept(Statistics.load(tmp_path / "file")) == kept(whole)
+    with pytest.raises(UsageError, match="keep different things"):
+        parts[0].merge(statistics(x, Heads(), rank=1, world=7))
+    with pytest.raises(UsageError, match="no classes or spatial output"):
+        statistics(x, Projection(), keep=KEEP)
+    with pytest.raises(UsageError, match="cannot keep everything"):
+        statistics(x, Heads(), keep=("everything",))
+
+
+def test_several_networks_in_one_file(tmp_path):
+    both = [statistics(pictures(20), net, about={"source": "noise"}) for net in (Projection(), Projection("other"))]
+    files.write(tmp_path / "file", both)
+    back = files.read(tmp_path / "file")
+    assert [one.features for one in back] == ["projection", "other"]
+    assert all(same(a, b) and a.about == {"source": "noise"} for a, b in zip(both, back, strict=True))
+    with pytest.raises(UsageError, match="each feature network"):
+        files.write(tmp_path / "file", [both[0], both[0]])
+
+
+def test_an_edited_description_is_noticed(whole, tmp_path):
+    path = tmp_path / "reference"
+    whole.save(path)
+    content = path.read_bytes()
+    assert content.count(b"projection") == 1
+    path.write_bytes(content.replace(b"projection", b"inceptions"))
+    with pytest.raises(DataError, match="checksum"):
+        Statistics.load(path)
 
 
 def test_save_and_load(whole, tmp_path):

@@ -178,14 +178,26 @@ class Inception(nn.Module):
         self.Mixed_7a = Halve17(768)
         self.Mixed_7b = Split8(1280, max_pool=False)
         self.Mixed_7c = Split8(2048, max_pool=True)
-        self.fc = nn.Linear(2048, 1008)  # the classes: unused by Fréchet and kernel distances
+        self.fc = nn.Linear(2048, 1008)
 
     def forward(self, x: Tensor) -> Tensor:
+        return self.heads(x)["pooled"]
+
+    def heads(self, x: Tensor) -> dict[str, Tensor]:
+        """Everything that a metric is defined on.
+
+        * pooled (B, 2048): the mean of the last block, for FID and KID.
+        * spatial (B, 2023): the first 7 channels of Mixed_6d at 17 × 17 – ``mixed_6/conv`` in the graph of 2015 – for
+          sFID (Nash et al. 2021, arXiv 2103.03841, as evaluated since Dhariwal and Nichol 2021).
+        * classes (B, 1008): logits without their bias, as the published inception scores use them.
+        """
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(fn.max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(fn.max_pool2d(x, 3, stride=2))))
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))
-        return self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x))).mean((2, 3))
+        x = self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))
+        spatial = x[:, :7].flatten(1)
+        pooled = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(self.Mixed_6e(x)))).mean((2, 3))
+        return {"pooled": pooled, "spatial": spatial, "classes": fn.linear(pooled, self.fc.weight)}
 
 
 def load_inception(weights: str | Path | None = None) -> tuple[Inception, str]:

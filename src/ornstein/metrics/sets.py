@@ -1,51 +1,46 @@
-"""What is kept of a set of images for comparing it: exact moments, a sample of features, and a fingerprint.
+"""What is kept of a set of images for comparing it: exact sums, a sample of features, and a fingerprint.
 
 The numbers are the same for any batch size and any number of processes, bit for bit, because nothing in them depends
 on either: the network always sees aligned blocks of 32 consecutive images (the last one filled up with black), a
-process handles whole blocks, and what is added up is added exactly (`ornstein.metrics.frechet`) or chosen by index
-(`ornstein.metrics.kernel`). The promise holds for one machine, device and number of threads; another one may compute
-other last bits *inside* the network.
+process handles whole blocks, and what is added up is added exactly (`ornstein.metrics.frechet`,
+`ornstein.metrics.classes`) or chosen by index (`ornstein.metrics.kernel`). The promise holds for one machine, device
+and number of threads; another one may compute other last bits *inside* the network.
 """
 
 from __future__ import annotations
 
 import functools
 import hashlib
-import json
-import os
 import struct
-import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from ornstein.errors import DataError, UsageError
-from ornstein.metrics.features import Features
+from ornstein.errors import UsageError
+from ornstein.metrics import files
+from ornstein.metrics.blocks import Block, Source, agree, blocks, padded
+from ornstein.metrics.classes import ClassScore
+from ornstein.metrics.features import CLASSES, POOLED, SPATIAL, Features
 from ornstein.metrics.frechet import QUANTUM, Moments, quantise
 from ornstein.metrics.kernel import CAPACITY, Sample
+from ornstein.metrics.vectors import Vectors
 
-NETWORK_BATCH = 32  # part of the definition of the numbers: another value may change their last bits
-_FORMAT = 1
-
-
-class Source(Protocol):
-    """Images that can be read by number: item i has the image i as its uint8 tensor ``.image``."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index: int, /) -> Any: ...
+VECTORS = "vectors"
+KEEPS = (SPATIAL, CLASSES, VECTORS)
+"""What `statistics` may keep beside moments and a sample: for sFID, for the inception score, for neighbours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Statistics:
-    """What `compare` needs of a set of images, or of the part of it that some processes handled.
+    """What the metrics need of a set of images, or of the part of it that some processes handled.
 
     Memory and file size do not grow with the set: 8·width² bytes of moments and 4·5000·width of sampled features
-    (39 MB for lite0, 75 MB for Inception).
+    (39 MB for lite0, 75 MB for Inception), with ``spatial`` 8·width² more (26 and 33 MB), with ``classes`` 80 kB. Only
+    ``vectors``, on which neighbour distances are defined, are 4·width bytes an image.
     """
 
     features: str
@@ -53,9 +48,13 @@ class Statistics:
     moments: Moments
     sample: Sample
     fingerprint: int  # Σ hash(number of the image, its bytes) mod 2¹²⁸
+    spatial: Moments | None = None
+    classes: ClassScore | None = None
+    vectors: Vectors | None = None
     skipped: int = 0  # images that exist but could not be read
     parts: frozenset[int] = frozenset({0})
     world: int = 1
+    about: Mapping[str, str] = field(default_factory=dict[str, str])  # what it was made from: source, preprocessing …
 
     @property
     def count(self) -> int:
@@ -79,91 +78,47 @@ class Statistics:
         if len({part.world for part in everything}) > 1:
             worlds = ", ".join(str(part.world) for part in everything)
             raise UsageError(f"cannot merge parts made by different numbers of processes ({worlds})")
+        if len({(part.spatial is None, part.classes is None, part.vectors is None) for part in everything}) > 1:
+            raise UsageError("cannot merge parts that keep different things: make all parts with the same `keep`")
         ranks = [rank for part in everything for rank in part.parts]
         if len(set(ranks)) < len(ranks):
             raise UsageError(f"cannot merge parts that overlap (ranks {sorted(ranks)}): give each rank's part once")
-        resolution = functools.reduce(_agree, (part.resolution for part in everything))
         moments, sample = Moments(self.moments.width), Sample(self.sample.capacity)
+        spatial = None if self.spatial is None else Moments(self.spatial.width)
+        classes = None if self.classes is None else ClassScore(self.classes.splits)
+        vectors = None if self.vectors is None else Vectors(self.vectors.width)
         for part in everything:
             moments.merge(part.moments)
             sample.merge(part.sample)
-        fingerprint = sum(part.fingerprint for part in everything) % 2**128
+            if spatial is not None and part.spatial is not None:
+                spatial = part.spatial if not spatial.width else _merged(spatial, part.spatial)
+            if classes is not None and part.classes is not None:
+                classes.merge(part.classes)
+            if vectors is not None and part.vectors is not None:
+                vectors.merge(part.vectors)
         return Statistics(
             features=self.features,
-            resolution=resolution,
+            resolution=functools.reduce(agree, (part.resolution for part in everything)),
             moments=moments,
             sample=sample,
-            fingerprint=fingerprint,
+            spatial=spatial,
+            classes=classes,
+            vectors=vectors,
+            fingerprint=sum(part.fingerprint for part in everything) % 2**128,
             skipped=sum(part.skipped for part in everything),
             parts=frozenset(ranks),
             world=self.world,
+            about=self.about,
         )
 
     def save(self, path: str | Path) -> None:
         """Write to ``path``: safetensors with a JSON description and a checksum in its header, put in place at once."""
-        from safetensors.numpy import save
-
-        path = Path(path)
-        arrays = {
-            "total": self.moments.total,
-            "products": self.moments.products,
-            "sample_indices": np.array(self.sample.indices, dtype=np.int64),
-            "sample": self.sample.rows(self.moments.width),
-        }
-        description = {
-            "format": _FORMAT,
-            "features": self.features,
-            "quantum": QUANTUM,
-            "resolution": self.resolution,
-            "count": self.count,
-            "capacity": self.sample.capacity,
-            "fingerprint": f"{self.fingerprint:032x}",
-            "skipped": self.skipped,
-            "parts": sorted(self.parts),
-            "world": self.world,
-            "checksum": _checksum(arrays),
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, save(arrays, metadata={"ornstein.statistics": json.dumps(description)}))
+        files.write(path, [self])
 
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Read what `save` wrote. Raises `DataError` for a missing, truncated, damaged or foreign file."""
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        if not path.is_file():
-            raise DataError(f"no statistics at {str(path)!r}: make them first")
-        try:
-            with safe_open(path, framework="numpy") as file:
-                text = (file.metadata() or {}).get("ornstein.statistics")
-                if text is None:
-                    raise DataError(f"{path} holds no statistics of images: give a file that Statistics.save wrote")
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            about = json.loads(text)
-        except (SafetensorError, OSError, ValueError) as error:
-            if isinstance(error, DataError):
-                raise
-            raise DataError(f"{path} is truncated or damaged ({error}): make the statistics again") from error
-        if about.get("format") != _FORMAT or about.get("quantum") != QUANTUM:
-            raise DataError(f"{path} has format {about.get('format')}, this version reads {_FORMAT}: make it again")
-        if _checksum(arrays) != about["checksum"]:
-            raise DataError(f"{path} is damaged (its checksum does not match): make the statistics again")
-        moments = Moments(arrays["total"].shape[0])
-        moments.count, moments.total, moments.products = about["count"], arrays["total"], arrays["products"]
-        sample = Sample(about["capacity"])
-        for index, row in zip(arrays["sample_indices"].tolist(), arrays["sample"], strict=True):
-            sample.add(index, row)
-        return cls(
-            features=about["features"],
-            resolution=tuple(about["resolution"]) if about["resolution"] else None,
-            moments=moments,
-            sample=sample,
-            fingerprint=int(about["fingerprint"], 16),
-            skipped=about["skipped"],
-            parts=frozenset(about["parts"]),
-            world=about["world"],
-        )
+        return files.read(path)[0]
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.resolution or ()))
@@ -171,7 +126,14 @@ class Statistics:
 
 
 def statistics(
-    images: Iterable[Any] | Source, features: Features, *, rank: int = 0, world: int = 1, capacity: int = CAPACITY
+    images: Iterable[Any] | Source,
+    features: Features,
+    *,
+    keep: Collection[str] = (),
+    rank: int = 0,
+    world: int = 1,
+    capacity: int = CAPACITY,
+    about: Mapping[str, str] | None = None,
 ) -> Statistics:
     """The statistics of a set of images under a feature network.
 
@@ -179,159 +141,111 @@ def statistics(
     any iterable of single images (C, H, W) or batches (B, C, H, W); always uint8, C = 3 or 1, one resolution. With
     several processes each is given the *whole* set and handles the blocks of 32 images whose number is ``rank`` modulo
     ``world``; of a source or a tensor it reads nothing else. `Statistics.merge` puts the parts together. One block of
-    images is held in memory at a time; ``capacity`` vectors are kept for the kernel distance.
+    images is held in memory at a time; ``capacity`` vectors are kept for the kernel distance. ``keep`` names what is
+    needed besides (`KEEPS`): "spatial" for sFID, "classes" for the inception score, "vectors" for everything that is
+    defined by neighbours. ``about`` says what the images are, for the file.
 
-    Raises `DataError` for no images at all, `UsageError` for anything but uint8 images of one resolution.
+    Raises `DataError` for no images at all, `UsageError` for anything but uint8 images of one resolution, and for
+    something to keep that the network does not give.
     """
-    if not 0 <= rank < world:
-        raise UsageError(f"rank {rank} is not one of {world} processes: give 0 ≤ rank < world")
-    moments, sample = Moments(features.width), Sample(capacity)
-    fingerprint, skipped, resolution = 0, 0, None
-    for block in _blocks(images, rank, world):
-        skipped += block.skipped
+    collector = Collector(features, keep=keep, rank=rank, world=world, capacity=capacity, about=about)
+    for block in blocks(images, rank=rank, world=world):
+        collector.see(block)
+    return collector.result()
+
+
+class Collector:
+    """Gathers the `Statistics` of one feature network from blocks, so that several can share one pass over a set."""
+
+    def __init__(
+        self,
+        features: Features,
+        *,
+        keep: Collection[str] = (),
+        rank: int = 0,
+        world: int = 1,
+        capacity: int = CAPACITY,
+        about: Mapping[str, str] | None = None,
+    ) -> None:
+        unknown = set(keep) - set(KEEPS)
+        if unknown:
+            raise UsageError(f"cannot keep {', '.join(sorted(unknown))}: choose from {', '.join(KEEPS)}")
+        lacking = set(keep) & {SPATIAL, CLASSES} - set(getattr(features, "heads", ()))
+        if lacking:
+            raise UsageError(
+                f"the features {features.name!r} have no {' or '.join(sorted(lacking))} output: "
+                "use lite0 or inception for metrics on it"
+            )
+        self.features = features
+        self._moments, self._sample = Moments(features.width), Sample(capacity)
+        self._spatial: Moments | None = Moments(0) if SPATIAL in keep else None
+        self._classes = ClassScore() if CLASSES in keep else None
+        self._vectors = Vectors(features.width) if VECTORS in keep else None
+        self._fingerprint, self._skipped = 0, 0
+        self._resolution: tuple[int, int] | None = None
+        self._rank, self._world, self._about = rank, world, dict(about or {})
+
+    def see(self, block: Block) -> None:
+        """Take in a block."""
+        self._skipped += block.skipped
         if not block.images:
-            continue
-        stack = _stack(block.images)
-        resolution = _agree(resolution, (stack.shape[-2], stack.shape[-1]))
-        units = quantise(_run(features, stack))
-        if units.shape != (len(stack), features.width):
-            raise UsageError(f"features {features.name!r} gave {units.shape[1]} numbers an image, not {features.width}")
-        moments.update_units(units)
+            return
+        stack = block.stack()
+        self._resolution = agree(self._resolution, (stack.shape[-2], stack.shape[-1]))
+        found = self._outputs(stack)
+        units = quantise(found[POOLED])
+        if units.shape != (len(stack), self.features.width):
+            name, width = self.features.name, self.features.width
+            raise UsageError(f"features {name!r} gave {units.shape[1]} numbers an image, not {width}")
+        self._moments.update_units(units)
         rows = (units * QUANTUM).astype(np.float32)
+        if self._spatial is not None:
+            spatial = quantise(found[SPATIAL])
+            self._spatial = self._spatial if self._spatial.width else Moments(spatial.shape[1])
+            self._spatial.update_units(spatial)
+        if self._classes is not None:
+            self._classes.update(block.indices, found[CLASSES])
+        if self._vectors is not None:
+            self._vectors.add(block.indices, rows)
         for index, image, row in zip(block.indices, stack.numpy(), rows, strict=True):
-            sample.add(index, row)
-            fingerprint += _hash(index, image)
-    return Statistics(
-        features=features.name,
-        resolution=resolution,
-        moments=moments,
-        sample=sample,
-        fingerprint=fingerprint % 2**128,
-        skipped=skipped,
-        parts=frozenset({rank}),
-        world=world,
-    )
+            self._sample.add(index, row)
+            self._fingerprint += image_hash(index, image)
+
+    def result(self) -> Statistics:
+        """The statistics of all that was seen."""
+        return Statistics(
+            features=self.features.name,
+            resolution=self._resolution,
+            moments=self._moments,
+            sample=self._sample,
+            spatial=self._spatial,
+            classes=self._classes,
+            vectors=self._vectors,
+            fingerprint=self._fingerprint % 2**128,
+            skipped=self._skipped,
+            parts=frozenset({self._rank}),
+            world=self._world,
+            about=self._about,
+        )
+
+    def _outputs(self, block: Tensor) -> dict[str, Tensor]:
+        """The network's outputs for a block of at most 32 images, computed as part of a batch of exactly 32."""
+        outputs = getattr(self.features, "outputs", None)
+        found = {POOLED: self.features(padded(block))} if outputs is None else outputs(padded(block))
+        return {name: value[: len(block)] for name, value in found.items()}
 
 
-@dataclass(slots=True)
-class _Block:
-    """Up to 32 images and their numbers in the set."""
-
-    images: list[Tensor] = field(default_factory=list[Tensor])
-    indices: list[int] = field(default_factory=list[int])
-    skipped: int = 0
-
-    def take(self, index: int, image: Tensor) -> None:
-        self.images.append(image)
-        self.indices.append(index)
-
-
-def _run(features: Features, block: Tensor) -> Tensor:
-    """Features of a block of at most 32 images, computed as part of a batch of exactly 32."""
-    missing = NETWORK_BATCH - len(block)
-    batch = torch.cat((block, block.new_zeros((missing, *block.shape[1:])))) if missing else block
-    return features(batch)[: len(block)]
-
-
-def _blocks(images: Iterable[Any] | Source, rank: int, world: int) -> Iterator[_Block]:
-    """The blocks of 32 consecutive images that are this rank's."""
-    if _by_number(images):
-        return _read_blocks(cast("Source", images), rank, world)
-    return _streamed_blocks(cast("Iterable[Any]", images), rank, world)
-
-
-def _read_blocks(images: Source, rank: int, world: int) -> Iterator[_Block]:
-    from ornstein.data.base import UnreadableError
-
-    total = len(images)
-    if not total:
-        raise DataError("there is not one image in the set: give at least two")
-    for start in range(rank * NETWORK_BATCH, total, world * NETWORK_BATCH):
-        block = _Block()
-        for index in range(start, min(start + NETWORK_BATCH, total)):
-            try:
-                block.take(index, _image(images[index]))
-            except UnreadableError:
-                block.skipped += 1
-        yield block
-
-
-def _streamed_blocks(images: Iterable[Any], rank: int, world: int) -> Iterator[_Block]:
-    block, index = _Block(), -1
-    for index, image in enumerate(_flat(images)):
-        if index // NETWORK_BATCH % world != rank:
-            continue
-        block.take(index, _image(image))
-        if index % NETWORK_BATCH == NETWORK_BATCH - 1:
-            yield block
-            block = _Block()
-    if index < 0:
-        raise DataError("there is not one image in the set: give at least two")
-    if block.images:
-        yield block
-
-
-def _by_number(images: Any) -> bool:
-    if isinstance(images, Tensor):
-        if images.ndim != 4:
-            raise UsageError(f"a tensor of images has shape (N, C, H, W), got {tuple(images.shape)}")
-        return True
-    readable = hasattr(images, "__len__") and hasattr(images, "__getitem__")
-    return readable and not isinstance(images, (list, tuple))
-
-
-def _flat(images: Iterable[Any]) -> Iterator[Any]:
-    for item in images:
-        tensor = getattr(item, "image", item)
-        if isinstance(tensor, Tensor) and tensor.ndim == 4:
-            yield from tensor
-        else:
-            yield tensor
-
-
-def _image(item: Any) -> Tensor:
-    """One image as uint8 (3, H, W) on the host."""
-    image = getattr(item, "image", item)
-    if not isinstance(image, Tensor) or image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] not in (1, 3):
-        got = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
-        raise UsageError(f"an image must be a uint8 tensor (3, H, W) or (1, H, W), got {got}: convert it first")
-    return image.detach().cpu().expand(3, -1, -1)
-
-
-def _stack(images: list[Tensor]) -> Tensor:
-    functools.reduce(_agree, ((image.shape[-2], image.shape[-1]) for image in images))
-    return torch.stack(images)
-
-
-def _agree(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, int] | None:
-    if a is not None and b is not None and a != b:
-        raise UsageError(f"images of different resolutions ({a[0]}×{a[1]} and {b[0]}×{b[1]}): resize them to one")
-    return a if b is None else b
-
-
-def _hash(index: int, image: np.ndarray[Any, Any]) -> int:
+def image_hash(index: int, image: np.ndarray[Any, Any]) -> int:
     """128 bits of the number and the bytes of an image; the resolution is recorded elsewhere."""
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=struct.pack("<q", index))
     return int.from_bytes(digest.digest(), "little")
 
 
-def _checksum(arrays: dict[str, np.ndarray[Any, Any]]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
-        digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _merged(a: Moments, b: Moments) -> Moments:
+    """Both together; a part that has seen nothing has width 0."""
+    if not b.width:
+        return a
+    both = Moments(a.width)
+    both.merge(a)
+    both.merge(b)
+    return both
