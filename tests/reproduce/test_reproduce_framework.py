@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -135,3 +136,11 @@ def test_bad_input_costs_one_line(
     assert said in captured.err
     assert captured.err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_page_of_reproductions_is_made_from_the_records() -> None:
+    root = Path(__file__).parents[2]
+    made = runpy.run_path(str(root / "tools" / "reproductions.py"))
+    assert (root / "docs" / "reproductions.md").read_text("utf-8") == made["text"](), (
+        "run python tools/reproductions.py"
+    )
