@@ -153,7 +153,7 @@ class MixtureTarget:
         # A direction of no variance at a noiseless time carries no information: 0/0 is 0.
         shift = torch.where(c > 0.0, pull, torch.zeros_like(pull)) * local
         if self.frames is not None:
-            shift = torch.einsum("kij,bkj->bki", self.frames, shift)
+            shift = torch.einsum("kij,bkj->bki", self.frames.to(shift.dtype), shift)
         # Softmax by hand: it must also pass complex numbers, by which the lab differentiates (see laws.py).
         weights = torch.exp(joint - joint.real.amax(1, keepdim=True))
         weights = weights / weights.sum(1, keepdim=True)
@@ -164,7 +164,7 @@ class MixtureTarget:
         a = _column(gain)
         local = x[:, None, :] - a * self.means
         if self.frames is not None:
-            local = torch.einsum("kji,bkj->bki", self.frames, local)
+            local = torch.einsum("kji,bkj->bki", self.frames.to(local.dtype), local)
         c = a**2 * self.variances + _column(std) ** 2
         if len(self.weights) == 1:
             return torch.zeros_like(local[:, :, 0]) if not bool((c > 0.0).all()) else self._normal(local, c), local, c
@@ -221,7 +221,8 @@ class GaussianTarget(MixtureTarget):
         local = _wide(x) - a * self.mean
         if self.frames is None:
             return (self.mean + slope * local).to(x.dtype)
-        return (self.mean + (slope * (local @ self.frames[0])) @ self.frames[0].T).to(x.dtype)
+        frame = self.frames[0].to(local.dtype)
+        return (self.mean + (slope * (local @ frame)) @ frame.T).to(x.dtype)
 
     def law(self, path: Path, t: float) -> GaussianTarget:
         """N(a·m, a²·C + σ²)."""
