@@ -191,6 +191,6 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--json",
             ]
         ),
-        "rates": sorted(["--samplers", "--targets", "--path", "--grid", "--quick", "--json", "--plot"]),
+        "rates": sorted(["--samplers", "--targets", "--path", "--grid", "--quick", "--jobs", "--json", "--plot"]),
         "demo": sorted(["--out", "--model", "--images", "--n", "--seed", "--json"]),
     }

@@ -55,12 +55,31 @@ def test_a_false_claim_fails():
     assert {s.verdict for s in report.series} == {"below"}
 
 
-def test_random_times_are_averaged_and_mixtures_refused():
+def test_random_times_are_averaged():
     report = measure(["x"], ["G8", "M1"], counts=(8, 16, 32), quick=True, known={"x": RandomTimes})
-    (series,) = report.series
-    assert "drawn times" in series.note
-    assert series.evaluations == (16, 32, 64)
-    assert [s.target for s in report.skipped] == ["M1"]
+    given, law, line = report.series
+    assert (given.measure, law.measure, line.measure) == ("√KL, times given", "√KL, law", "TV, times given")
+    assert "exact" in given.note
+    assert "8 draws" in line.note
+    assert given.evaluations == (16, 32, 64)
+    assert not report.skipped
+
+
+def test_randomized_midpoint_shows_both_orders():
+    report = measure(["randomized-midpoint"], ["G8"], counts=(64, 128, 256))
+    found = {one.measure: one for one in report.series}
+    assert [found[what].declared for what in ("√KL, times given", "√KL, law")] == [1.5, 2]
+    assert found["√KL, times given"].fit.last == pytest.approx(1.5, abs=0.1)
+    assert found["√KL, law"].fit.order == pytest.approx(2.0, abs=0.05)
+    assert report.passed
+
+
+def test_several_processes_give_the_same_numbers():
+    names = ["ddim", "euler", "dpmpp-1", "dpmpp-2m", "unipc-1", "heun"]
+    kw = {"samplers": names, "targets": ["G8", "M1"], "counts": (4, 8), "quick": True}
+    one, two = measure(**kw), measure(**kw, jobs=2)
+    assert one.series == two.series
+    assert len(two.series) == 18
 
 
 def test_aliases_are_measured_once():
@@ -75,6 +94,7 @@ def test_aliases_are_measured_once():
         ({"targets": ["G9"]}, "unknown target 'G9'"),
         ({"path": "vpp"}, "unknown path"),
         ({"grid": "cosine"}, "unknown grid"),
+        ({"jobs": -1}, "must not be negative"),
     ],
 )
 def test_unknown_names(kw, text):

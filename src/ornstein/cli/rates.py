@@ -33,6 +33,8 @@ class RatesArgs:
     """Spacing of the steps."""
     quick: bool = False
     """Fewer and smaller step counts, for a first look."""
+    jobs: int = 0
+    """Processes to share the work; 0: one for every core. The numbers do not depend on it."""
     json: bool = False
     """Print one JSON document on standard output and nothing else there."""
     plot: Path | None = field(default=None)
@@ -69,7 +71,15 @@ def _measured(args: RatesArgs) -> Report:
             else:
                 print(f"measuring {what}", file=sys.stderr)
 
-        return measure(samplers or None, targets, path=args.path, grid=args.grid, quick=args.quick, progress=progress)
+        return measure(
+            samplers or None,
+            targets,
+            path=args.path,
+            grid=args.grid,
+            quick=args.quick,
+            progress=progress,
+            jobs=args.jobs,
+        )
 
 
 def _plots(report: Report, folder: Path) -> None:

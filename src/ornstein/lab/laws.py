@@ -6,9 +6,8 @@ Positions are counted in standard deviations of the law at each time, so that on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise, product
 
 import numpy as np
@@ -22,7 +21,7 @@ from ornstein.paths.base import Path
 from ornstein.randomness import Key, Noise, NoiseSource
 from ornstein.samplers.base import Problem, Sampler, Steps, run, solve, stream
 
-from .targets import ExactDenoiser, MixtureTarget
+from .targets import MixtureTarget
 
 Array = npt.NDArray[np.float64]
 
@@ -30,7 +29,7 @@ _WINDOW = 7.5  # half the window, in standard deviations
 _NODES = 11  # Gauss–Hermite nodes for noise inside a step: 21 move no digit of a total variation above 1e-6
 
 
-def _scale(target: MixtureTarget, path: Path, t: float) -> tuple[float, float]:
+def scale_of(target: MixtureTarget, path: Path, t: float) -> tuple[float, float]:
     """(mean, standard deviation) of a 1-D law at t."""
     law = target.law(path, t)
     if law.dim != 1:
@@ -62,18 +61,28 @@ def pushed(steps: Callable[[Tensor], Steps], denoiser: DenoiserLike, x: Tensor) 
 
 
 def deterministic_tv(
-    sampler: Sampler, target: MixtureTarget, path: Path, times: Sequence[float], *, points: int = 8001
+    sampler: Sampler,
+    target: MixtureTarget,
+    path: Path,
+    times: Sequence[float],
+    *,
+    points: int = 8001,
+    seed: int = 0,
+    denoiser: DenoiserLike | None = None,
 ) -> float:
     """TV(law of the sampler, p at times[-1]) of a deterministic sampler started from the exact law.
 
         ½∫| p_start(x) − p_end(F(x))·F'(x) | dx
 
-    NaN where F folds (F' ≤ 0): the formula does not hold there, and the number would exceed what is true.
+    ``seed`` chooses the times of a sampler that draws its own: the law found is the law given them. ``denoiser``
+    replaces the exact one; it must be analytic in the state. NaN where F folds (F' ≤ 0): the formula does not hold
+    there, and the number would exceed what is true.
     """
-    mean, std = _scale(target, path, times[0])
+    mean, std = scale_of(target, path, times[0])
     x = mean + std * torch.linspace(-_WINDOW, _WINDOW, points, dtype=torch.float64)
-    noise = Noise.of(0, range(points))
-    value, slope = pushed(lambda at: solve(sampler, path, at, times, noise), target.denoiser(path), x)
+    noise = Noise.of(seed, range(points))
+    model = target.denoiser(path) if denoiser is None else denoiser
+    value, slope = pushed(lambda at: solve(sampler, path, at, times, noise), model, x)
     start = _density(target, path, times[0], x)
     if bool((slope[torch.from_numpy(start) * std > 1e-12] <= 0.0).any()):
         return math.nan
@@ -85,13 +94,16 @@ def deterministic_tv(
 class _Probe:
     """A noise source whose normals are numbers that the lab chooses, in order of first request."""
 
-    values: dict[int, float]
+    values: Mapping[int, float | Tensor]
     seen: list[Key]
 
     def white(self, key: Key, event: Sequence[int]) -> Tensor:
         if key not in self.seen:
             self.seen.append(key)
-        return torch.full((1, *event), self.values.get(self.seen.index(key), 0.0), dtype=torch.float64)
+        value = self.values.get(self.seen.index(key), 0.0)
+        if isinstance(value, Tensor):
+            return value.reshape(-1, *(1,) * len(event)).expand(-1, *event)
+        return torch.full((1, *event), value, dtype=torch.float64)
 
     def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """Within one step only disjoint stretches are asked for: each is a normal of its own."""
@@ -117,15 +129,23 @@ class _Kernel:
     """One step as x → g(x, inner normals) + std·z."""
 
     problem: Problem
-    denoiser: ExactDenoiser
+    denoiser: DenoiserLike
     inner: tuple[int, ...]
     std: float
 
-    def steps(self, x: Tensor, values: dict[int, float]) -> Steps:
-        return self.problem.steps(x, _Probe(values, []))
+    def moved(self, x: Tensor, count: int) -> Iterator[tuple[float, Tensor, Tensor]]:
+        """(weight, g, g') at x for every node of the inner normals, all of them in one batch."""
+        nodes = _nodes(self.inner, count)
+        values = {
+            j: torch.tensor([at[j] for _, at in nodes], dtype=torch.float64).repeat_interleave(len(x))
+            for j in self.inner
+        }
+        out = pushed(lambda at: self.problem.steps(at, _Probe(values, [])), self.denoiser, x.repeat(len(nodes)))
+        for (weight, _), value, slope in zip(nodes, *(part.split(len(x)) for part in out), strict=True):
+            yield weight, value, slope
 
 
-def _kernel(problem: Problem, denoiser: ExactDenoiser, at: float) -> _Kernel:
+def _kernel(problem: Problem, denoiser: DenoiserLike, at: float) -> _Kernel:
     """Which normals of a step move a question (inner), and how far the others spread the answer (outer)."""
     x = torch.full((1, 1), at, dtype=torch.float64)
 
@@ -159,27 +179,34 @@ def is_one_step(sampler: Sampler, target: MixtureTarget, path: Path, times: Sequ
 
 
 def stochastic_tv(
-    sampler: Sampler, target: MixtureTarget, path: Path, times: Sequence[float], *, points: int = 2048
+    sampler: Sampler,
+    target: MixtureTarget,
+    path: Path,
+    times: Sequence[float],
+    *,
+    points: int = 2048,
+    nodes: int = _NODES,
+    denoiser: DenoiserLike | None = None,
 ) -> float:
     """TV(law of the sampler, p at times[-1]) of a stochastic sampler without memory, started from the exact law.
 
     Each step moves the density by its map (change of variables, cubic interpolation) and spreads it by its noise
-    (exact, by FFT). Noise inside a step is integrated by Gauss–Hermite nodes. NaN where a map folds, or where more
-    than 1e-4 of the mass leaves the window.
+    (exact, by FFT). Noise inside a step is integrated by ``nodes`` Gauss–Hermite nodes. NaN where a map folds, or
+    where more than 1e-4 of the mass leaves the window. ``denoiser`` replaces the exact one; it must be analytic in the
+    state.
     """
-    denoiser = target.denoiser(path)
+    model = target.denoiser(path) if denoiser is None else denoiser
     y = torch.linspace(-_WINDOW, _WINDOW, points + 1, dtype=torch.float64)[:-1]
     dy = 2.0 * _WINDOW / points
     frequency = 2.0 * math.pi * np.fft.rfftfreq(points, dy)
-    mean, std = _scale(target, path, times[0])
+    mean, std = scale_of(target, path, times[0])
     density = _density(target, path, times[0], mean + std * y) * std
     for t, s in pairwise(times):
-        kernel = _kernel(Problem(sampler, path, (t, s)), denoiser, mean)
-        x, (mean, std) = mean + std * y, _scale(target, path, s)
+        kernel = _kernel(Problem(sampler, path, (t, s)), model, mean)
+        x, (mean, std) = mean + std * y, scale_of(target, path, s)
         moved = np.zeros(points)
         stretch = float(x[1] - x[0]) / (dy * std)
-        for weight, values in _nodes(kernel.inner):
-            value, slope = pushed(partial(kernel.steps, values=values), denoiser, x)
+        for weight, value, slope in kernel.moved(x, nodes):
             moved += weight * _moved(density, (value - mean) / std, slope * stretch, y)
         if not np.isfinite(moved).all():
             return math.nan
@@ -203,16 +230,16 @@ def _moved(density: Array, value: Tensor, slope: Tensor, y: Tensor) -> Array:
     return np.nan_to_num(spline(y.numpy()))
 
 
-def _nodes(inner: tuple[int, ...]) -> list[tuple[float, dict[int, float]]]:
+def _nodes(inner: tuple[int, ...], count: int) -> list[tuple[float, dict[int, float]]]:
     """Weights and values of the inner normals."""
     if len(inner) > 2:
         raise UsageError(f"a step with {len(inner)} normals inside is too dear for an exact law: at most 2")
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_NODES)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     weights = weights / weights.sum()
     return [
         (math.prod(float(weights[i]) for i in pick), {j: float(nodes[i]) for j, i in zip(inner, pick, strict=True)})
-        for pick in product(range(_NODES), repeat=len(inner))
+        for pick in product(range(count), repeat=len(inner))
     ]
 
 
-__all__ = ["deterministic_tv", "is_one_step", "pushed", "stochastic_tv"]
+__all__ = ["deterministic_tv", "is_one_step", "pushed", "scale_of", "stochastic_tv"]

@@ -9,6 +9,7 @@ multistep and stochastic rules alike, not for clipping or thresholding.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -28,6 +29,10 @@ from ornstein.scalars import Time
 from .targets import GaussianTarget
 
 Slot = tuple[str, Key, tuple[int, ...]]
+
+
+class _UnrecordedError(Exception):
+    """Noise was asked for that no first run has recorded."""
 
 
 @dataclass(slots=True)
@@ -72,6 +77,8 @@ class NoiseBasis:
         if not self.total:
             self.rows.white.setdefault(slot, 0)
             return torch.zeros(1, *event, dtype=torch.float64)
+        if slot not in self.rows.white:
+            raise _UnrecordedError
         out = self._zeros(event)
         self._fill(out, self.rows.white[slot], 1.0)
         return out
@@ -82,6 +89,8 @@ class NoiseBasis:
         if not self.total:
             self.rows.times.setdefault(slot, set()).update((t0, t1))
             return torch.zeros(1, *event, dtype=torch.float64)
+        if slot not in self.rows.times:
+            raise _UnrecordedError
         out, nodes = self._zeros(event), sorted(self.rows.times[slot])
         sign = 1.0 if t1 >= t0 else -1.0
         for i, (low, high) in enumerate(itertools.pairwise(nodes)):
@@ -184,11 +193,20 @@ def propagate(
     draws from the same basis; ``seed`` chooses the times of samplers that draw their own.
     """
     record = NoiseBasis(dense=dense, times=Noise.of(seed, range(1))) if noise is None else noise
-    run(solve(sampler, denoiser.path, mean[None], times, record), denoiser)
-    basis = record.recorded(1 + len(root))
-    x = torch.cat((mean[None], root, mean.new_zeros(basis.total - 1 - len(root), *mean.shape)))
-    affine = Affine(denoiser)
-    x = run(solve(sampler, denoiser.path, x, times, basis), affine)
+    rows, affine = torch.cat((mean[None], root)), Affine(denoiser)
+
+    def ran(basis: NoiseBasis) -> Tensor:
+        x = torch.cat((rows, mean.new_zeros(basis.total - len(rows), *mean.shape)))
+        affine.evaluations = 0
+        return run(solve(sampler, denoiser.path, x, times, basis), affine)
+
+    x: Tensor | None = None
+    if noise is None:  # most samplers ask for no noise, and then one run is enough
+        with contextlib.suppress(_UnrecordedError):
+            x = ran(record.recorded(len(rows)))
+    if x is None:
+        run(solve(sampler, denoiser.path, mean[None], times, record), denoiser)
+        x = ran(record.recorded(len(rows)))
     spread = x[1:].flatten(1)
     return Moments(x[0], x[1:].square().sum(0), spread.T @ spread if dense else None, affine.evaluations)
 

@@ -16,6 +16,7 @@ Verdict = Literal["agrees", "higher", "exact", "below", "open"]
 
 _JUMP = 0.15  # most that neighbouring local slopes may differ inside the asymptotic range
 _ABOVE_FLOOR = 50.0  # an error counts while it is this many times above the floor
+_ABOVE_NOISE = 4.0  # the same for sampling noise
 _EXACT = 1e-11  # errors that are nothing but rounding
 
 
@@ -67,20 +68,23 @@ def fit(
     *,
     floor: float = 0.0,
     ceiling: float = math.inf,
+    noise: Sequence[float] = (),
     log_over: bool = False,
 ) -> Fit:
     """The order of ``errors`` at increasing ``counts``.
 
     Errors from the first one below 50·``floor`` on are dropped, and leading ones above ``ceiling`` (.5 for a total
-    variation, the data's scale for a distance) or not finite. ``log_over`` regresses on T/log T, for schedules whose
-    step is log T/T. Errors must decrease: a run that crosses zero shows a dip, and what lies before it is dropped.
+    variation, the data's scale for a distance) or not finite. ``noise`` is the sampling noise of each error: those
+    below four times their own are dropped as well. ``log_over`` regresses on T/log T, for schedules whose step is
+    log T/T. Errors must decrease: a run that crosses zero shows a dip, and what lies before it is dropped.
 
     >>> fit([32, 64, 128, 256], [1 / 32**2, 1 / 64**2, 1 / 128**2, 1 / 256**2]).order
     2.0
     """
     if errors and max((e for e in errors if math.isfinite(e)), default=math.inf) < _EXACT:
         return Fit(order=None, half_width=None, last=None, local=(), counts=(), used=0, exact=True)
-    points = _usable(counts, errors, floor, ceiling)
+    floors = [max(_ABOVE_FLOOR * floor, _ABOVE_NOISE * one) for one in noise] or [_ABOVE_FLOOR * floor] * len(errors)
+    points = _usable(counts, errors, floors, ceiling)
     axis = [math.log(n / math.log(n)) if log_over else math.log(n) for n, _ in points]
     logs = [math.log(e) for _, e in points]
     local = tuple((logs[i] - logs[i + 1]) / (axis[i + 1] - axis[i]) for i in range(len(points) - 1))
@@ -96,13 +100,15 @@ def fit(
     return Fit(order=-slope, half_width=half, last=last, local=local, counts=kept, used=used)
 
 
-def _usable(counts: Sequence[int], errors: Sequence[float], floor: float, ceiling: float) -> list[tuple[int, float]]:
+def _usable(
+    counts: Sequence[int], errors: Sequence[float], floors: Sequence[float], ceiling: float
+) -> list[tuple[int, float]]:
     out: list[tuple[int, float]] = []
-    for n, e in zip(counts, errors, strict=True):
+    for n, e, floor in zip(counts, errors, floors, strict=True):
         if not math.isfinite(e) or e > ceiling:
             out.clear()
             continue
-        if e <= 0.0 or e < _ABOVE_FLOOR * floor:
+        if e <= 0.0 or e < floor:
             break
         if out and e >= out[-1][1]:
             out.clear()
