@@ -179,9 +179,17 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
         "eval": sorted(
             [
                 "--against",
+                "--metrics",
                 "--n",
+                "--k",
                 "--features",
                 "--weights",
+                "--lpips",
+                "--clip",
+                "--reference",
+                "--reference-out",
+                "--per-image",
+                "--resize",
                 "--sampler",
                 "--steps",
                 "--seed",

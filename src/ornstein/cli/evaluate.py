@@ -1,29 +1,29 @@
-"""`ornstein eval`: how far samples are from data."""
+"""`ornstein eval`: how far samples are from data, and what else can be said of them."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
 from ..errors import UsageError
 from .output import emit_json, note, say
+from .request import Request, read_request
+from .sides import How, Sampling, Side, open_data, open_measured, open_samples
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from ..data import Source
+    from ..metrics import Statistics
+    from .observe import Seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalArgs:
-    """Fréchet distance and KID between a run's samples (or a folder of images) and a data source.
+    """Distances between a run's samples (or a folder of images) and data, and the rarity and diversity of samples.
 
-    The features are EfficientNet-lite0 by default and every number carries their name; only the standard Inception
+    The features are EfficientNet-lite0's by default and every number carries their name; only the standard Inception
     weights, from a file or the cache, make it an FID.
 
     Example: ornstein eval runs/critters --against critters --n 1000 --sampler dpmpp-2m --steps 20
@@ -31,14 +31,32 @@ class EvalArgs:
 
     what: tyro.conf.Positional[str]
     """A run, checkpoint folder or shipped model to sample from; or a folder of images."""
-    against: str = "critters"
-    """The data: a name, a folder, parquet or shards, as for train --data."""
+    other: tyro.conf.Positional[str | None] = None
+    """The same as --against: ornstein eval A B."""
+    against: str | None = None
+    """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""
+    metrics: str = "fd,kid"
+    """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip; fid and sfid insist."""
     n: int = 1000
     """How many images of each (fewer if the data has fewer)."""
+    k: int | None = None
+    """Neighbours, for prdc, avgknn, lof and rarity; by default 3 and 5, 5, 20, 3, as they were defined."""
     features: str = "lite0"
-    """Feature network: lite0 or inception."""
-    weights: Path | None = None
-    """File of the Inception weights, for --features inception."""
+    """Feature networks, separated by commas: lite0, inception, dinov2."""
+    weights: str | None = None
+    """Weights of inception or dinov2: a path, or NAME=PATH,NAME=PATH; by default looked for in the caches."""
+    lpips: str = "lite0"
+    """Distance for diversity: lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
+    clip: str | None = None
+    """Folder or cached repository of the CLIP network; openai/clip-vit-base-patch32 by default."""
+    reference: Path | None = None
+    """Statistics of the data from a file, instead of the data."""
+    reference_out: Path | None = None
+    """Write the statistics of the data (of the one set, if only one is named) to this file."""
+    per_image: Path | None = None
+    """Write what avgknn, lof, rarity and clip say of each image: a .csv or .jsonl file."""
+    resize: How = "auto"
+    """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
     sampler: str = "dpmpp-2m"
     """Sampler, when sampling from a run."""
     steps: int = 20
@@ -48,7 +66,7 @@ class EvalArgs:
     batch: int = 16
     """Images at a time."""
     size: int | None = None
-    """Resolution; by default the run's own, or that of the first image in the folder."""
+    """Resolution; by default the run's own, or that of the images in the folder."""
     device: str = "cpu"
     """Where to run, e.g. cuda."""
     json: bool = False
@@ -56,73 +74,161 @@ class EvalArgs:
 
 
 def evaluate(args: EvalArgs) -> int:
-    """Measure and print."""
-    from ..data import open_source
-    from ..metrics import compare, features, statistics
+    """Measure and print. Whatever can be refused is refused before the first image is sampled."""
+    from ..metrics import files, images, measure
+    from ..metrics.measure import needs
+    from .observe import load_instruments, look, write_images
 
-    if args.n < 2 or args.batch < 1:
-        raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
-    network = features(args.features, weights=args.weights, device=args.device)
-    images, size = _images(args)
-    data = open_source(args.against, size=size, limit=args.n)
-    note(f"features of {args.n} images of {args.what}")
-    ours = statistics(images, network)
-    note(f"features of {len(data)} images of {args.against}")
-    theirs = statistics(data, network)
-    report = compare(ours, theirs)
-    result = {"what": args.what, "against": args.against, "seed": args.seed, **report.as_dict()}
-    if _is_run(args.what):
-        result |= {"sampler": args.sampler, "steps": args.steps}
-    if args.json:
-        emit_json(result)
-    else:
-        for key, value in result.items():
-            say(f"{key:<16} {value}")
+    request = read_request(args)
+    reference = None if args.reference is None else files.read(args.reference)
+    ours, theirs = _sides(args, request)
+    if reference is not None:
+        _check_reference(args, reference, ours, theirs)
+    request.check_counts(ours.count, _their_count(request, reference, theirs))
+    instruments = load_instruments(request, args)
+    names = [network.name for network in instruments.features]
+    referred = None if reference is None else [_referred(args, reference, name) for name in names]
+    cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
+    for caution in cautions:
+        note(f"caution: {caution}")
+    keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
+    note(f"looking at {ours.count} images of {ours.name}")
+    mine = look(ours, instruments, keep)
+    other: Seen | None = None
+    against: Sequence[Statistics] = referred or ()
+    if request.compares and referred is None and theirs is not None:
+        note(f"looking at {theirs.count} images of {theirs.name}")
+        other = look(theirs, _features_only(instruments), needs(request.measured, "theirs"))
+        against = other.statistics
+    if args.reference_out is not None:
+        files.write(args.reference_out, mine.statistics if request.store else against)
+    numbers = dict(mine.numbers)
+    for index, one in enumerate(mine.statistics):
+        found = measure(one, against[index] if against else None, request.measured, k=args.k)
+        numbers |= found.numbers
+        for name, values in found.images.items():
+            mine.images[name] = dict(zip(found.indices, values.tolist(), strict=True))
+    if args.per_image is not None:
+        write_images(args.per_image, mine.images)
+    result = _document(args, request, ours, theirs, mine, other, against)
+    result = {"what": args.what, "against": result.pop("against"), "seed": args.seed, **numbers, **result}
+    _print(result | ({"cautions": cautions} if cautions else {}), as_json=args.json)
     return 0
 
 
-def _is_run(what: str) -> bool:
-    from ..runs import is_run
+def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
+    """Both sides opened, nothing sampled; the second is the data, None where neither the call nor a metric names it."""
+    from ..runs import is_run, open_run
 
-    return is_run(what)
-
-
-def _images(args: EvalArgs) -> tuple[Source | Iterator[Tensor], int]:
-    """(iterable of uint8 batches or a source, resolution)."""
-    from .. import sampling
-    from ..data import open_source, to_uint8
-
-    if not _is_run(args.what):
-        size = args.size or _first_size(args.what)
-        return open_source(args.what, size=size, limit=args.n), size
-    from ..runs import open_run
-
+    needed = request.compares or args.against is not None or args.other is not None
+    where = request.where
+    if not is_run(args.what):
+        ours = open_measured(args.what, args.n, args.size, args.resize)
+        if where is None or not needed:
+            return ours, None
+        return ours, open_data(where, args.n, ours.resolution, args.resize)
     run = open_run(args.what, device=args.device)
-    model, size = run.denoiser, run.spec.shape[-1]
-    if args.size not in (None, size):
-        raise UsageError(f"--size {args.size} differs from the run's {size}: leave it out")
+    height, width = run.spec.shape[-2:]
+    if args.size not in (None, width):
+        raise UsageError(f"--size {args.size} differs from the run's {width}: leave it out")
+    if "clip" in request.metrics and run.condition != "text":
+        raise UsageError(
+            f"the metric clip compares with captions, and the model in {args.what} takes none: leave it out"
+        )
+    how: How = "lanczos" if args.resize == "auto" else args.resize
+    theirs = None
+    if where is not None and (needed or run.condition != "none"):
+        theirs = open_data(where, args.n, (height, width), how)
+    sampling = Sampling(sampler=args.sampler, steps=args.steps, seed=args.seed, batch=args.batch)
+    return open_samples(run, args.n, sampling, None if theirs is None else theirs.source), theirs
 
-    def batches() -> Iterator[Tensor]:
-        for begin in range(0, args.n, args.batch):
-            rows = min(args.batch, args.n - begin)
-            yield to_uint8(
-                sampling.sample(model, rows, sampler=args.sampler, steps=args.steps, seed=args.seed, first=begin)
-            )
-            note(f"sampled {begin + rows} of {args.n}")
 
-    return batches(), size
+def _their_count(request: Request, reference: Sequence[Statistics] | None, theirs: Side | None) -> int | None:
+    if not request.compares:
+        return None
+    if reference is not None:
+        return reference[0].count
+    return None if theirs is None else theirs.count
 
 
-def _first_size(what: str) -> int:
-    from PIL import Image
+def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Side, theirs: Side | None) -> None:
+    """Refuse a reference of another resolution, or one that was not made from the data that is named beside it."""
+    from ..metrics.blocks import blocks
+    from ..metrics.sets import Census
 
-    from ..data.decode import extensions
+    made = reference[0]
+    if made.resolution != ours.resolution:
+        size, mine = ("×".join(map(str, one or ("no",))) for one in (made.resolution, ours.resolution))
+        raise UsageError(
+            f"reference {args.reference} is of {size} pixels and {ours.name} of {mine}: "
+            "make a reference at this resolution, or give --size for a folder"
+        )
+    if theirs is None:
+        return
+    census = Census()
+    for block in blocks(theirs.images):
+        census.see(block)
+    if census.fingerprint != made.fingerprint:
+        source = made.about.get("source", "another set")
+        raise UsageError(
+            f"reference {args.reference} ({made.count} images of {source}) was not made from these "
+            f"{census.count} images of {theirs.name}: make it again, or leave the data out"
+        )
 
-    folder = Path(what)
-    if not folder.is_dir():
-        return 64
-    for file in sorted(folder.rglob("*")):
-        if file.suffix.lower() in extensions():
-            with contextlib.suppress(OSError), Image.open(file) as image:  # a damaged one is skipped, here as elsewhere
-                return min(image.size)
-    return 64
+
+def _referred(args: EvalArgs, reference: Sequence[Statistics], features: str) -> Statistics:
+    """The reference's statistics for a feature network."""
+    for one in reference:
+        if one.features == features:
+            return one
+    names = ", ".join(one.features for one in reference)
+    raise UsageError(f"reference {args.reference} was made with {names}, not with {features}: make one with it")
+
+
+def _features_only(instruments: Any) -> Any:
+    """What the data is looked at with: diversity and CLIP score are of the samples."""
+    import dataclasses
+
+    return dataclasses.replace(instruments, distance=None, clip=None)
+
+
+def _document(
+    args: EvalArgs,
+    request: Request,
+    ours: Side,
+    theirs: Side | None,
+    mine: Seen,
+    other: Seen | None,
+    against: Sequence[Statistics],
+) -> dict[str, Any]:
+    """All of the result that is no measured number."""
+    censuses = [mine.census, *([other.census] if other is not None else against[:1])]
+    ways = [ours.about, *(one.about for one in against[:1])]
+    result: dict[str, Any] = {"against": None if theirs is None else theirs.name}
+    if args.reference is not None and result["against"] is None:
+        result["against"] = against[0].about.get("source") if against else None
+    if mine.statistics:
+        result["features"] = ",".join(one.features for one in mine.statistics)
+    result |= {
+        "resolution": list(ours.resolution),
+        "images": [one.count for one in censuses],
+        "skipped": sum(one.skipped for one in censuses),
+        "fingerprints": [f"{one.fingerprint:032x}" for one in censuses],
+        "preprocessing": [about.get("preprocessing", "unknown") for about in ways],
+    }
+    if request.ks:
+        result["k"] = dict(request.ks)
+    for name in ("reference", "reference_out", "per_image"):
+        if getattr(args, name) is not None:
+            result[name] = str(getattr(args, name))
+    if "sampler" in ours.about:
+        result |= {"sampler": args.sampler, "steps": args.steps, "condition": ours.about["condition"]}
+    return result
+
+
+def _print(result: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        emit_json(result)
+        return
+    for key, value in result.items():
+        say(f"{key:<16} {value}")

@@ -48,6 +48,8 @@ def resized(images: Tensor, side: int) -> Tensor:
     return fn.interpolate(x, size=(side, side), mode="bicubic", antialias=True, align_corners=False).clamp_(0.0, 255.0)
 
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _LITE0_SPATIAL = 4  # the block whose output is kept: the last of stride 8
 POOLED, SPATIAL, CLASSES = "pooled", "spatial", "classes"
 """Names of a network's outputs: what Fréchet and kernel distances, sFID, and the inception score are measured on."""
@@ -164,7 +166,12 @@ def inception(weights: str | Path | None = None, device: torch.device | str = "c
 def features(
     name: str = "lite0", weights: str | Path | None = None, device: torch.device | str = "cpu"
 ) -> NetworkFeatures:
-    """The feature network called ``name``: "lite0" (offline default) or "inception" (from ``weights`` or the cache)."""
+    """The feature network called ``name``.
+
+    * "lite0": the offline default, `lite0`;
+    * "inception": FID's, from the file ``weights`` or torch hub's cache, `inception`;
+    * "dinov2": from the folder or repository ``weights`` or the Hugging Face cache, `ornstein.metrics.dino.dinov2`.
+    """
     if name == "lite0":
         if weights is not None:
             raise ConfigError(
@@ -173,4 +180,8 @@ def features(
         return lite0(device)
     if name == "inception" or name.startswith("inception-"):
         return inception(weights, device)
-    raise ConfigError(f"unknown features {name!r}: choose 'lite0' or 'inception'")
+    if name == "dinov2" or name.startswith("dinov2-"):
+        from ornstein.metrics.dino import dinov2
+
+        return dinov2(weights, device)
+    raise ConfigError(f"unknown features {name!r}: choose lite0, inception or dinov2")

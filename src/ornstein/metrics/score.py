@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ornstein.errors import UsageError
 from ornstein.metrics.frechet import frechet_distance
-from ornstein.metrics.inceptionv3 import STANDARD
 from ornstein.metrics.kernel import kernel_distance
+from ornstein.metrics.measure import check, label
 from ornstein.metrics.sets import Statistics
 
 
@@ -30,7 +29,7 @@ class Report:
     @property
     def names(self) -> tuple[str, str]:
         """What the two distances may be called: "FID" and "KID" on the standard Inception weights alone."""
-        return ("FID", "KID") if self.features == STANDARD else (f"FD-{self.features}", f"KID-{self.features}")
+        return label("fd", self.features), label("kid", self.features)
 
     def as_dict(self) -> dict[str, object]:
         """The report for JSON, e.g. ``{"FD-lite0": 38.8, "KID-lite0": 0.002, "KID-lite0 error": 0.001, …}``."""
@@ -59,19 +58,8 @@ def compare(a: Statistics, b: Statistics) -> Report:
     Raises `UsageError` for statistics of different features or resolutions, for parts that were not merged, and for
     fewer than two images.
     """
-    if a.features != b.features:
-        raise UsageError(
-            f"cannot compare features {a.features!r} with {b.features!r}: use one feature network for both"
-        )
-    for part in (a, b):
-        if not part.complete:
-            missing = sorted(set(range(part.world)) - part.parts)
-            raise UsageError(f"statistics lack the parts of ranks {missing} of {part.world}: merge all parts first")
-    if a.resolution is None or b.resolution is None or min(a.count, b.count) < 2:
-        raise UsageError(f"distances need at least 2 images on each side, got {a.count} and {b.count}: give more")
-    if a.resolution != b.resolution:
-        sizes = " and ".join(f"{h}×{w}" for h, w in (a.resolution, b.resolution))
-        raise UsageError(f"cannot compare images of different resolutions ({sizes}): resize one set")
+    check(a, b)
+    assert a.resolution is not None
     width = a.moments.width
     kernel = kernel_distance(a.sample.rows(width), b.sample.rows(width))
     return Report(

@@ -181,17 +181,14 @@ class Collector:
         self._spatial: Moments | None = Moments(0) if SPATIAL in keep else None
         self._classes = ClassScore() if CLASSES in keep else None
         self._vectors = Vectors(features.width) if VECTORS in keep else None
-        self._fingerprint, self._skipped = 0, 0
-        self._resolution: tuple[int, int] | None = None
+        self._census = Census()
         self._rank, self._world, self._about = rank, world, dict(about or {})
 
     def see(self, block: Block) -> None:
         """Take in a block."""
-        self._skipped += block.skipped
-        if not block.images:
+        stack = self._census.see(block)
+        if stack is None:
             return
-        stack = block.stack()
-        self._resolution = agree(self._resolution, (stack.shape[-2], stack.shape[-1]))
         found = self._outputs(stack)
         units = quantise(found[POOLED])
         if units.shape != (len(stack), self.features.width):
@@ -207,22 +204,21 @@ class Collector:
             self._classes.update(block.indices, found[CLASSES])
         if self._vectors is not None:
             self._vectors.add(block.indices, rows)
-        for index, image, row in zip(block.indices, stack.numpy(), rows, strict=True):
+        for index, row in zip(block.indices, rows, strict=True):
             self._sample.add(index, row)
-            self._fingerprint += image_hash(index, image)
 
     def result(self) -> Statistics:
         """The statistics of all that was seen."""
         return Statistics(
             features=self.features.name,
-            resolution=self._resolution,
+            resolution=self._census.resolution,
             moments=self._moments,
             sample=self._sample,
             spatial=self._spatial,
             classes=self._classes,
             vectors=self._vectors,
-            fingerprint=self._fingerprint % 2**128,
-            skipped=self._skipped,
+            fingerprint=self._census.fingerprint,
+            skipped=self._census.skipped,
             parts=frozenset({self._rank}),
             world=self._world,
             about=self._about,
@@ -235,7 +231,27 @@ class Collector:
         return {name: value[: len(block)] for name, value in found.items()}
 
 
-def image_hash(index: int, image: np.ndarray[Any, Any]) -> int:
+class Census:
+    """Which images a set holds: their count, resolution and fingerprint, without any network."""
+
+    def __init__(self) -> None:
+        self.count, self.skipped, self.fingerprint = 0, 0, 0
+        self.resolution: tuple[int, int] | None = None
+
+    def see(self, block: Block) -> Tensor | None:
+        """Take in a block; its images as one tensor uint8 (B, 3, H, W), None if it has none."""
+        self.skipped += block.skipped
+        if not block.images:
+            return None
+        stack = block.stack()
+        self.resolution = agree(self.resolution, (stack.shape[-2], stack.shape[-1]))
+        self.count += len(stack)
+        hashes = (_hash(index, image) for index, image in zip(block.indices, stack.numpy(), strict=True))
+        self.fingerprint = (self.fingerprint + sum(hashes)) % 2**128
+        return stack
+
+
+def _hash(index: int, image: np.ndarray[Any, Any]) -> int:
     """128 bits of the number and the bytes of an image; the resolution is recorded elsewhere."""
     digest = hashlib.blake2b(image.tobytes(), digest_size=16, key=struct.pack("<q", index))
     return int.from_bytes(digest.digest(), "little")

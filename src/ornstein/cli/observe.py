@@ -1,0 +1,130 @@
+"""One pass over a set of images for `ornstein eval`: every instrument looks at each block once."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError, DataError, UsageError
+from .output import write_text
+from .request import INSISTING, Request, weights_of
+from .sides import Side
+
+if TYPE_CHECKING:
+    from ..metrics import NetworkFeatures, Statistics
+    from ..metrics.clip import Clip
+    from ..metrics.perceptual import PerceptualDistance
+    from ..metrics.sets import Census
+    from .evaluate import EvalArgs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Instruments:
+    """The networks of a call: features, a perceptual distance for diversity, CLIP."""
+
+    features: tuple[NetworkFeatures, ...] = ()
+    distance: PerceptualDistance | None = None
+    clip: Clip | None = None
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What a pass has found: statistics by network, numbers by name, and numbers of single images by name."""
+
+    census: Census
+    statistics: tuple[Statistics, ...]
+    numbers: dict[str, float | int | None] = field(default_factory=dict[str, "float | int | None"])
+    images: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
+
+
+def load_instruments(request: Request, args: EvalArgs) -> Instruments:
+    """Every network that the request needs, loaded. Raises `UsageError` where one is not what its metric insists on."""
+    from ..metrics import features, perceptual
+    from ..metrics.clip import Clip
+    from ..metrics.inceptionv3 import STANDARD
+
+    networks: list[NetworkFeatures] = []
+    if request.on_statistics:
+        names = [name.strip() for name in args.features.split(",") if name.strip()]
+        if not names or len(set(names)) < len(names):
+            raise ConfigError(f"--features {args.features!r} must name each of lite0, inception, dinov2 at most once")
+        weights = weights_of(args.weights, names)
+        networks = [features(name, weights=weights.get(name), device=args.device) for name in names]
+    for name in request.insisting:
+        if all(network.name != STANDARD for network in networks):
+            raise UsageError(
+                f"{name} is defined on the standard Inception weights, not on {', '.join(n.name for n in networks)}: "
+                f"give --features inception with them, or ask for {INSISTING[name]}"
+            )
+    return Instruments(
+        features=tuple(networks),
+        distance=perceptual.lpips(args.lpips).to(args.device) if "diversity" in request.metrics else None,
+        clip=Clip(args.clip, args.device) if "clip" in request.metrics else None,
+        device=args.device,
+    )
+
+
+def look(side: Side, instruments: Instruments, keep: Collection[str]) -> Seen:
+    """Look at all images of a side once."""
+    from ..metrics import Collector, DiversityMeter
+    from ..metrics.blocks import blocks
+    from ..metrics.clip import ClipMeter
+    from ..metrics.sets import Census
+
+    collectors = [Collector(network, keep=keep, about=side.about) for network in instruments.features]
+    diversity = None if instruments.distance is None else DiversityMeter()
+    clip = None if instruments.clip is None else ClipMeter(instruments.clip)
+    census, names = Census(), {}
+    observers = [one for one in (*collectors, diversity, clip) if one is not None]
+    for block in blocks(side.images):
+        census.see(block)
+        names |= dict(zip(block.indices, block.names, strict=True))
+        for observer in observers:
+            observer.see(block)
+    seen = Seen(census=census, statistics=tuple(collector.result() for collector in collectors))
+    seen.images["name"] = names
+    if diversity is not None and instruments.distance is not None:
+        found = diversity.result(instruments.distance, instruments.device)
+        name = f"diversity-{instruments.distance.name}"
+        seen.numbers.update({name: found.value, f"{name} error": found.error, f"{name} pairs": found.pairs})
+    if clip is not None:
+        score = clip.result()
+        name = f"CLIP-score-{score.name}"
+        seen.numbers.update({name: score.value, f"{name} error": score.error})
+        seen.images[name] = dict(zip(score.indices.tolist(), score.scores.tolist(), strict=True))
+    return seen
+
+
+def write_images(path: Path, columns: Mapping[str, Mapping[int, Any]]) -> None:
+    """A row for each image: its number, its name and its numbers; null, or nothing in CSV, where one is undefined."""
+    rows: list[dict[str, Any]] = []
+    for index in sorted({index for column in columns.values() for index in column}):
+        row: dict[str, Any] = {"index": index}
+        for name, column in columns.items():
+            value = column.get(index)
+            row[name] = None if isinstance(value, float) and math.isnan(value) else value
+        rows.append(row)
+    text = _json_lines(rows) if path.suffix == ".jsonl" else _csv(rows, ["index", *columns])
+    try:
+        write_text(path, text)
+    except OSError as error:
+        raise DataError(f"--per-image {path} cannot be written ({(error.strerror or 'error').lower()})") from None
+
+
+def _json_lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> str:
+    table = io.StringIO()
+    writer = csv.DictWriter(table, fieldnames=names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return table.getvalue()
