@@ -1,0 +1,63 @@
+"""What several reproductions share: slopes over seeds, and a verdict by an interval."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+
+from .base import Finding, Interval, Plot, Table, Verdict, mean_interval
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """Findings of one measurement, with the tables and plots they rest on."""
+
+    findings: Sequence[Finding]
+    tables: Sequence[Table] = ()
+    plots: Sequence[Plot] = ()
+
+
+class Judged(TypedDict):
+    """A verdict and its reason, as arguments of a `Finding`."""
+
+    verdict: Verdict
+    reason: str
+
+
+def slope_of(counts: Sequence[float], values: Sequence[float]) -> float:
+    """Least squares of log value on log count."""
+    return float(np.polyfit(np.log(counts), np.log(values), 1)[0])
+
+
+def judge(value: float, interval: Interval, low: float, high: float) -> Judged:
+    """Inside the expected range, outside it, or not told apart from its edge.
+
+    >>> [judge(v, (v - 0.1, v + 0.1), 1.4, 1.6)["verdict"] for v in (1.5, 1.0, 1.65)]
+    ['reproduced', 'not reproduced', 'inconclusive']
+    """
+    if low <= value <= high:
+        return {"verdict": "reproduced", "reason": ""}
+    if interval[1] < low or interval[0] > high:
+        return {"verdict": "not reproduced", "reason": f"The whole interval lies outside [{low:g}, {high:g}]."}
+    return {"verdict": "inconclusive", "reason": f"The interval reaches across the edge of [{low:g}, {high:g}]."}
+
+
+def slopes(counts: Sequence[float], table: Sequence[Sequence[float]]) -> tuple[float, Interval, float]:
+    """(mean, interval, noise between rows) of the slopes of the rows of ``table``, one row a seed."""
+    found = [slope_of(counts, row) for row in table]
+    mean, interval = mean_interval(found)
+    return mean, interval, statistics.stdev(found)
+
+
+def columns(table: Sequence[Sequence[float]]) -> list[float]:
+    """The means over seeds."""
+    return [statistics.fmean(column) for column in zip(*table, strict=True)]
+
+
+def negated(interval: Interval) -> Interval:
+    """The interval of −x."""
+    return -interval[1], -interval[0]
