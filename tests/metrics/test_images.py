@@ -116,7 +116,7 @@ def test_jpeg_is_cautioned_against_and_jpeg_beside_png_twice(tmp_path):
     assert images.cautions(png, png) == images.cautions(png, None) == images.cautions(None, None) == []
     (alone,) = images.cautions(None, jpeg)
     assert "JPEG" in alone
-    first, second = images.cautions(png, jpeg)
+    _, second = images.cautions(png, jpeg)
     assert "one side is JPEG and the other is not" in second
     assert "and other files" in images.cautions(both, None)[0]
     assert len(images.cautions(jpeg, jpeg)) == 2, "one for each folder, none about a difference"

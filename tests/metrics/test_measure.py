@@ -1,4 +1,4 @@
-"""The metrics by name: what a number is called, what it needs, and that all of them agree with the parts they are of."""
+"""The metrics by name: what a number is called, what it needs, and that all agree with the parts they are made of."""
 
 import pytest
 import torch

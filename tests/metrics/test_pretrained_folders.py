@@ -165,7 +165,7 @@ def test_what_is_not_there_is_said_in_one_line(dino_folder, clip_folder, tmp_pat
     with pytest.raises(CheckpointError, match=r"no \.safetensors weights"):
         metrics.features("dinov2", weights=tmp_path)
     (tmp_path / "model.safetensors").write_bytes((dino_folder / "model.safetensors").read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="damaged|cannot be read"):
+    with pytest.raises(CheckpointError, match=r"damaged|cannot be read"):
         metrics.features("dinov2", weights=tmp_path)
 
 

@@ -58,7 +58,7 @@ class EvalArgs:
     resize: How = "auto"
     """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
     sampler: str = "dpmpp-2m"
-    """Sampler, when sampling from a run."""
+    """Sampler, when sampling from a run; auto chooses it with its grid."""
     steps: int = 20
     """Length of the time grid, when sampling from a run."""
     seed: int = 0
@@ -87,7 +87,7 @@ def evaluate(args: EvalArgs) -> int:
     request.check_counts(ours.count, _their_count(request, reference, theirs))
     instruments = load_instruments(request, args)
     names = [network.name for network in instruments.features]
-    referred = None if reference is None else [_referred(args, reference, name) for name in names]
+    referred = None if reference is None else [_referred(args, request, reference, name) for name in names]
     cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
     for caution in cautions:
         note(f"caution: {caution}")
@@ -176,10 +176,18 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Side
         )
 
 
-def _referred(args: EvalArgs, reference: Sequence[Statistics], features: str) -> Statistics:
-    """The reference's statistics for a feature network."""
+def _referred(args: EvalArgs, request: Request, reference: Sequence[Statistics], features: str) -> Statistics:
+    """The reference's statistics for a feature network, with all that the metrics need."""
+    from ..metrics.measure import needs
+
     for one in reference:
         if one.features == features:
+            for keep in needs(request.measured, "theirs"):
+                if getattr(one, keep) is None:
+                    raise UsageError(
+                        f"reference {args.reference} keeps no {keep}, which the metrics asked for need: "
+                        "make it again with --reference-out and these metrics"
+                    )
             return one
     names = ", ".join(one.features for one in reference)
     raise UsageError(f"reference {args.reference} was made with {names}, not with {features}: make one with it")
