@@ -148,6 +148,40 @@ def log_snr(steps: int, *, start: float | None = None) -> Grid:
     return Grid(f"log_snr({steps})", rule)
 
 
+def tangent(
+    steps: int, *, first: float, last: float, centre: float = 0.3, width: float = 2.0, start: float | None = None
+) -> Grid:
+    """A grid for few evaluations: one step from the noisiest level to σ̄ = ``first``, then dense around e^(−centre).
+
+    With λ = −log σ̄, the levels from ``first`` to ``last`` are λ_i = centre + width·tan φ_i with φ_i in equal steps:
+    their density in λ is that of a Cauchy law, and equal steps in λ for a large width. Then the clean end. ``first``
+    above the path's noisiest level and ``last`` below its floor are drawn in. `ornstein.samplers.auto` chooses the
+    four numbers.
+
+    Raises:
+        GridError: not 0 < last < first, or a width that is not positive.
+    """
+    _count(steps)
+    _positive(width, "width")
+    if not 0.0 < last < first < math.inf or not math.isfinite(centre):
+        raise GridError(f"need 0 < last < first and a finite centre, got {last}, {first} and {centre}")
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        top, floor = (base.sigma_bar(t) for t in _ends(base, start))
+        if steps == 1:
+            return _closed(base, [base.time_of(-2.0 * math.log(top))], start)
+        # The step from the noisiest level keeps some length, whatever the path.
+        high = min(first, top * (floor / top) ** (0.5 / steps))
+        low = min(max(last, floor), high * (floor / high) ** 0.5)
+        begin, end = (math.atan((-math.log(bar) - centre) / width) for bar in (high, low))
+        angles = [begin + (end - begin) * (i / (steps - 2) if steps > 2 else 0.5) for i in range(steps - 1)]
+        values = [2.0 * (centre + width * math.tan(angle)) for angle in angles]
+        return _closed(base, [base.span[1], *(base.time_of(value) for value in values)], start)
+
+    return Grid(f"tangent({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
+
+
 def span_log_snr(steps: int, low: float, high: float) -> Grid:
     """Equal steps between two log-SNRs, both ends included and no last jump: the grid of order measurements."""
     _count(steps)

@@ -17,9 +17,10 @@ from .estimates import Estimate
 from .grids import GridLike, times_of
 from .paths.base import Cond, Path
 from .randomness import Noise
-from .samplers import Event, Sampler, run, solve, steps_for
+from .samplers import Event, Sampler, auto, run, solve, steps_for
 from .samplers import sampler as sampler_named
 from .samplers import stream as stream_steps
+from .samplers.auto import rule_for
 from .scalars import Time
 
 
@@ -48,22 +49,35 @@ def resolve(
     Raises:
         UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
     """
-    rule = sampler_named(sampler)
     event = tuple(shape) if shape is not None else getattr(model, "shape", None)
     if event is None:
         raise UsageError("the model does not know the shape of a sample: pass shape=(channels, height, width)")
     if sum(given is not None for given in (steps, evaluations, grid)) > 1:
         raise UsageError("give one of steps, evaluations and grid, not several")
-    if grid is not None:
-        times = times_of(grid, model.path)
+    rule: Sampler
+    if sampler == "auto":
+        rule, times = _chosen(model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid)
+    elif grid is not None:
+        rule, times = sampler_named(sampler), times_of(grid, model.path)
     elif evaluations is not None:
+        rule = sampler_named(sampler)
         times = times_of(steps_for(rule, model.path, evaluations), model.path)
     else:
+        rule = sampler_named(sampler)
         times = times_of(grids.default(model.path, 20 if steps is None else steps), model.path)
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
     device = getattr(model, "device", torch.device("cpu"))
     return Request(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
+
+
+def _chosen(path: Path, evaluations: int, grid: GridLike | None) -> tuple[Sampler, tuple[float, ...]]:
+    """What "auto" means: both sampler and grid, or the sampler alone where the grid is given."""
+    if grid is None:
+        rule, own = auto(path, evaluations)
+        return rule, times_of(own, path)
+    times = times_of(grid, path)
+    return rule_for(path, len(times) - 1), times
 
 
 def sample(
@@ -91,7 +105,8 @@ def sample(
     Args:
         model: a `Denoiser`, or a guidance around one.
         n: how many.
-        sampler: a name from `ornstein.samplers.SAMPLERS` or a sampler.
+        sampler: a name from `ornstein.samplers.SAMPLERS`, a sampler, or "auto": sampler and grid by path and number of
+            evaluations (with ``grid``: the sampler alone).
         steps: length of the default grid (20).
         evaluations: instead of steps, the number of network evaluations not to be exceeded.
         grid: instead of both, a grid or a list of times.

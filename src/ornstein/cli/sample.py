@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ..denoisers import Denoiser
     from ..grids import GridLike
     from ..runs import Run
+    from ..sampling import Request
 
 _SHOWN = 256  # pictures in grid.png, the first ones
 
@@ -35,13 +36,14 @@ class SampleArgs:
     n: int = 16
     """How many images."""
     sampler: str = "dpmpp-2m"
-    """Name of the sampler; an unknown name lists them all."""
+    """Name of the sampler, or auto, which chooses sampler and grid by path and number of evaluations; an unknown name
+    lists them all."""
     steps: int | None = None
     """Length of the time grid (20 unless --evaluations is given)."""
     evaluations: int | None = None
     """Instead of --steps: as many steps as fit into this number of network evaluations."""
     grid: Literal["default", "karras", "log-snr", "uniform", "quadratic"] = "default"
-    """How the times are spread; the default suits the path of the model."""
+    """How the times are spread; the default suits the path of the model (and comes from auto with --sampler auto)."""
     seed: int = 0
     """Stream of samples: image i depends on (seed, i) alone."""
     first: int = 0
@@ -72,7 +74,6 @@ def sample(args: SampleArgs) -> int:
     from ..data import save_grid, save_png
     from ..runs import open_run
     from ..samplers import plan
-    from ..samplers import sampler as sampler_named
 
     if args.n < 1 or args.batch < 1:
         raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
@@ -82,8 +83,8 @@ def sample(args: SampleArgs) -> int:
     run = open_run(args.run, device=args.device)
     model = run.denoiser
     cond = _condition(run, args)
-    request = sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
-    asked = plan(sampler_named(args.sampler), model.path, request.times)
+    request = _request(args, model)
+    asked = plan(request.sampler, model.path, request.times)
     make_folder(args.out)
     started, written, pictures = time.perf_counter(), [], []
     for begin in range(0, args.n, args.batch):
@@ -127,6 +128,16 @@ def sample(args: SampleArgs) -> int:
     return 0
 
 
+def _request(args: SampleArgs, model: Denoiser) -> Request:
+    from .. import sampling
+
+    if args.steps is not None and args.evaluations is not None:
+        raise UsageError("give --steps or --evaluations, not both")
+    if args.sampler == "auto" and args.grid == "default":
+        return sampling.resolve(model, "auto", args.steps, args.evaluations, None, None)
+    return sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
+
+
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids
     from ..samplers import sampler as sampler_named
@@ -140,8 +151,8 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
         "quadratic": grids.power,
     }
     family = families[args.grid]
-    if args.steps is not None and args.evaluations is not None:
-        raise UsageError("give --steps or --evaluations, not both")
+    if args.sampler == "auto":  # its samplers ask once a step
+        return family(next((n for n in (args.steps, args.evaluations) if n is not None), 20))
     if args.evaluations is not None:
         rule = sampler_named(args.sampler)
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))

@@ -2,6 +2,8 @@
 
 from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
+from .angle import AngleAdams
+from .auto import auto
 from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run, solve, steps_for, stream
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
@@ -20,6 +22,7 @@ __all__ = [
     "AcceleratedODE",
     "AcceleratedSDE",
     "Ancestral",
+    "AngleAdams",
     "Collocation",
     "DPMSolver",
     "DPMSolver2S",
@@ -38,6 +41,7 @@ __all__ = [
     "Step",
     "Steps",
     "UniPC",
+    "auto",
     "picard",
     "plan",
     "run",

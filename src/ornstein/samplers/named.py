@@ -10,6 +10,7 @@ from types import MappingProxyType
 from ..errors import ConfigError
 from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
+from .angle import AngleAdams
 from .base import Sampler
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
@@ -52,6 +53,8 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "deis-3": DEIS,
         "collocation-3": Collocation,
         "collocation-4": partial(Collocation, nodes=4, sweeps=4),
+        "angle-adams": AngleAdams,
+        "angle-adams-explicit": partial(AngleAdams, corrector=False),
         "sa-solver": SASolver,
         "sde-midpoint": MidpointSDE,
         "sde-midpoint-exponential": partial(MidpointSDE, "exponential"),
@@ -73,5 +76,7 @@ def sampler(which: str | Sampler) -> Sampler:
     if which in SAMPLERS:
         return SAMPLERS[which]()
     close = difflib.get_close_matches(which.lower(), SAMPLERS, n=3, cutoff=0.4)
+    if which == "auto":
+        raise ConfigError("auto is no sampler of its own: samplers.auto(path, evaluations) gives one, with its grid")
     names = ", ".join([*close, *(name for name in SAMPLERS if name not in close)])
     raise ConfigError(f"unknown sampler {which!r}: choose one of {names}")

@@ -1,0 +1,99 @@
+"""`auto`: the sampler and the grid for a path and a number of evaluations.
+
+On affine paths `AngleAdams` on `ornstein.grids.tangent`, with numbers that were tuned at seven counts on random
+mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's targets is among them) and are
+interpolated in between. Where the path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that
+changes shape.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from .. import grids
+from ..errors import UsageError
+from ..grids import Grid
+from ..paths.base import AffinePath, LocationPath, Path
+from .ancestral import Ancestral
+from .angle import AngleAdams
+from .base import Sampler, steps_for
+from .ddim import DDIM
+
+
+@dataclass(frozen=True, slots=True)
+class _Tuned:
+    """The numbers for one count: of the grid (levels in σ/α), and of the sampler."""
+
+    count: int
+    first: float
+    last: float
+    centre: float
+    width: float
+    scale: float
+    offset: float
+
+
+# Tuned by benchmarks/practice_tune.py.
+_TABLE = (
+    _Tuned(5, 5.0, 0.05, 0.8, 2.8, 1.3, 0.2),
+    _Tuned(10, 15.0, 0.025, 0.1, 3.5, 1.5, 0.1),
+    _Tuned(50, 20.0, 0.01, 0.5, 2.5, 0.8, 0.1),
+)
+_CORRECTED = 12  # from this count on the corrector helps
+
+
+def auto(path: Path, evaluations: int = 20) -> tuple[Sampler, Grid]:
+    """The sampler and the grid that suit a path and a number of evaluations.
+
+    It is a pure function of the two. The grid costs exactly ``evaluations`` on affine paths and at most as many
+    elsewhere.
+
+    >>> from ornstein.paths import VP
+    >>> rule, grid = auto(VP(), 8)
+    >>> len(grid(VP())) - 1
+    8
+
+    Raises:
+        UsageError: fewer than one evaluation; `GridError` where the path's own grid costs more.
+    """
+    if evaluations < 1:
+        raise UsageError(f"there is at least one evaluation, got {evaluations}")
+    if not isinstance(path, AffinePath):
+        rule = DDIM() if isinstance(path, LocationPath) else Ancestral()
+        return rule, steps_for(rule, path, evaluations)
+    at = _between(evaluations)
+    grid = grids.tangent(evaluations, first=at.first, last=at.last, centre=at.centre, width=at.width)
+    return _rule(at), grid
+
+
+def rule_for(path: Path, steps: int) -> Sampler:
+    """The sampler alone, for a grid of this many steps that somebody else chose."""
+    if not isinstance(path, AffinePath):
+        return DDIM() if isinstance(path, LocationPath) else Ancestral()
+    return _rule(_between(steps))
+
+
+def _rule(at: _Tuned) -> AngleAdams:
+    return AngleAdams(points=3, corrector=at.count >= _CORRECTED, scale=at.scale, offset=at.offset)
+
+
+def _between(count: int) -> _Tuned:
+    """The table, its logarithms interpolated linearly in log count; beyond its end the grid goes on to spread."""
+    low = next((row for row in reversed(_TABLE) if row.count <= count), _TABLE[0])
+    high = next((row for row in _TABLE if row.count >= count), _TABLE[-1])
+    part = 0.0 if high.count == low.count else math.log(count / low.count) / math.log(high.count / low.count)
+    stretch = max(count / _TABLE[-1].count, 1.0)
+
+    def mixed(one: float, two: float) -> float:
+        return math.exp((1.0 - part) * math.log(one) + part * math.log(two))
+
+    return _Tuned(
+        count=count,
+        first=mixed(low.first, high.first) * stretch,
+        last=mixed(low.last, high.last) / stretch,
+        centre=(1.0 - part) * low.centre + part * high.centre,
+        width=mixed(low.width, high.width),
+        scale=mixed(low.scale, high.scale),
+        offset=mixed(low.offset, high.offset),
+    )
