@@ -1,9 +1,13 @@
 """The metrics by name: what a number is called, what it needs, and that all agree with the parts they are made of."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from ornstein import metrics
+from ornstein.cli.request import ON_IMAGES
 from ornstein.errors import ConfigError, UsageError
 from ornstein.metrics.inceptionv3 import STANDARD
 from ornstein.metrics.measure import METRICS, label, measure, needs, neighbours
@@ -122,3 +126,13 @@ def test_refusals(pair):
         measure(pair[0], None, ["fd"])
     with pytest.raises(UsageError, match="use one feature network"):
         measure(pair[0], metrics.statistics(pictures(30), Net("other")), ["fd"])
+
+
+def test_the_page_names_every_metric():
+    page = Path(__file__).parents[2] / "docs" / "reference" / "metrics.md"
+    table = page.read_text("utf-8").split("## Networks")[0]
+    named = {cell.strip(" `") for cell in re.findall(r"^\|([^|]*)\|", table, re.MULTILINE)}
+    assert named - {"", "name", "---"} == {*METRICS, *ON_IMAGES}
+    text = " ".join(re.findall(r"^\|.*", table, re.MULTILINE))
+    ks = {*neighbours(METRICS).values()}
+    assert {int(k) for k in re.findall(r"k = (\d+)", text)} == ks
