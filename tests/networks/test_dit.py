@@ -97,7 +97,8 @@ def test_sites_see_maps_once_each_in_order():
     plain = net(x, time, **cond)
     with modulated(net, {"*": spy}):
         assert torch.equal(net(x, time, **cond), plain)
-    assert seen == [("block.0.hidden", (3, 32, 4, 2)), ("block.1.hidden", (3, 32, 4, 2))]
+    parts = ("query", "value", "attended", "hidden")
+    assert seen == [(f"block.{i}.{part}", (3, 32, 4, 2)) for i in (0, 1) for part in parts]
     assert tuple(site for site, _ in seen) == sites(net)
 
 

@@ -90,6 +90,11 @@ def modulated(net: nn.Module, by: Mapping[str, Modulation]) -> Iterator[None]:
         _BINDINGS.reset(token)
 
 
+def bindings() -> object:
+    """What is bound to sites just now: one and the same object for as long as nothing changes, None without any."""
+    return _BINDINGS.get()
+
+
 def _no_match(pattern: str, net: nn.Module, found: list[Site]) -> str:
     if not found:
         return f"no site matches {pattern!r}: {type(net).__name__} has no named sites, so it cannot be modulated"

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from ornstein.modulation.sites import Site, bindings
 
 NormKind = Literal["group", "rms", "nonscaling", "none"]
 Resample = Literal["down", "up"] | None
@@ -113,21 +116,47 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = No
     return out.transpose(1, 2).flatten(2)
 
 
-class SelfAttention(nn.Module):
-    """x + linear(attention(norm(x))) over the pixels of a feature; starts as the identity."""
+class AttentionSites(nn.Module):
+    """Sites ``NAME.query``, ``NAME.value`` and ``NAME.attended`` around a self-attention over pixels.
 
-    def __init__(self, channels: int, head_width: int, norm: NormKind) -> None:
+    Tokens (B, H·W, C) pass them as features (B, C, H, W), views of the same numbers. Attention maps never exist as
+    tensors in the fused kernel; what guidance wants to do to them (the identity, a blur) it does to these three.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.query, self.value, self.attended = (Site(f"{name}.{part}") for part in ("query", "value", "attended"))
+
+    def forward(
+        self, q: Tensor, k: Tensor, v: Tensor, heads: int, size: Sequence[int], time: Tensor, mask: Tensor | None = None
+    ) -> Tensor:
+        """`attend` with the three features shown on the way."""
+        if bindings() is None:
+            return attend(q, k, v, heads, mask)
+
+        def shown(site: Site, tokens: Tensor) -> Tensor:
+            return site(tokens.transpose(1, 2).unflatten(2, tuple(size)), time).flatten(2).transpose(1, 2)
+
+        q, v = shown(self.query, q), shown(self.value, v)
+        return shown(self.attended, attend(q, k, v, heads, mask))
+
+
+class SelfAttention(nn.Module):
+    """x + linear(attention(norm(x))) over the pixels of a feature, behind `AttentionSites`; starts as the identity."""
+
+    def __init__(self, channels: int, head_width: int, norm: NormKind, site: str = "attention") -> None:
         super().__init__()
         self.heads = channels // head_width
         self.norm = Norm(norm, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
+        self.sites = AttentionSites(site)
         self.out = zeroed(nn.Linear(channels, channels))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, H, W) in and out."""
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """(B, C, H, W) in and out; ``time`` (B,) is what the sites are told."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C), a view when x is channels_last
         q, k, v = self.qkv(tokens).chunk(3, dim=2)
-        h = self.out(attend(q, k, v, self.heads))
+        h = self.out(self.sites(q, k, v, self.heads, x.shape[2:], time))
         return x + h.transpose(1, 2).unflatten(2, x.shape[2:])
 
 

@@ -1,7 +1,8 @@
 """A small transformer over patches, so that nothing can silently assume a U-Net.
 
-Sites, in the order of a forward pass: ``block.i.hidden``, the tokens after block i laid out as a feature
-(B, width, H / patch, W / patch), i < depth.
+Sites, in the order of a forward pass, for each block i < depth: ``block.i.query``, ``block.i.value`` and
+``block.i.attended`` of its self-attention, then ``block.i.hidden``, the tokens after it; all laid out as a feature
+(B, width, H / patch, W / patch).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from torch.nn import functional
 from ornstein.errors import ConfigError
 from ornstein.modulation.sites import Site
 from ornstein.networks import checks
-from ornstein.networks.blocks import TextKeys, attend, zeroed
+from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
 
 
@@ -90,6 +91,7 @@ class DiTBlock(nn.Module):
         self.heads = width // config.head_width
         self.modulate = zeroed(nn.Linear(width, 6 * width))
         self.qkv = nn.Linear(width, 3 * width)
+        self.sites = AttentionSites(site)
         self.attended = nn.Linear(width, width)
         self.query = nn.Linear(width, width) if config.text_width else None
         self.text = TextKeys(config.text_width, width) if config.text_width else None
@@ -99,12 +101,23 @@ class DiTBlock(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.hidden = Site(f"{site}.hidden")
 
-    def forward(self, x: Tensor, embedding: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Tokens (B, N, width), embedding (B, width), text (B, L, D) and mask (B, L) to (B, N, width)."""
+    def forward(
+        self,
+        x: Tensor,
+        embedding: Tensor,
+        text: Tensor | None,
+        mask: Tensor | None,
+        size: tuple[int, int],
+        time: Tensor,
+    ) -> Tensor:
+        """Tokens (B, N, width), embedding (B, width), text (B, L, D) and mask (B, L) to (B, N, width).
+
+        ``size`` is (rows, columns) of the tokens; ``time`` (B,) is what the sites are told.
+        """
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
         h = normalised(x) * (1 + scale) + shift
         q, k, v = self.qkv(h).chunk(3, dim=2)
-        x = x + gate * self.attended(attend(q, k, v, self.heads))
+        x = x + gate * self.attended(self.sites(q, k, v, self.heads, size, time))
         if self.query is not None and self.text is not None and self.crossed is not None:
             keys, values, mask = self.text(text, mask, len(x))
             x = x + self.crossed(attend(self.query(normalised(x)), keys, values, self.heads, mask))
@@ -160,7 +173,7 @@ class DiT(nn.Module):
         patches = functional.pixel_unshuffle(x, config.patch).flatten(2).transpose(1, 2)  # (B, N, C · patch²)
         h = self.stem(patches) + positions_2d(height, width, config.width, like=x)
         for block in self.blocks:
-            h = block(h, embedding, text, text_mask)
+            h = block(h, embedding, text, text_mask, (height, width), time)
             feature = block.hidden(h.transpose(1, 2).unflatten(2, (height, width)), time)  # type: ignore[operator]
             h = feature.flatten(2).transpose(1, 2)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=2)

@@ -12,6 +12,9 @@ Sites, in the order of a forward pass. Level 0 is the finest; B is the number of
 | ``up.L.i.hidden`` | after decoder block i of level L (levels run N−1 … 0) | width · multipliers[L] |
 | ``up.L.B.hidden`` | after the block that doubles the size (all levels but 0) | width · multipliers[L−1] |
 
+A block that attends has ``….query``, ``….value`` and ``….attended`` before its ``hidden``: the queries, the values and
+the result of its self-attention, all with the block's channels.
+
 A modulation of ``down.…hidden`` is seen by the encoder and by the skip; one of ``up.…skip`` by the decoder alone.
 ``up.L.i.backbone`` is the same feature as the ``hidden`` before it: it exists so that a backbone and its skip can be
 bound as a pair (FreeU, DMFFT).
@@ -156,7 +159,7 @@ class UNetBlock(nn.Module):
         self.residual = ResidualBlock(
             inputs, outputs, 4 * config.width, norm=norm, dropout=config.dropout, resample=resample
         )
-        self.attention = SelfAttention(outputs, heads, norm) if attends else None
+        self.attention = SelfAttention(outputs, heads, norm, site) if attends else None
         self.cross = CrossAttention(outputs, heads, norm, config.text_width) if attends and config.text_width else None
         self.hidden = Site(f"{site}.hidden")
 
@@ -164,7 +167,7 @@ class UNetBlock(nn.Module):
         """(B, C_in, H, W) to (B, C_out, H', W')."""
         x = self.residual(x, cond.embedding)
         if self.attention is not None:
-            x = self.attention(x)
+            x = self.attention(x, cond.time)
         if self.cross is not None:
             x = self.cross(x, cond.text, cond.text_mask)
         return self.hidden(x, cond.time)

@@ -1,0 +1,69 @@
+"""Guidance: functions from denoisers to denoisers. They stack, with every sampler.
+
+from ornstein import guidance as guide
+
+model = guide.CFG(weight=4.0, null=run.null())(run.denoiser)
+both = guide.stack(guide.CFG(weight=4.0, null=run.null()), guide.within(guide.PAG(scale=2.0), sigma=(0.3, 5.0)))
+images = orn.sample(both(run.denoiser), n=4, cond=run.cond(labels=[3]))
+"""
+
+from . import energies
+from .base import Guided, Rule, Shared, Strength, condition_of, network_of
+from .cfg import APG, CFG, Autoguidance, CFGpp
+from .checkpointing import checkpointed
+from .classifier import NoisyClassifier
+from .compose import stack, together, within
+from .energies import (
+    Colour,
+    Edges,
+    Energy,
+    GuideWarning,
+    Measured,
+    Palette,
+    Smoothness,
+    inpainting,
+    super_resolution,
+)
+from .perturbed import PAG, SEG, Perturbed, SkipLayer
+from .posterior import DPS, LinearPosterior, misfit_of
+from .threshold import Threshold
+from .universal import Backward, Universal, corrected
+
+__all__ = [
+    "APG",
+    "CFG",
+    "DPS",
+    "PAG",
+    "SEG",
+    "Autoguidance",
+    "Backward",
+    "CFGpp",
+    "Colour",
+    "Edges",
+    "Energy",
+    "GuideWarning",
+    "Guided",
+    "LinearPosterior",
+    "Measured",
+    "NoisyClassifier",
+    "Palette",
+    "Perturbed",
+    "Rule",
+    "Shared",
+    "SkipLayer",
+    "Smoothness",
+    "Strength",
+    "Threshold",
+    "Universal",
+    "checkpointed",
+    "condition_of",
+    "corrected",
+    "energies",
+    "inpainting",
+    "misfit_of",
+    "network_of",
+    "stack",
+    "super_resolution",
+    "together",
+    "within",
+]

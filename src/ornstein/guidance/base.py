@@ -1,0 +1,268 @@
+"""What a guidance is made of: `Rule` turns a denoiser into a `Guided` one; `Shared` asks the network only once.
+
+A guidance is any function from a denoiser to a denoiser. The ones of this package are frozen values: they hold no
+state, so one of them serves every model, sampler and batch, and asking twice gives the same answer twice.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from .. import grids
+from ..denoisers import DenoiserLike
+from ..errors import PathError, UsageError
+from ..estimates import Estimate
+from ..modulation.sites import bindings
+from ..paths.base import AffinePath, Cond, Path
+from ..scalars import Time
+
+Strength = float | Callable[[Any], Any]
+"""A number, or a function of the log-SNR (a float in sampling, (B,) in training) that gives one."""
+
+
+def strength_at(strength: Strength, path: Path, t: Time) -> Time:
+    """The number that a `Strength` means at time t."""
+    return strength(grids.affine(path).log_snr(t)) if callable(strength) else strength
+
+
+def affine_path(path: Path, who: str) -> AffinePath:
+    """The path, or a refusal that says what to use instead."""
+    if not isinstance(path, AffinePath):
+        raise PathError(
+            f"{who} needs an AffinePath (alpha, sigma) to weigh a gradient of the state, got {type(path).__name__}: "
+            "use Universal with backward steps, which act on the clean sample"
+        )
+    return path
+
+
+class Rule(ABC):
+    """A guidance as a value: calling it with a denoiser gives the guided denoiser."""
+
+    __slots__ = ()
+
+    def __call__(self, denoiser: DenoiserLike) -> Guided:
+        """The guided denoiser."""
+        return Guided(self, denoiser)
+
+    @abstractmethod
+    def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
+        """The guided estimate at x (B, *event) and time t."""
+
+    @property
+    def differentiates(self) -> bool:
+        """Whether it asks for gradients through the network; `together` lets such guidances ask first."""
+        return False
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Guided:
+    """A denoiser under a guidance. It binds conditions, and tells shape and device, as the inner one does."""
+
+    guidance: Rule
+    inner: DenoiserLike
+
+    @property
+    def path(self) -> Path:
+        """The inner path."""
+        return self.inner.path
+
+    @property
+    def cond(self) -> Cond | None:
+        """The condition that the inner denoiser is bound to, if it tells."""
+        return condition_of(self.inner)
+
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """The clean event, if the inner denoiser knows it."""
+        return getattr(self.inner, "shape", None)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lives."""
+        return getattr(self.inner, "device", torch.device("cpu"))
+
+    def given(self, cond: Cond) -> Guided:
+        """The same guidance around the bound denoiser."""
+        return Guided(self.guidance, self.inner.given(cond))
+
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        """The guided estimate at x (B, *event) and time t."""
+        return self.guidance.estimate(self.inner, x, t)
+
+    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        """One guided answer a condition."""
+        return [self.given(cond)(x, t) for cond in conds]
+
+
+def condition_of(denoiser: object) -> Cond | None:
+    """The condition that a denoiser, or the one inside it, is bound to; None if it does not tell."""
+    while denoiser is not None:
+        cond = getattr(denoiser, "cond", None)
+        if isinstance(cond, Mapping):
+            return cast("Cond", cond)
+        denoiser = getattr(denoiser, "inner", None)
+    return None
+
+
+def network_of(denoiser: object) -> nn.Module | None:
+    """The module inside a denoiser, if there is one."""
+    while denoiser is not None:
+        net = getattr(denoiser, "net", None)
+        if isinstance(net, nn.Module):
+            return net
+        denoiser = getattr(denoiser, "inner", None)
+    return None
+
+
+def detached(estimate: Estimate, x: Tensor) -> Estimate:
+    """The same answer without its graph, at the state x."""
+    extras = {key: value.detach() for key, value in estimate.extras.items()}
+    return Estimate(x, estimate.t, estimate.path, clean=estimate.clean.detach(), extras=extras)
+
+
+def leaf_of(x: Tensor) -> Tensor:
+    """A tensor that gradients can be taken with respect to: x itself where an outer guidance does so already."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return x
+    return (x.clone() if x.is_inference() else x.detach()).requires_grad_()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Answer:
+    """One answer, and under which circumstances it was given."""
+
+    inner: DenoiserLike
+    cond: Cond | None
+    x: Tensor
+    t: Time
+    modulated: object
+    graph: bool
+    estimate: Estimate
+
+    def fits(self, inner: DenoiserLike, cond: Cond | None, x: Tensor, t: Time) -> bool:
+        return (
+            self.x is x
+            and (self.t is t if isinstance(t, Tensor) or isinstance(self.t, Tensor) else self.t == t)
+            and (_same(self.cond, cond) or (self.cond is cond is None and self.inner is inner))
+            and self.modulated is bindings()
+        )
+
+
+class Shared:
+    """A denoiser that remembers every answer of one guided question, so that guidances around it share the network.
+
+    It knows conditions, gradients and modulations: an answer given with gradients serves a question without, and an
+    answer under other modulations of the network serves none. `stack` and `together` make a fresh one for every
+    question and drop it afterwards, graphs included. `ornstein.Memo` is the simple form.
+    """
+
+    __slots__ = ("_answers", "_cond", "_leaves", "inner")
+
+    def __init__(self, inner: DenoiserLike) -> None:
+        self.inner = inner
+        self._cond = condition_of(inner)
+        self._answers: list[_Answer] = []
+        self._leaves: list[tuple[Tensor, Tensor]] = []
+
+    @classmethod
+    def of(cls, denoiser: DenoiserLike) -> Shared:
+        """The denoiser itself if it shares already."""
+        return denoiser if isinstance(denoiser, Shared) else cls(denoiser)
+
+    @property
+    def path(self) -> Path:
+        """The inner path."""
+        return self.inner.path
+
+    @property
+    def cond(self) -> Cond | None:
+        """The condition, if known."""
+        return self._cond
+
+    def given(self, cond: Cond) -> Shared:
+        """The bound denoiser, with the same memory."""
+        bound = Shared(self.inner.given(cond))
+        bound._cond, bound._answers, bound._leaves = cond, self._answers, self._leaves
+        return bound
+
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        """The inner answer at (x, t), asked once."""
+        return self._known(self._cond, x, t) or self._keep(self._cond, x, t, self.inner(x, t))
+
+    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        """The inner answers under several conditions; those that are not known yet are asked in one batch."""
+        known = [self._known(cond, x, t) for cond in conds]
+        missing = [cond for cond, answer in zip(conds, known, strict=True) if answer is None]
+        if len(missing) == 1 and _same(missing[0], self._cond):
+            asked = [self.inner(x, t)]
+        else:
+            asked = self.inner.many(x, t, missing) if missing else []
+        for cond, answer in zip(missing, asked, strict=True):
+            self._keep(cond, x, t, answer)
+        rest = iter(asked)
+        return [next(rest) if answer is None else answer for answer in known]
+
+    def differentiable(self, x: Tensor, t: Time) -> tuple[Tensor, Estimate]:
+        """(leaf, the estimate as a function of it), with the graph kept for the next guidance."""
+        leaf = next((leaf for state, leaf in self._leaves if state is x), None)
+        if leaf is None:
+            leaf = leaf_of(x)
+            self._leaves.append((x, leaf))
+        return leaf, self(leaf, t)
+
+    def _known(self, cond: Cond | None, x: Tensor, t: Time) -> Estimate | None:
+        graph = torch.is_grad_enabled() and x.requires_grad
+        for answer in self._answers:
+            if answer.fits(self.inner, cond, x, t) and answer.graph == graph:
+                return answer.estimate
+        for state, leaf in [] if graph else self._leaves:
+            for answer in self._answers if state is x else ():
+                if answer.fits(self.inner, cond, leaf, t):
+                    return detached(answer.estimate, x)
+        return None
+
+    def _keep(self, cond: Cond | None, x: Tensor, t: Time, answer: Estimate) -> Estimate:
+        graph = torch.is_grad_enabled() and x.requires_grad
+        self._answers.append(_Answer(self.inner, cond, x, t, bindings(), graph, answer))
+        return answer
+
+
+def differentiable(inner: DenoiserLike, x: Tensor, t: Time) -> tuple[Tensor, Estimate]:
+    """(leaf, the estimate as a function of it); on a `Shared` denoiser the same pair for every guidance."""
+    if isinstance(inner, Shared):
+        return inner.differentiable(x, t)
+    leaf = leaf_of(x)
+    return leaf, inner(leaf, t)
+
+
+def pulled(estimate: Estimate, leaf: Tensor, cotangent: Tensor, *, keep: bool) -> Tensor:
+    """(∂x̂_0/∂x)ᵀ·cotangent: one backward pass through the network; ``keep`` its graph for the next.
+
+    Raises `UsageError` if the estimate has no graph: the network detaches its answer, or runs under ``no_grad`` itself.
+    """
+    if not estimate.clean.requires_grad:
+        raise UsageError(
+            "the network's answer carries no gradient of its input: it is detached, or made under torch.no_grad(); "
+            'use through="estimate" or backward steps, which need none'
+        )
+    (gradient,) = torch.autograd.grad(estimate.clean, leaf, cotangent, retain_graph=keep, allow_unused=True)
+    return torch.zeros_like(leaf) if gradient is None else gradient
+
+
+def finite_rows(value: Tensor) -> Tensor:
+    """The value (B, …), rows with a number that is not finite set to zero."""
+    rows = torch.isfinite(value.flatten(1)).all(1).reshape(-1, *(1,) * (value.ndim - 1))
+    return torch.where(rows, value, torch.zeros_like(value))
+
+
+def _same(one: Cond | None, other: Cond | None) -> bool:
+    """Whether two conditions hold the same tensors."""
+    if one is None or other is None:
+        return False
+    return one.keys() == other.keys() and all(value is other[key] for key, value in one.items())

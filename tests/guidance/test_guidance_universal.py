@@ -1,0 +1,576 @@
+"""Laws of universal guidance: exact posteriors, closed forms, and what must not change."""
+
+import gc
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import ornstein as orn
+from ornstein import guidance as guide
+from ornstein.denoisers import Denoiser
+from ornstein.errors import ConfigError, PathError, UsageError
+from ornstein.guidance import Backward, Universal
+from ornstein.lab.meters import propagate
+from ornstein.lab.targets import M2, GaussianTarget, MixtureTarget
+from ornstein.paths import VE, VP, Flow
+from ornstein.randomness import Noise
+from ornstein.samplers import DDIM, Ancestral, run, solve
+
+MU, V, Y, STD = 0.7, 1.5, 2.0, 0.5
+POSTERIOR = (MU + V / (V + STD**2) * (Y - MU), V * STD**2 / (V + STD**2))
+TARGET = GaussianTarget([MU], [V])
+LIKELIHOOD = guide.Measured(operator=lambda x: x, target=torch.tensor([[Y]], dtype=torch.float64), std=STD)
+PATHS = [VP(), VE(), Flow()]
+
+
+def moments(guidance, sampler, grid):
+    """(mean, variance) that the sampler gives, exactly: the guided denoiser of a Gaussian is affine."""
+    path = VP.table()
+    times = orn.grids.times_of(grid, path)
+    root = torch.full((1, 1), path.std(times[0]), dtype=torch.float64)
+    found = propagate(sampler, guidance(TARGET.denoiser(path)), times, torch.zeros(1, dtype=torch.float64), root)
+    return float(found.mean), float(found.variance)
+
+
+def state(path, t, dim=1, rows=5, seed=0):
+    noise = Noise.of(seed, range(rows), dtype=torch.float64)
+    return path.diffuse(noise.white("x", (dim,)), t, noise.white("z", (dim,)))
+
+
+# ------------------------------------------------------------------------------------------- exact laws on a Gaussian
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+@pytest.mark.parametrize("level", [-3.0, 0.0, 4.0])
+def test_the_corrected_strength_gives_the_exact_posterior_mean(path, level: float) -> None:
+    """At every state and noise level, hence for every sampler: E[x_0 | x_t, y] of the Gaussian."""
+    t = path.time_of(level)
+    x = state(path, t)
+    a, s2 = path.alpha(t), path.sigma(t) ** 2
+    precision = 1 / V + a * a / s2 + 1 / STD**2
+    exact = (MU / V + a * x / s2 + Y / STD**2) / precision
+    model = TARGET.denoiser(path)
+    scalar = Universal(energies=LIKELIHOOD, strength=guide.corrected(STD, variance=V))(model)(x, t).clean
+    matrix = guide.LinearPosterior(measured=LIKELIHOOD, iterations=1)(model)(x, t).clean
+    torch.testing.assert_close(scalar, exact, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(matrix, exact, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), Ancestral()], ids=["ddim", "ancestral"])
+def test_the_corrected_strength_samples_the_exact_posterior(sampler) -> None:
+    guidance = Universal(energies=LIKELIHOOD, strength=guide.corrected(STD, variance=V))
+    mean, variance = moments(guidance, sampler, orn.grids.log_snr(200))
+    assert mean == pytest.approx(POSTERIOR[0], abs=0.02)
+    assert variance == pytest.approx(POSTERIOR[1], rel=0.05)
+
+
+def test_the_plain_strength_concentrates_and_recurrence_helps() -> None:
+    """H8: with w = 1, more recurrence comes nearer to the posterior in mean and in variance."""
+    guidance = Universal(energies=LIKELIHOOD)
+    grid = orn.grids.uniform(100)
+    found = [moments(guidance, DDIM(), orn.grids.recur(grid, k)) for k in (1, 2, 4)]
+    for (mean, variance), (was_mean, was_variance) in zip(found[1:], found, strict=False):
+        assert POSTERIOR[0] < mean < was_mean
+        assert was_variance < variance < POSTERIOR[1]
+    assert found[0] == (pytest.approx(2.318, abs=0.03), pytest.approx(0.003, abs=0.003))
+    assert found[2] == (pytest.approx(1.888, abs=0.03), pytest.approx(0.151, abs=0.02))
+
+
+def test_recurrence_without_guidance_keeps_the_marginal() -> None:
+    guidance = Universal(energies=LIKELIHOOD, strength=0.0)
+    for k in (1, 3):
+        mean, variance = moments(guidance, Ancestral(), orn.grids.recur(orn.grids.log_snr(200), k))
+        assert mean == pytest.approx(MU, abs=0.01)
+        assert variance == pytest.approx(V, rel=0.05)
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
+def test_forward_guidance_is_parallel_to_the_likelihood_score(path) -> None:
+    """H2: the shift of the score is the exact one times 1 + V_t/std²."""
+    t = path.time_of(0.5)
+    x = state(path, t)
+    model = TARGET.denoiser(path)
+    plain, guided = model(x, t), Universal(energies=LIKELIHOOD)(model)(x, t)
+    shift = guided.score - plain.score
+    a, s2 = path.alpha(t), path.sigma(t) ** 2
+    left = V * s2 / (a * a * V + s2)
+    kappa = a * V / (a * a * V + s2)
+    torch.testing.assert_close(shift, kappa * (Y - plain.clean) / STD**2, rtol=1e-12, atol=1e-12)
+    exact = kappa * (Y - plain.clean) / (STD**2 + left)
+    torch.testing.assert_close(shift, exact * (1 + left / STD**2), rtol=1e-12, atol=1e-12)
+
+
+def test_a_linear_posterior_is_exact_with_a_full_covariance_and_fewer_measurements() -> None:
+    """Kalman's update of a correlated Gaussian, by conjugate gradients through the Jacobian."""
+    root = torch.tensor([[1.0, 0.3, -0.2], [0.0, 0.8, 0.5], [0.0, 0.0, 0.4]], dtype=torch.float64)
+    covariance, mean = root @ root.T, torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64)
+    rows = torch.tensor([[1.0, 0.0, 2.0], [0.5, -1.0, 0.0]], dtype=torch.float64)
+    y, std = torch.tensor([[1.0, 0.2]], dtype=torch.float64), 0.3
+    target, path = GaussianTarget.full(mean, covariance), VP()
+    t = path.time_of(-1.0)
+    x = state(path, t, dim=3)
+    a, s2 = path.alpha(t), path.sigma(t) ** 2
+    precision = covariance.inverse() + a * a / s2 * torch.eye(3, dtype=torch.float64) + rows.T @ rows / std**2
+    weighed = mean @ covariance.inverse() + a / s2 * x + y @ rows / std**2
+    exact = weighed @ precision.inverse()
+    measured = guide.Measured(operator=lambda v: v @ rows.T, target=y, std=std)
+    guidance = guide.LinearPosterior(measured=measured, iterations=2)
+    torch.testing.assert_close(guidance(target.denoiser(path))(x, t).clean, exact, rtol=1e-10, atol=1e-10)
+    for enough in (5, 9):  # a converged system stays where it is
+        again = guide.LinearPosterior(measured=measured, iterations=enough)(target.denoiser(path))(x, t).clean
+        torch.testing.assert_close(again, exact, rtol=1e-10, atol=1e-10)
+
+
+def test_the_jacobian_of_an_exact_denoiser_is_its_covariance() -> None:
+    """H4 on a mixture, through the vector–Jacobian product that guidance uses."""
+    path, target = VP(), M2()
+    t = path.time_of(0.0)
+    x = state(path, t, dim=2, rows=3)
+    a, s = path.alpha(t), path.sigma(t)
+    law = target.law(path, t)
+    joint = law._log_joint(x, 1.0, 0.0)[0]
+    r = torch.softmax(joint, 1)
+    frames, pull = target.frames, a * target.variances / law.variances
+    means = torch.stack(
+        [m + ((x - a * m) @ q * p) @ q.T for m, q, p in zip(target.means, frames, pull, strict=True)], 1
+    )
+    inside = torch.stack(
+        [q @ torch.diag(v * s * s / c) @ q.T for q, v, c in zip(frames, target.variances, law.variances, strict=True)]
+    )
+    mean = (r[..., None] * means).sum(1)
+    centred = means - mean[:, None]
+    covariance = torch.einsum("bk,kij->bij", r, inside) + torch.einsum("bk,bki,bkj->bij", r, centred, centred)
+    for axis in range(2):
+        unit = torch.eye(2, dtype=torch.float64)[axis]
+        guided = Universal(energies=lambda c, u=unit: c @ u)(target.denoiser(path))(x, t).clean
+        torch.testing.assert_close(mean - guided, covariance[:, axis], rtol=1e-10, atol=1e-12)
+
+
+# -------------------------------------------------------------------------------------------------------- backward
+
+
+@pytest.mark.parametrize("m", [0, 1, 3, 400])
+def test_backward_guidance_has_its_closed_form(m: int) -> None:
+    """H5: Δ_m = (1 − (1 − η/std²)^m)(y − x̂_0), and the noise of the answer is the paper's ε − (α/σ)·Δ."""
+    path, rate = VP(), 0.1
+    t = path.time_of(0.0)
+    x = state(path, t)
+    model = TARGET.denoiser(path)
+    plain = model(x, t)
+    guided = Universal(energies=LIKELIHOOD, strength=0.0, backward=Backward(steps=m, rate=rate))(model)(x, t)
+    delta = (1 - (1 - rate / STD**2) ** m) * (Y - plain.clean)
+    torch.testing.assert_close(guided.clean, plain.clean + delta, rtol=1e-12, atol=1e-12)
+    noise = plain.noise - path.alpha(t) / path.sigma(t) * delta
+    torch.testing.assert_close(guided.noise, noise, rtol=1e-12, atol=1e-12)
+    if m == 0:
+        assert torch.equal(guided.clean, plain.clean)
+
+
+def test_the_two_readings_of_the_centre() -> None:
+    """Paper: both shifts start from the unguided estimate and add. Code: the descent starts where forward has led."""
+    path, rate, m = VP(), 0.05, 3
+    t = path.time_of(1.0)
+    x = state(path, t)
+    model = TARGET.denoiser(path)
+    plain = model(x, t).clean
+    forward = Universal(energies=LIKELIHOOD)(model)(x, t).clean
+    keep = (1 - rate / STD**2) ** m
+    paper = Universal.as_in_paper(LIKELIHOOD, 1.0, steps=m, rate=rate)(model)(x, t).clean
+    torch.testing.assert_close(paper, forward + (1 - keep) * (Y - plain), rtol=1e-12, atol=1e-12)
+    code = Universal(energies=LIKELIHOOD, backward=Backward(steps=m, rate=rate))(model)(x, t).clean
+    torch.testing.assert_close(code, Y + keep * (forward - Y), rtol=1e-12, atol=1e-12)
+
+
+def test_the_authors_descent_is_adam_clamped_with_samples_at_rest() -> None:
+    clean = torch.tensor([[0.2, -3.0], [0.5, 0.5]], dtype=torch.float64)
+    goal = torch.tensor([0.5, 0.5], dtype=torch.float64)
+    moved = Backward(steps=3, rate=0.01, descent="adam", clamp=(-1.0, 1.0), cutoff=1e-5).descend(
+        clean, lambda c: (c - goal, 0.5 * (c - goal).square().sum(1))
+    )
+    leaf = clean[:1].clamp(-1, 1).clone().requires_grad_()
+    optimizer = torch.optim.Adam([leaf], lr=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        (0.5 * (leaf - goal).square().sum()).backward()
+        optimizer.step()
+    torch.testing.assert_close(moved[:1], leaf.detach().clamp(-1, 1), rtol=1e-12, atol=1e-12)
+    assert torch.equal(moved[1], clean[1])
+    made = Universal.as_in_code(LIKELIHOOD, 2.0, steps=5).backward
+    assert made == Backward(steps=5, rate=0.01, descent="adam", clamp=(-1.0, 1.0), cutoff=1e-5) or made is not None
+
+
+def test_backward_in_the_image_space_of_a_codec() -> None:
+    path = VP()
+    t = path.time_of(1.0)
+    x = state(path, t)
+    model = TARGET.denoiser(path)
+    seen = guide.Measured(operator=lambda p: p, target=torch.tensor([[3.0]], dtype=torch.float64))
+    backward = Backward(steps=1, rate=1.0, space="image")
+    guided = Universal(
+        energies=seen, strength=0.0, backward=backward, decode=lambda z: 2 * z + 1, encode=lambda p: (p - 1) / 2
+    )
+    torch.testing.assert_close(guided(model)(x, t).clean, torch.full_like(x, 1.0), rtol=1e-12, atol=1e-12)
+    with pytest.raises(ConfigError, match="encode"):
+        Universal(energies=seen, backward=backward)
+
+
+# -------------------------------------------------------------------------------- a network, and every kind of model
+
+
+class Net(nn.Module):
+    """A tiny network with blocks in a list, that counts its calls and the rows it sees."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(4, 16)
+        self.blocks = nn.ModuleList(nn.Sequential(nn.Linear(16, 64), nn.Tanh(), nn.Linear(64, 16)) for _ in range(4))
+        self.last = nn.Linear(16, 4)
+        self.calls: list[int] = []
+
+    def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
+        self.calls.append(len(x))
+        h = self.first(x) + time.to(x.dtype)[:, None] / 1000
+        h = h if label is None else h + label.to(x.dtype)[:, None]
+        for block in self.blocks:
+            h = h + block(h)
+        return self.last(h)
+
+
+def network() -> Net:
+    torch.manual_seed(0)
+    return Net().double().requires_grad_(False)
+
+
+X4 = Noise.of(3, range(4), dtype=torch.float64).white("x", (4,))
+TARGET4 = Noise.of(4, range(4), dtype=torch.float64).white("y", (4,))
+NEAR = guide.Measured(operator=lambda x: x, target=TARGET4[:1], std=1.0)
+
+
+def test_the_gradient_is_that_of_finite_differences() -> None:
+    """H14."""
+    model, path = Denoiser(network(), VP(), "v"), VP()
+    t = path.time_of(-0.5)
+    factor = path.sigma(t) ** 2 / path.alpha(t)
+    guided = Universal(energies=NEAR)(model)(X4, t).clean
+    shift, h = torch.zeros_like(X4), 1e-6
+    for j in range(4):
+        step = torch.zeros(4, dtype=torch.float64)
+        step[j] = h
+        up, down = (NEAR(model(X4 + sign * step, t).clean) for sign in (1, -1))
+        shift[:, j] = -factor * (up - down) / (2 * h)
+    torch.testing.assert_close(guided - model(X4, t).clean, shift, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=lambda p: type(p).__name__)
+def test_every_parameterization_gives_the_same_guided_estimate(path) -> None:
+    """H10: one exact denoiser, dressed as each kind of network."""
+    t = path.time_of(0.3)
+    x = state(path, t)
+    exact = TARGET.denoiser(path)
+    guidance = Universal(energies=LIKELIHOOD, backward=Backward(steps=2, rate=0.05))
+    expected = guidance(exact)(x, t).clean
+    for kind in ("clean", "noise", "v", "velocity", "edm", "consistency"):
+        reading = orn.parameterizations.parameterization(kind)
+
+        def net(fed: Tensor, time: Tensor, reading=reading) -> Tensor:
+            back = fed / (reading.feed(path, torch.ones_like(fed), t))
+            estimate = exact(back, t)
+            return reading.target(path, estimate.clean, estimate.noise, back, t)
+
+        found = guidance(Denoiser(net, path, kind))(x, t).clean
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["noise", "v", "consistency"])
+@pytest.mark.parametrize("latent", [False, True], ids=["pixels", "latents"])
+def test_the_same_guide_lowers_its_energy_on_pixels_latents_and_consistency_models(kind: str, latent: bool) -> None:
+    mixing = torch.tensor([[1.0, 0.2, 0, 0], [0, 1, 0.3, 0], [0, 0, 1, -0.2], [0.1, 0, 0, 1]], dtype=torch.float64)
+    decode = (lambda z: z @ mixing) if latent else None
+    model = Denoiser(network(), VE(), kind, shape=(4,))
+    guidance = Universal(energies=NEAR, strength=0.5, backward=Backward(steps=5, rate=0.1), decode=decode)
+    kwargs = {"n": 4, "sampler": "ddim", "grid": orn.grids.karras(4, start=3.0), "dtype": torch.float64}
+    seen = (lambda z: z) if decode is None else decode
+    plain, guided = (NEAR(seen(orn.sample(m, **kwargs))) for m in (model, guidance(model)))
+    assert bool((guided < 0.7 * plain).all())
+
+
+def test_zero_guidance_changes_no_bit_and_costs_nothing() -> None:
+    """H1, through a whole sampler with recurrence."""
+    net = network()
+    model = Denoiser(net, VP(), "v", shape=(4,))
+    kwargs = {"n": 3, "sampler": "ddpm", "grid": orn.grids.recur(orn.grids.log_snr(4), 2), "dtype": torch.float64}
+    plain = orn.sample(model, **kwargs)
+    cost = len(net.calls)
+    for guidance in (
+        Universal(energies=NEAR, strength=0.0),
+        Universal(energies=NEAR, strength=lambda log_snr: 0.0),
+        Universal(energies=NEAR, strength=0.0, backward=Backward(steps=0, rate=1.0)),
+        Universal(energies=NEAR, strength=0.0, backward=Backward(steps=4, rate=0.0)),
+        guide.LinearPosterior(measured=NEAR, weight=0.0),
+        guide.DPS(misfit=guide.misfit_of(NEAR), scale=0.0, grid=[1.0, 0.0]),
+    ):
+        net.calls.clear()
+        assert torch.equal(orn.sample(guidance(model), **kwargs), plain)
+        assert len(net.calls) == cost
+
+
+def test_each_sample_is_guided_by_itself() -> None:
+    """H11, alone, in chunks with a target for each sample, and with conditions."""
+    model = Denoiser(network(), VP(), "v", cond={"label": torch.tensor([0.1, 0.2, 0.3, 0.4])})
+    energy = guide.Measured(operator=lambda x: x, target=TARGET4)
+    backward = Backward(steps=2, rate=0.1, energies=[(2.0, energy)])
+    whole = Universal(energies=energy, backward=backward)(model)(X4, 0.5).clean
+    for chunk in (1, 3):
+        part = Universal(energies=energy, backward=backward, chunk=chunk)(model)(X4, 0.5).clean
+        torch.testing.assert_close(part, whole, rtol=1e-12, atol=1e-12)
+    times = torch.full((4,), 0.5, dtype=torch.float64)
+    torch.testing.assert_close(Universal(energies=energy, backward=backward, chunk=3)(model)(X4, times).clean, whole)
+
+
+def test_several_guidances_add_in_any_order_and_share_one_call() -> None:
+    """H12."""
+    net = network()
+    model = Denoiser(net, VP(), "v")
+    other = guide.Measured(operator=lambda x: x[:, :2], target=TARGET4[1:2, :2])
+    one, two = Universal(energies=NEAR, strength=0.7), Universal(energies=other, strength=1.3)
+    plain, a, b = (m(X4, 0.5).clean for m in (model, one(model), two(model)))
+    net.calls.clear()
+    both = [guide.together(*order)(model)(X4, 0.5).clean for order in ((one, two), (two, one))]
+    assert net.calls == [4, 4]
+    torch.testing.assert_close(both[0], a + b - plain, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(both[0], both[1], rtol=1e-13, atol=1e-13)
+    single = Universal(energies=[(0.7, NEAR), (1.3, other)])(model)(X4, 0.5).clean
+    torch.testing.assert_close(single, both[0], rtol=1e-12, atol=1e-12)
+    net.calls.clear()
+    Universal(energies=NEAR, backward=Backward(steps=7, rate=0.1))(model)(X4, 0.5)
+    assert net.calls == [4], "the descent asks the network for nothing"
+
+
+def test_classifier_free_guidance_inside_and_outside() -> None:
+    """H13: joint and separate placement, with their calls counted."""
+    net = network()
+    cond, null = {"label": torch.tensor([1.0])}, {"label": torch.tensor([0.0])}
+    path = VP()
+    t = path.time_of(0.0)
+    model = Denoiser(net, path, "v").given(cond)
+    c, u = model(X4, t).clean, model.given(null)(X4, t).clean
+    universal = Universal(energies=NEAR)
+    at_c = universal(model)(X4, t).clean - c
+    at_u = universal(model.given(null))(X4, t).clean - u
+    cfg = guide.CFG(weight=3.0, null=null)
+    apart = Universal(energies=NEAR, at=null)
+
+    net.calls.clear()
+    separate = guide.together(cfg, apart)(model)(X4, t).clean
+    assert net.calls == [4, 4], "u with its gradient, and c"
+    torch.testing.assert_close(separate, u + 3 * (c - u) + at_u, rtol=1e-12, atol=1e-12)
+
+    net.calls.clear()
+    joint = guide.stack(cfg, universal)(model)(X4, t).clean
+    assert net.calls == [8]
+    leaf = X4.clone().requires_grad_()
+    mixed = model.given(null)(leaf, t).clean
+    mixed = mixed + 3 * (model(leaf, t).clean - mixed)
+    (gradient,) = torch.autograd.grad(NEAR(mixed).sum(), leaf)
+    factor = path.sigma(t) ** 2 / path.alpha(t)
+    torch.testing.assert_close(joint, mixed.detach() - factor * gradient, rtol=1e-12, atol=1e-12)
+
+    plain = guide.CFG(weight=1.0, null=null)
+    for guidance, shift in ((guide.stack(plain, universal), at_c), (guide.together(plain, apart), at_u)):
+        torch.testing.assert_close(guidance(model)(X4, t).clean, c + shift, rtol=1e-12, atol=1e-12)
+
+
+class Numbered:
+    """A noise source whose every answer is that of step ``index``."""
+
+    def __init__(self, noise: Noise, index: int) -> None:
+        self.noise, self.index = noise, index
+
+    def white(self, key, event) -> Tensor:
+        return self.noise.white(self.index, event)
+
+
+def test_dps_on_its_samplers_is_the_published_step() -> None:
+    net, path = network(), VP()
+    model = Denoiser(net, path, "v", shape=(4,))
+    grid = [0.9, 0.5, 0.2]
+    zeta, misfit = 0.3, guide.misfit_of(NEAR)
+    for sampler, eta in ((Ancestral(), 1.0), (DDIM(), 0.0), (DDIM(eta=0.5), 0.5)):
+        noise = Noise.of(1, range(4), dtype=torch.float64)
+        guided = guide.DPS(misfit=misfit, scale=zeta, grid=grid, eta=eta)(model)
+        found = run(solve(sampler, path, X4, grid, noise), guided)
+        x = X4
+        for i, (t, s) in enumerate(itertools.pairwise(grid)):
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(misfit(model(leaf, t).clean).sum(), leaf)
+            x = run(solve(sampler, path, x, [t, s], Numbered(noise, i)), model) - zeta * gradient
+        torch.testing.assert_close(found, x, rtol=1e-11, atol=1e-11)
+
+
+# ---------------------------------------------------------------------------------------------- graphs and gradients
+
+
+def test_checkpointing_changes_no_value_and_stores_less() -> None:
+    def stored(checkpoint: bool) -> tuple[Tensor, int]:
+        sizes: list[int] = []
+
+        def pack(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.numel())
+            return tensor
+
+        guidance = Universal(energies=NEAR, decode=torch.tanh, checkpoint=checkpoint)
+        peak: list[int] = []
+        energy = guidance.energies[0][1]
+
+        def watched(clean: Tensor) -> Tensor | None:
+            peak.append(sum(sizes))  # what the forward pass of the network has stored
+            return energy(clean)
+
+        guidance = Universal(energies=watched, decode=torch.tanh, checkpoint=checkpoint)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            clean = guidance(Denoiser(network(), VP(), "v"))(X4, 0.5).clean
+        return clean, peak[0]
+
+    plain, all_of_it = stored(False)
+    again, less = stored(True)
+    assert torch.equal(plain, again)
+    assert less < 0.5 * all_of_it
+    with torch.no_grad():
+        assert torch.equal(
+            Universal(energies=NEAR, decode=torch.tanh, checkpoint=True)(Denoiser(network(), VP(), "v"))(X4, 0.5).clean,
+            plain,
+        )
+
+
+def test_no_graph_survives_a_question() -> None:
+    def alive() -> int:
+        gc.collect()
+        return sum(issubclass(type(o), Tensor) and o.requires_grad for o in gc.get_objects())
+
+    model = Denoiser(network(), VP(), "v", shape=(4,))
+    guidance = guide.together(
+        Universal(energies=NEAR, backward=Backward(steps=2, rate=0.1)), guide.LinearPosterior(measured=NEAR)
+    )
+    before = alive()
+    for event in orn.stream(guidance(model), 2, steps=3, sampler="ddim", dtype=torch.float64):
+        assert not event.x.requires_grad
+        assert event.estimate is None or not event.estimate.clean.requires_grad
+        assert alive() == before
+
+
+def test_it_runs_under_no_grad_inference_mode_and_with_trainable_parameters() -> None:
+    trainable = network().requires_grad_(True)
+    guidance = Universal(energies=NEAR)
+    plain = guidance(Denoiser(network(), VP(), "v"))(X4, 0.5).clean
+    assert torch.equal(guidance(Denoiser(trainable, VP(), "v"))(X4, 0.5).clean, plain)
+    assert all(p.grad is None for p in trainable.parameters())
+    with torch.no_grad():
+        assert torch.equal(guidance(Denoiser(network(), VP(), "v"))(X4, 0.5).clean, plain)
+    net = network()
+    with torch.inference_mode():
+        assert torch.equal(guidance(Denoiser(net, VP(), "v"))(X4.clone(), 0.5).clean, plain)
+
+
+def test_through_the_estimate_alone_needs_no_gradient_of_the_network() -> None:
+    net = network()
+
+    def frozen(x: Tensor, time: Tensor) -> Tensor:
+        with torch.no_grad():
+            return net(x, time)
+
+    model, path = Denoiser(frozen, VP(), "v"), VP()
+    t = path.time_of(0.4)
+    plain = model(X4, t).clean
+    guided = Universal(energies=NEAR, strength=0.3, through="estimate")(model)(X4, t).clean
+    torch.testing.assert_close(guided, plain - 0.3 * path.sigma(t) ** 2 * (plain - TARGET4[:1]), rtol=1e-12, atol=1e-12)
+    with pytest.raises(UsageError, match="no gradient"):
+        Universal(energies=NEAR)(Denoiser(frozen, VP(), "clean"))(X4, t)
+
+
+def test_a_guide_that_finds_nothing_leaves_those_samples_unguided() -> None:
+    model = Denoiser(network(), VP(), "v")
+    plain, guided = model(X4, 0.5).clean, Universal(energies=NEAR)(model)(X4, 0.5).clean
+    lost = torch.tensor([False, True, False, True])
+    backward = Backward(steps=2, rate=0.1)
+
+    def partly(clean: Tensor) -> Tensor:
+        return torch.where(lost, torch.nan, 1.0) * NEAR(clean)
+
+    with pytest.warns(guide.GuideWarning, match="partly found nothing"):
+        found = Universal(energies=partly)(model)(X4, 0.5).clean
+    assert torch.equal(found[lost], plain[lost])
+    assert torch.equal(found[~lost], guided[~lost])
+    with pytest.warns(guide.GuideWarning):
+        assert torch.equal(Universal(energies=lambda clean: None, backward=backward)(model)(X4, 0.5).clean, plain)
+    with pytest.warns(guide.GuideWarning):
+        mixed = Universal(energies=[partly, NEAR])(model)(X4, 0.5).clean
+    torch.testing.assert_close(mixed[lost], guided[lost], rtol=1e-12, atol=1e-12)
+
+    def bad_gradient(clean: Tensor) -> Tensor:
+        return (clean - clean.detach()).square().sum(1).sqrt() + NEAR(clean)  # √0 has no derivative
+
+    assert torch.equal(Universal(energies=bad_gradient)(model)(X4, 0.5).clean, plain)
+
+
+def test_it_says_so_once() -> None:
+    import warnings
+
+    model = Denoiser(network(), VP(), "v", shape=(4,))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("default")
+        orn.sample(Universal(energies=lambda clean: None)(model), n=1, steps=4)
+    assert len(said) == 1
+
+
+def test_a_shift_can_be_limited() -> None:
+    model = Denoiser(network(), VP(), "v")
+    plain, guided, short = (
+        m(X4, 0.5).clean
+        for m in (model, *(Universal(energies=NEAR, strength=50.0, limit=limit)(model) for limit in (None, 0.01)))
+    )
+    assert bool(((guided - plain).square().mean(1).sqrt() > 0.01).all())
+    torch.testing.assert_close((short - plain).square().mean(1).sqrt(), torch.full((4,), 0.01, dtype=torch.float64))
+    torch.testing.assert_close(
+        torch.cosine_similarity(short - plain, guided - plain), torch.ones(4, dtype=torch.float64)
+    )
+
+
+def test_pure_noise_is_left_unguided() -> None:
+    path = Flow()
+    model = TARGET.denoiser(path)
+    x = state(path, 1.0)
+    for guidance in (Universal(energies=LIKELIHOOD), guide.LinearPosterior(measured=LIKELIHOOD)):
+        assert torch.equal(guidance(model)(x, 1.0).clean, model(x, 1.0).clean)
+
+
+def test_wrong_energies_are_refused() -> None:
+    model = Denoiser(network(), VP(), "v")
+    with pytest.raises(UsageError, match=r"one number a sample, shape \(4,\)"):
+        Universal(energies=lambda clean: clean.mean())(model)(X4, 0.5)
+    with pytest.raises(UsageError, match="differentiable"):
+        Universal(energies=lambda clean: clean.detach().mean(1))(model)(X4, 0.5)
+    with pytest.raises(ConfigError, match="callables"):
+        Universal(energies=[3.0])
+    with pytest.raises(UsageError, match="one row"):
+        Universal(energies=guide.Measured(operator=lambda x: x, target=TARGET4[:3]))(model)(X4, 0.5)
+    shifted = orn.ShiftedPath(shift=lambda clean, c, t: 0.1 * clean)
+    with pytest.raises(PathError, match="AffinePath"):
+        Universal(energies=NEAR)(Denoiser(network(), shifted, "clean"))(X4, 0.5)
+    moved = Universal(energies=NEAR, strength=0.0, backward=Backward(steps=1, rate=0.1))
+    assert moved(Denoiser(network(), shifted, "clean"))(X4, 0.5).clean.shape == X4.shape
+
+
+def test_a_mixture_is_pulled_to_its_posterior() -> None:
+    """Two modes, evidence for one: the corrected guidance finds it, roughly, for x_0 given x_t is no Gaussian."""
+    target = MixtureTarget.of([0.5, 0.5], [[-2.0], [2.0]], stds=[0.5, 0.5])
+    path = VP()
+    noise = Noise.of(0, range(300), dtype=torch.float64)
+    measured = guide.Measured(operator=lambda x: x, target=torch.tensor([[1.5]], dtype=torch.float64), std=0.5)
+    model = guide.LinearPosterior(measured=measured, iterations=1)(target.denoiser(path))
+    times = orn.grids.times_of(orn.grids.log_snr(60), path)
+    out = run(solve(DDIM(), path, path.prior(noise, (1,)), times, noise), model)
+    assert float((out > 0).double().mean()) > 0.97
+    assert float(out.mean()) == pytest.approx(1.75, abs=0.2)
+    assert 0.25 < float(out.std()) < 0.5
