@@ -291,3 +291,39 @@ def test_a_conditional_run_is_told_the_labels_of_the_data(
     refused(capsys, "takes labels and .* has none", tiny_run, pictures(tmp_path / "bare", 6), "--n", 4, "--steps", 2)
     refused(capsys, "needs captions|takes none", tiny_run, "critters:8", "--metrics", "clip", "--n", 4)
     refused(capsys, "is conditional: name the data", tiny_run, "--reference-out", tmp_path / "x", "--n", 4)
+
+
+def test_a_run_with_captions_is_told_those_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    from ornstein import sampling
+    from ornstein.cli.sides import Sampling, open_samples
+
+    told = []
+    monkeypatch.setattr(sampling, "sample", lambda model, n, **how: told.append(how["cond"]) or torch.zeros(n, 3, 8, 8))
+    run = SimpleNamespace(
+        folder=Path("runs/words"),
+        weights=Path("ema.safetensors"),
+        condition="text",
+        denoiser=None,
+        spec=SimpleNamespace(shape=(3, 8, 8)),
+        cond=lambda captions: captions,
+    )
+    data = open_source("critters:4", size=8)
+    captions = [data[i].caption for i in range(4)]
+    how = Sampling(sampler="ddim", steps=2, seed=0, batch=3)
+    side = open_samples(run, 8, how, data)
+    found = list(side.images)
+    assert [one.caption for one in found] == [caption for caption in captions for _ in range(2)]
+    assert [caption for call in told for caption in call] == [one.caption for one in found]
+    assert [one.name for one in found[:2]] == ["000000", "000001"]
+    assert side.about["condition"] == "the captions of critters:4"
+
+
+def test_the_same_images_twice_are_cautioned_against(
+    capsys: pytest.CaptureFixture[str], two: tuple[Path, Path]
+) -> None:
+    found = result(capsys, two[0], two[0], "--metrics", "fd,prdc")
+    assert "the same images" in found["cautions"][0]
+    assert found["FD-tiny"] < 1e-9
+    assert (found["precision-tiny"], found["recall-tiny"], found["coverage-tiny"]) == (1.0, 1.0, 1.0)

@@ -169,6 +169,18 @@ def test_what_is_not_there_is_said_in_one_line(dino_folder, clip_folder, tmp_pat
         metrics.features("dinov2", weights=tmp_path)
 
 
+def test_a_repository_in_the_cache_is_found_without_the_internet(dino_folder, tmp_path, monkeypatch):
+    import shutil
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--facebook--dinov2-large"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(dino_folder, home / "snapshots" / ("0" * 40))
+    assert metrics.features("dinov2").name == metrics.features("dinov2", weights=dino_folder).name
+    assert metrics.features("dinov2", weights="facebook/dinov2-large").width == 16
+
+
 def test_incomplete_weights_are_refused(dino_folder, tmp_path):
     from safetensors.torch import load_file, save_file
 

@@ -93,7 +93,7 @@ def evaluate(args: EvalArgs) -> int:
         note(f"caution: {caution}")
     keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
     note(f"looking at {ours.count} images of {ours.name}")
-    mine = look(ours, instruments, keep)
+    mine = look(ours, instruments, keep, names=args.per_image is not None)
     other: Seen | None = None
     against: Sequence[Statistics] = referred or ()
     if request.compares and referred is None and theirs is not None:
@@ -108,6 +108,10 @@ def evaluate(args: EvalArgs) -> int:
         numbers |= found.numbers
         for name, values in found.images.items():
             mine.images[name] = dict(zip(found.indices, values.tolist(), strict=True))
+    fingerprints = [mine.census.fingerprint, *(one.fingerprint for one in against[:1])]
+    if len(fingerprints) == 2 and len(set(fingerprints)) == 1:
+        cautions.append("both sides are the same images: a distance of 0 says nothing else")
+        note(f"caution: {cautions[-1]}")
     if args.per_image is not None:
         write_images(args.per_image, mine.images)
     result = _document(args, request, ours, theirs, mine, other, against)

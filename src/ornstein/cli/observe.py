@@ -71,8 +71,8 @@ def load_instruments(request: Request, args: EvalArgs) -> Instruments:
     )
 
 
-def look(side: Side, instruments: Instruments, keep: Collection[str]) -> Seen:
-    """Look at all images of a side once."""
+def look(side: Side, instruments: Instruments, keep: Collection[str], *, names: bool = False) -> Seen:
+    """Look at all images of a side once; with ``names`` the name of each is kept."""
     from ..metrics import Collector, DiversityMeter
     from ..metrics.blocks import blocks
     from ..metrics.clip import ClipMeter
@@ -81,15 +81,16 @@ def look(side: Side, instruments: Instruments, keep: Collection[str]) -> Seen:
     collectors = [Collector(network, keep=keep, about=side.about) for network in instruments.features]
     diversity = None if instruments.distance is None else DiversityMeter()
     clip = None if instruments.clip is None else ClipMeter(instruments.clip)
-    census, names = Census(), {}
+    census, called = Census(), {}
     observers = [one for one in (*collectors, diversity, clip) if one is not None]
     for block in blocks(side.images):
         census.see(block)
-        names |= dict(zip(block.indices, block.names, strict=True))
+        if names:
+            called |= dict(zip(block.indices, block.names, strict=True))
         for observer in observers:
             observer.see(block)
     seen = Seen(census=census, statistics=tuple(collector.result() for collector in collectors))
-    seen.images["name"] = names
+    seen.images["name"] = called
     if diversity is not None and instruments.distance is not None:
         found = diversity.result(instruments.distance, instruments.device)
         name = f"diversity-{instruments.distance.name}"

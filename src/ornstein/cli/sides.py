@@ -96,6 +96,7 @@ def open_samples(run: Run, n: int, sampling: Sampling, conditions: Source | None
             raise UsageError(f"the model in {run.folder} takes labels and {conditions.name} has none: name other data")
     else:
         conditions = None
+    what = "captions" if run.condition == "text" else "labels"
     about = {
         "source": str(run.folder),
         "weights": str(run.weights.name),
@@ -103,7 +104,7 @@ def open_samples(run: Run, n: int, sampling: Sampling, conditions: Source | None
         "sampler": sampling.sampler,
         "steps": str(sampling.steps),
         "seed": str(sampling.seed),
-        "condition": "none" if conditions is None else f"the {run.condition}s of {conditions.name}",
+        "condition": "none" if conditions is None else f"the {what} of {conditions.name}",
     }
     images = _samples(run, n, sampling, conditions)
     side = run.spec.shape

@@ -61,9 +61,11 @@ class Vectors:
     @property
     def rows(self) -> Rows:
         """The vectors in the order of `indices`, shape (n, width)."""
-        indices = np.concatenate([np.zeros(0, np.int64), *(indices for indices, _ in self._parts)])
-        rows = np.concatenate([np.zeros((0, self.width), np.float32), *(rows for _, rows in self._parts)])
-        return rows[np.argsort(indices, kind="stable")]
+        sorted_ = self.indices
+        rows = np.empty((len(sorted_), self.width), dtype=np.float32)
+        for indices, part in self._parts:
+            rows[np.searchsorted(sorted_, indices)] = part
+        return rows
 
 
 def tiles(x: npt.ArrayLike, y: npt.ArrayLike) -> Iterator[tuple[slice, slice, Floats]]:
