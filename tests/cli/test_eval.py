@@ -168,6 +168,8 @@ def test_wrong_references_are_refused(
 ) -> None:
     _, _, reference = whole
     larger = pictures(tmp_path / "larger", 12, 5, (24, 24))
+    cubic = tmp_path / "cubic.safetensors"
+    assert call(capsys, larger, "--size", 16, "--reference-out", cubic)[0] == 0
     bare = tmp_path / "bare.safetensors"
     assert call(capsys, two[1], "--reference-out", bare)[0] == 0
     damaged = tmp_path / "damaged"
@@ -176,6 +178,7 @@ def test_wrong_references_are_refused(
         ((larger, "--reference", reference), "is of 16×16 pixels and .* of 24×24"),
         ((two[0], two[0], "--reference", reference), "was not made from these 24 images"),
         ((two[0], "--reference", bare, "--metrics", "prdc"), "keeps no vectors"),
+        ((two[0], larger, "--reference", cubic, "--resize", "lanczos"), "bicubic .* 'as for training.*same --resize"),
         ((two[0], "--reference", damaged), "truncated or damaged"),
         ((two[0], "--reference", tmp_path / "absent"), "no statistics at"),
         ((two[0], "--reference", two[0] / "0000.png"), "truncated or damaged"),

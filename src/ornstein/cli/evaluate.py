@@ -169,6 +169,12 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Side
         )
     if theirs is None:
         return
+    ways = [about.get("preprocessing", "unknown") for about in (made.about, theirs.about)]
+    if ways[0] != ways[1]:
+        raise UsageError(
+            f"reference {args.reference} was read {ways[0]!r} and {theirs.name} is read {ways[1]!r}: "
+            "make both with the same --resize"
+        )
     census = Census()
     for block in blocks(theirs.images):
         census.see(block)
