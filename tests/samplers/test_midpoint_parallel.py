@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import ornstein as orn
 from ornstein import grids
 from ornstein.denoisers import AsksTogether, Denoiser, Memo, at_times
 from ornstein.errors import ConfigError, GridError, UsageError
@@ -184,3 +185,13 @@ def test_refusals() -> None:
         picard(MIDDLE, model, x, (0.5, 0.1), noise, 0)
     with pytest.raises(ConfigError, match="tolerance"):
         picard(MIDDLE, model, x, (0.5, 0.1), noise, 1, tolerance=-1.0)
+
+
+def test_the_same_pictures_as_sample() -> None:
+    """Same seed, sampler and grid: the noise and the drawn times are shared."""
+    model = Denoiser(pointwise, VP(), "noise", shape=(1, 3, 3))
+    rule, grid = RandomizedMidpoint("clean"), staged(16, 2)
+    noise = Noise.of(7, range(3))
+    found = picard(rule, model, model.path.prior(noise, (1, 3, 3)), grid(model.path), noise, sweeps=8)
+    expected = orn.sample(model, 3, sampler=rule, grid=grid, seed=7)
+    torch.testing.assert_close(found.x, expected, rtol=1e-4, atol=1e-5)
