@@ -50,6 +50,7 @@ BAD = [
     ("sample", "RUN", "--out", "RUN/config.json/below", "--n", "1", "--steps", "1"),
     ("sample", "RUN", "--label", "no-such-class"),
     ("sample", "RUN", "--caption", "a green critter"),
+    ("sample", "RUN", "--guidance-scale", "3"),
     ("sample", "RUN", "--device", "no-such-device"),
     ("sample", "RUN", "--no-such-option", "1"),
     ("train", "sdxl"),
@@ -112,6 +113,26 @@ def test_sample_writes_what_it_says(capsys: pytest.CaptureFixture[str], tiny_run
     assert "3 of 3 images" in err
 
 
+def test_guidance_scale_is_classifier_free_guidance(
+    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+) -> None:
+    from ornstein import guidance, runs, sampling
+    from ornstein.data import save_png
+
+    def files(name: str, *args: str) -> list[bytes]:
+        common = ("--n", "2", "--steps", "3", "--strict", "--label", "0", "--out", str(tmp_path / name))
+        assert call(capsys, "sample", str(tiny_run), *common, *args)[0] == 0
+        return [path.read_bytes() for path in sorted((tmp_path / name).glob("0*.png"))]
+
+    plain, guided = files("plain"), files("guided", "--guidance-scale", "40")
+    assert files("one", "--guidance-scale", "1") == plain
+    run = runs.open_run(tiny_run)
+    model = guidance.CFG(weight=40.0, null=run.null())(run.denoiser)
+    images = sampling.sample(model, 2, steps=3, cond=run.cond(labels=[0, 0]), strict=True)
+    expected = [save_png(image, tmp_path / f"{i}.png").read_bytes() for i, image in enumerate(images)]
+    assert guided == expected != plain
+
+
 def test_strict_png_bytes_do_not_depend_on_batch_or_split(
     capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
 ) -> None:
@@ -170,6 +191,7 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--batch",
                 "--label",
                 "--caption",
+                "--guidance-scale",
                 "--columns",
                 "--strict",
                 "--device",

@@ -14,7 +14,7 @@ from .output import emit_json, make_folder, note, refuse_file, say
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..denoisers import Denoiser
+    from ..denoisers import Denoiser, DenoiserLike
     from ..grids import GridLike
     from ..runs import Run
     from ..sampling import Request
@@ -54,6 +54,8 @@ class SampleArgs:
     """Class names or numbers, cycled over the images (class-conditional models)."""
     caption: str | None = None
     """A caption (text-conditional models)."""
+    guidance_scale: float = 1.0
+    """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice."""
     columns: int = 0
     """Columns of the grid picture (0: about square)."""
     strict: bool = False
@@ -83,6 +85,7 @@ def sample(args: SampleArgs) -> int:
     run = open_run(args.run, device=args.device)
     model = run.denoiser
     cond = _condition(run, args)
+    guided = _guided(run, args)
     request = _request(args, model)
     asked = plan(request.sampler, model.path, request.times)
     make_folder(args.out)
@@ -91,7 +94,7 @@ def sample(args: SampleArgs) -> int:
         rows = range(begin, min(begin + args.batch, args.n))
         part = None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()}
         images = sampling.sample(
-            model,
+            guided,
             len(rows),
             sampler=request.sampler,
             grid=request.times,
@@ -116,6 +119,7 @@ def sample(args: SampleArgs) -> int:
         "times": list(request.times),
         "seed": args.seed,
         "first": args.first,
+        "guidance_scale": args.guidance_scale,
         "images": written,
         "grid": str(args.out / "grid.png"),
         "seconds_per_image": seconds / args.n,
@@ -126,6 +130,18 @@ def sample(args: SampleArgs) -> int:
         pace = f"{len(asked)} evaluations each, {seconds / args.n:.3f} s an image"
         say(f"{args.n} images, {pace}: {args.out / 'grid.png'}")
     return 0
+
+
+def _guided(run: Run, args: SampleArgs) -> DenoiserLike:
+    if args.guidance_scale == 1.0:
+        return run.denoiser
+    if args.caption is None and not args.label:
+        raise UsageError(
+            f"--guidance-scale {args.guidance_scale:g} needs a condition to guide toward: --label or --caption"
+        )
+    from ..guidance import CFG
+
+    return CFG(weight=args.guidance_scale, null=run.null())(run.denoiser)
 
 
 def _request(args: SampleArgs, model: Denoiser) -> Request:
