@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
+from .modulation.sites import bindings
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization
 from .paths.base import Cond, Path
 from .scalars import Time
@@ -84,8 +85,20 @@ class Denoiser:
 
     def raw(self, x: Tensor, t: Time, cond: Cond | None = None) -> Tensor:
         """The network's own output at (x, t): what training compares with `Parameterization.target`."""
-        fed, time = self.reading.feed(self.path, x, t), self._time(x, t)
-        return self._asked(fed, time, self.cond if cond is None else cond).to(x.dtype)
+        net, ask = self.bound(x, t, cond), self._staged()
+        return net(self.reading.feed(self.path, x, t)) if ask is None else ask(net, self.path, x, t)
+
+    def bound(self, x: Tensor, t: Time, cond: Cond | None = None) -> Net:
+        """The network at time t under a condition, as a function of what it is fed alone.
+
+        ``bound(x, t)(fed, **keywords)`` answers in the dtype of x; the keywords are passed on to the network.
+        """
+        time, told = self._time(x, t), self.cond if cond is None else cond
+
+        def net(fed: Tensor, **keywords: object) -> Tensor:
+            return self._asked(fed, time, told, **keywords).to(x.dtype)
+
+        return net
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The estimate at x (B, *event) and time t (host float, or (B,) in training)."""
@@ -124,6 +137,8 @@ class Denoiser:
             UsageError: another number of times than of states.
         """
         _check_times(x, times)
+        if self._staged() is not None:  # what a later stage is fed depends on the time and on the first one's answer
+            return [self(part, t) for part, t in zip(x, times, strict=True)]
         count = len(times)
         fed = torch.cat([self.reading.feed(self.path, part, t) for part, t in zip(x, times, strict=True)])
         time = torch.cat([self._time(part, t) for part, t in zip(x, times, strict=True)])
@@ -141,12 +156,16 @@ class Denoiser:
         """The time number of each row of x, (B,) float32."""
         return clock_tensor(self.path.clock(t) if self.clock is None else self.clock(self.path, t), x)
 
-    def _asked(self, fed: Tensor, time: Tensor, cond: Cond) -> Tensor:
+    def _staged(self) -> Callable[[Net, Path, Tensor, Time], Tensor] | None:
+        """How a `Staged` parameterization asks for itself; by name, for isinstance costs ten times as much."""
+        return getattr(self.reading, "ask", None)
+
+    def _asked(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
         """The network's output on rows that are ready for it."""
         parameter = self._parameter()
         if parameter is not None and parameter.is_floating_point():
             fed = fed.to(parameter.dtype)
-        answer: object = self.net(fed, time, **_rows(cond, fed.shape[0]))
+        answer: object = self.net(fed, time, **_rows(cond, fed.shape[0]), **keywords)
         out = getattr(answer, "sample", answer)
         if not isinstance(out, Tensor):
             raise UsageError(f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer)}")
@@ -173,14 +192,15 @@ def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
 class Memo:
     """A denoiser that remembers its last answer, so that two guidances on top of it share one network call.
 
-    The state is recognised by identity, so it must not be changed in place between two questions.
+    The state is recognised by identity, so it must not be changed in place between two questions. Under other
+    modulations of the network (`ornstein.modulation.modulated`) a question is another one.
     """
 
     __slots__ = ("_last", "inner")
 
     def __init__(self, inner: DenoiserLike) -> None:
         self.inner = inner
-        self._last: tuple[Tensor, Time, bool, Estimate] | None = None
+        self._last: tuple[Tensor, Time, tuple[bool, object], Estimate] | None = None
 
     @property
     def path(self) -> Path:
@@ -193,11 +213,11 @@ class Memo:
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The inner answer; the same tensor object at the same time, both with or without gradients, is asked once."""
-        grad, last = torch.is_grad_enabled(), self._last
-        if last is not None and last[0] is x and _same(last[1], t) and last[2] == grad:
+        now, last = (torch.is_grad_enabled(), bindings()), self._last
+        if last is not None and last[0] is x and _same(last[1], t) and last[2][0] == now[0] and last[2][1] is now[1]:
             return last[3]
         answer = self.inner(x, t)
-        self._last = (x, t, grad, answer)
+        self._last = (x, t, now, answer)
         return answer
 
     def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:

@@ -39,6 +39,17 @@ class Parameterization(Protocol):
         ...
 
 
+class Staged(Protocol):
+    """A parameterization that asks its network more than once: `Denoiser.raw` leaves the asking to it.
+
+    `ornstein.cascade.Cascade` is one: what its second network is fed depends on what the first one answered.
+    """
+
+    def ask(self, net: Net, path: Path, x: Tensor, t: Time) -> Tensor:
+        """The whole raw output; ``net(fed, **keywords)`` is the network with its time and conditions bound."""
+        ...
+
+
 def _affine(path: Path, who: str) -> AffinePath:
     if not isinstance(path, AffinePath):
         raise PathError(f"predicts={who!r} needs an AffinePath (alpha, sigma), got {type(path).__name__}: use 'clean'")

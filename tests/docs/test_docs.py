@@ -33,6 +33,7 @@ HELP = {  # section of command.md: words before --help
     "ornstein train METHOD": ["train", "ddpm"],
     "network:unet": ["train", "ddpm", "--out", "x", "network:unet"],
     "network:dit": ["train", "ddpm", "--out", "x", "network:dit"],
+    "ornstein train cas-dm": ["train", "cas-dm"],
     "ornstein sample RUN": ["sample"],
     "ornstein eval WHAT": ["eval"],
     "ornstein rates": ["rates"],
@@ -177,6 +178,11 @@ def test_the_options_are_those_of_the_command(
         whole = page.read_text("utf-8")
         text = whole[whole.index("## `ornstein train") : whole.index("### `network:unet`")]
         options = {option for option in options if not option.startswith("--network.")}
+    elif title == "ornstein train cas-dm":  # what it has beside the options of ddpm
+        text = section(page, title)
+        with pytest.raises(SystemExit):
+            main([*HELP["ornstein train METHOD"], "--help"])
+        options -= set(re.findall(r"^[│| ]*(--[a-z][\w.-]*)", capsys.readouterr().out, re.MULTILINE))
     else:
         text = section(page, title)
     assert options

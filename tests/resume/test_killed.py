@@ -5,7 +5,7 @@ import os
 import random
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 from ornstein.networks import UNetConfig
+from ornstein.objectives import CascadeLoss
 from ornstein.training import Every, Optimizer, TrainConfig, to_dict
+from ornstein.training.cas_dm import CascadeConfig
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and SIGKILL")
 
@@ -123,6 +125,19 @@ def test_resumed_with_another_number_of_workers(server, whole, tmp_path):
     assert ask(server, configuration(tmp_path / "run", workers=0)) == [0]
     assert log_of(whole) == log_of(tmp_path / "run")
     assert_same_weights(whole, tmp_path / "run")
+
+
+def test_a_cascade_resumes_too(server, tmp_path):
+    """Both networks, both averages and the gate's watch go on, told labels, with a metric."""
+    base = {field.name: getattr(configuration(tmp_path), field.name) for field in fields(TrainConfig)}
+    base |= {"images": 12 * BATCH, "objective": CascadeLoss(metric="lite0", gate="clean")}
+    base["every"] = Every(log=5 * BATCH, checkpoint=2 * BATCH, seconds=0, samples=6 * BATCH)
+    whole, killed = (CascadeConfig(**base | {"out": str(tmp_path / name)}) for name in ("whole", "killed"))
+    assert ask(server, whole) == [0]
+    codes = ask(server, killed, [(0, 0.1), (BATCH * 2, 0.05), (BATCH * 6, 0.02)])
+    assert codes.count(-9) >= 2
+    assert codes[-1] == 0
+    assert_same(tmp_path / "whole", tmp_path / "killed")
 
 
 @pytest.mark.slow

@@ -9,8 +9,6 @@ from typing import Any
 from ..errors import UsageError
 from .output import note, say
 
-METHODS = {"ddpm": "a denoising diffusion model on any path, with any parameterization"}
-
 _HELP = """usage: ornstein train METHOD [options]
 
 {methods}
@@ -22,10 +20,11 @@ ornstein train METHOD --help shows the options."""
 
 def parse(args: Sequence[str]) -> Any:
     """The configuration of the method named by the first word."""
+    from ..training.methods import METHODS
     from .main import parse as parse_into
 
     if not args or args[0] in {"-h", "--help"}:
-        say(_HELP.format(methods="\n".join(f"  {name:<8} {what}" for name, what in METHODS.items())))
+        say(_HELP.format(methods="\n".join(f"  {name:<8} {method.what}" for name, method in METHODS.items())))
         raise SystemExit(0 if args else 2)
     if args[0] not in METHODS:
         from ..methods import METHODS as PAPERS
@@ -33,9 +32,7 @@ def parse(args: Sequence[str]) -> Any:
         planned = {method.name for method in PAPERS} & {args[0]}
         why = "is not ready yet" if planned else "is unknown"
         raise UsageError(f"training method {args[0]!r} {why}: choose one of {', '.join(METHODS)}")
-    from ..training.config import TrainConfig
-
-    return parse_into(TrainConfig, f"ornstein train {args[0]}", args[1:])
+    return parse_into(METHODS[args[0]].configuration, f"ornstein train {args[0]}", args[1:])
 
 
 def train(config: Any) -> int:

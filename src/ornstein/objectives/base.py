@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -28,10 +28,14 @@ class Examples:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Losses:
-    """Named losses, (B,) each and weighted already, and the times (B,) they were taken at, on the host."""
+    """Named losses, (B,) each and weighted already, and the times (B,) they were taken at, on the host.
+
+    ``watched`` are further numbers of the samples, (B,) each, for the log alone.
+    """
 
     terms: Mapping[str, Tensor]
     times: Tensor
+    watched: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..denoisers import Denoiser
 from ..errors import ConfigError, PathError
-from ..parameterizations import EDM
+from ..parameterizations import EDM, Parameterization
 from ..paths.base import AffinePath, Path
 from ..paths.ve import VE
 from ..paths.vp import VP, Table
@@ -24,6 +25,17 @@ from .weights import WeightName, weight
 TimeLaw = Literal["auto", "uniform", "log-normal", "logit-normal"]
 
 _GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ divided by the golden ratio
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """A batch of questions: x_t (B, *event) made of ``clean`` and ``white`` at times t (B,), and the conditions."""
+
+    clean: Tensor
+    white: Tensor
+    x: Tensor
+    t: Tensor
+    cond: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,18 +71,26 @@ class Denoising:
     def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
         """One term, ``denoising``: see the class's formula."""
         del progress
-        path, clean, reading = model.path, batch.clean, model.reading
+        asked = self.pose(model.path, batch, noise)
+        raw = model.raw(asked.x, asked.t, asked.cond)
+        return Losses(terms={"denoising": self.error(model.reading, model.path, asked, raw)}, times=asked.t)
+
+    def pose(self, path: Path, batch: Examples, noise: Noise) -> Asked:
+        """What the network is asked about a batch: a time, noise and, for some, no condition."""
         t = self.draw(path, batch.positions, noise)
-        white = noise.white("noise", path.event(clean.shape[1:], 0.0)).to(clean, non_blocking=True)
+        white = noise.white("noise", path.event(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
         cond = batch.cond
         if cond and self.drop > 0.0:
             cond = without(cond, noise.uniforms("drop") < self.drop)
-        x = path.diffuse(clean, t, white)
-        target = reading.target(path, clean, white, x, t)
-        error = (model.raw(x, t, cond).float() - target.float()).square().flatten(1).mean(1)
+        return Asked(clean=batch.clean, white=white, x=path.diffuse(batch.clean, t, white), t=t, cond=cond)
+
+    def error(self, reading: Parameterization, path: Path, asked: Asked, raw: Tensor) -> Tensor:
+        """weight(t) · mean((raw − target)²), (B,)."""
+        target = reading.target(path, asked.clean, asked.white, asked.x, asked.t)
+        error = (raw.float() - target.float()).square().flatten(1).mean(1)
         sigma_data = reading.sigma_data if isinstance(reading, EDM) else 0.5
-        by = weight(self.weight, reading, path, t, gamma=self.gamma, sigma_data=sigma_data)
-        return Losses(terms={"denoising": error if by is None else error * by.to(error)}, times=t)
+        by = weight(self.weight, reading, path, asked.t, gamma=self.gamma, sigma_data=sigma_data)
+        return error if by is None else error * by.to(error)
 
     def draw(self, path: Path, positions: tuple[int, ...], noise: Noise) -> Tensor:
         """The times of the samples, (B,) float64 on the host: a function of (seed, position) alone."""

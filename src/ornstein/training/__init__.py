@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 from .codec import from_dict, to_dict
 from .config import Averaging, Every, Optimizer, Text, TrainConfig
+from .methods import METHODS, Method
 from .spec import Spec
 
 if TYPE_CHECKING:
     from .loop import DivergedError, Summary, train
 
 __all__ = [
+    "METHODS",
     "Averaging",
     "DivergedError",
     "Every",
+    "Method",
     "Optimizer",
     "Spec",
     "Summary",

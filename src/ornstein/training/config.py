@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Literal
 
+import torch
 import tyro
 
 from ..errors import ConfigError
 from ..networks import DiTConfig, UNetConfig
-from ..objectives import Denoising
+from ..objectives import Denoising, Objective
 from .codec import from_dict
-from .spec import PathName, Prediction
+from .spec import Conditioned, PathName, Prediction, Spec
+
+if TYPE_CHECKING:
+    from ..data.base import Source
 
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -180,15 +185,49 @@ class TrainConfig:
                 f"path ve with predicts {self.predicts}: its states reach a size of 80 and only edm scales them for "
                 "the network; use --predicts edm"
             )
-        if self.size % self.network.factor:
-            raise ConfigError(f"size {self.size} does not divide by {self.network.factor}, as the network needs")
-        for name in ("classes", "text_width", "vector_width"):
-            if getattr(self.network, name):
-                raise ConfigError(f"network.{name} follows from --condition and the data: leave it out")
-        if self.network.channels != 3 or self.network.out_channels is not None:
-            raise ConfigError("network.channels and network.out_channels follow from the data: leave them out")
+        require_fit(self.network, "network", self.size)
 
     @staticmethod
     def from_dict(data: object) -> TrainConfig:
-        """The configuration that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
-        return from_dict(TrainConfig, data)
+        """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
+        from .methods import config_class
+
+        return from_dict(config_class(data.get("kind") if isinstance(data, Mapping) else None), data)
+
+    def specify(self, source: Source) -> Spec:
+        """The model on this data.
+
+        Raises `ConfigError` where the data lacks the labels or captions that ``condition`` asks for.
+        """
+        from .conditions import told
+
+        known = told(self, source)
+        return Spec(
+            shape=(3, self.size, self.size),
+            path=self.path,
+            predicts=self.predicts,
+            sigma_data=self.sigma_data,
+            network=replace(self.network, **known.options()),
+            text=known.text,
+            classes=known.classes,
+        )
+
+    def prepare(self, model: Conditioned) -> None:
+        """What is done to fresh weights, those of the model and of its average alike: here nothing."""
+        del model
+
+    def loss(self, device: torch.device) -> Objective:
+        """The objective, with whatever it holds on ``device``."""
+        del device
+        return self.objective
+
+
+def require_fit(network: UNetConfig | DiTConfig, name: str, size: int) -> None:
+    """Raise `ConfigError` for a network that does not fit the size, or that says what follows from the data."""
+    if size % network.factor:
+        raise ConfigError(f"size {size} does not divide by {network.factor}, as the network needs")
+    for key in ("classes", "text_width", "vector_width"):
+        if getattr(network, key):
+            raise ConfigError(f"{name}.{key} follows from --condition and the data: leave it out")
+    if network.channels != 3 or network.out_channels is not None:
+        raise ConfigError(f"{name}.channels and {name}.out_channels follow from the data: leave them out")

@@ -14,6 +14,7 @@ from ..data.cache import write_json
 from ..errors import CheckpointError, ConfigError
 from .codec import flat, from_dict, to_dict
 from .config import TrainConfig
+from .methods import METHODS, method_of, spec_class
 from .spec import Spec
 
 VERSION = 1
@@ -54,7 +55,8 @@ def read_document(path: Path) -> dict[str, Any]:
 def read_spec(found: dict[str, Any], path: Path) -> Spec:
     """The model that a document describes; `CheckpointError` if it does not."""
     try:
-        return from_dict(Spec, found.get("model"), "model")
+        model = found.get("model")
+        return from_dict(spec_class(model.get("kind") if isinstance(model, dict) else None), model, "model")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
 
@@ -83,6 +85,10 @@ def compare(out: Path, new: dict[str, Any]) -> None:
             f"the data of {out} has changed ({old['data']['examples']} examples of {old['data']['name']} then, "
             f"{new['data']['examples']} of {new['data']['name']} now): restore it, or choose another --out"
         )
+    kinds = old["train"].get("kind", METHODS["ddpm"].config.lower()), new["train"]["kind"]
+    if kinds[0] != kinds[1]:
+        was, now = (method_of({"kind": kind}) for kind in kinds)
+        raise ConfigError(f"the run in {out} was begun with `ornstein train {was}`, not {now}: choose another --out")
     for part, prefix in (("train", "--"), ("model", "model.")):
         before, now = flat(old[part]), flat(new[part])
         for key in [*now, *(key for key in before if key not in now)]:

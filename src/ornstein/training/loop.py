@@ -25,7 +25,7 @@ from ..randomness import mix
 from . import checkpoint, events, folder
 from .codec import to_dict
 from .config import TrainConfig
-from .session import Session, accelerator, specify
+from .session import Session, accelerator
 from .tally import record
 
 
@@ -82,7 +82,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         with hardware.main_process_first():
             source = open_source(config.data, size=config.size)
             read(source, 0)
-        spec = specify(config, source)
+        spec = config.specify(source)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
         before = checkpoint.complete(out)
@@ -185,9 +185,9 @@ def _step(session: Session, batch: Batch) -> None:
         positions=batch.positions,
     )
     progress = min(session.images / config.images, 1.0)
-    losses = config.objective(session.denoiser, examples, session.noise(batch.positions), progress)
+    losses = session.objective(session.denoiser, examples, session.noise(batch.positions), progress)
     hardware.backward(losses.total)
-    norm = hardware.clip_grad_norm_(session.model.parameters(), config.optimizer.clip or math.inf)
+    norm = _clip(session)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     session.step += 1
@@ -198,6 +198,16 @@ def _step(session: Session, batch: Batch) -> None:
         hardware.device.type == "cpu"
     ):  # elsewhere a look at the loss would wait for the device: at the next line of the log
         _require_finite(session)
+
+
+def _clip(session: Session) -> torch.Tensor | None:
+    """Clip the gradients of each part by itself; the norm of them all before that."""
+    bound = session.config.optimizer.clip or math.inf
+    if len(session.parts) == 1:
+        return session.accelerator.clip_grad_norm_(session.parts[0], bound)
+    session.accelerator.unscale_gradients()
+    norms = [torch.nn.utils.clip_grad_norm_(part, bound) for part in session.parts]
+    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _require_finite(session: Session) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,53 +19,16 @@ from ..data.base import Source
 from ..data.loader import read
 from ..denoisers import Denoiser
 from ..errors import ConfigError
-from ..networks import TextConfig, vocabulary
+from ..objectives import Objective
 from ..randomness import Noise, mix
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
 from .spec import Conditioned, Spec
-from .tally import Tally, merged
+from .tally import Tally, emptied, merged
 
-_SAMPLES, _SAMPLE_STEPS, _CAPTIONS_READ = 16, 12, 4096
-
-
-def specify(config: TrainConfig, source: Source) -> Spec:
-    """The model that a configuration means on this data.
-
-    Raises `ConfigError` where the data lacks the labels or captions that the configuration asks for.
-    """
-    network, text, classes = config.network, None, ()
-    if config.condition == "label":
-        if not source.classes:
-            raise ConfigError(f"--condition label: {source.name} has no labels; use none or text, or other data")
-        classes = tuple(source.classes)
-        network = replace(network, classes=len(classes))
-    elif config.condition == "text":
-        wanted = config.text
-        known = vocabulary(_captions(source, _CAPTIONS_READ), wanted.words)
-        if not known:
-            raise ConfigError(f"--condition text: {source.name} has no captions; use none or label, or other data")
-        text = TextConfig(
-            vocabulary=known, length=wanted.length, width=wanted.width, layers=wanted.layers, heads=wanted.width // 32
-        )
-        network = replace(network, text_width=text.width)
-    return Spec(
-        shape=(3, config.size, config.size),
-        path=config.path,
-        predicts=config.predicts,
-        sigma_data=config.sigma_data,
-        network=network,
-        text=text,
-        classes=classes,
-    )
-
-
-def _captions(source: Source, count: int) -> list[str]:
-    """Captions of at most ``count`` examples, evenly spaced."""
-    stride = -(-len(source) // count)
-    return [read(source, index)[0].caption for index in range(0, len(source), stride)]
+_SAMPLES, _SAMPLE_STEPS = 16, 12
 
 
 def accelerator(config: TrainConfig) -> Accelerator:
@@ -82,9 +45,10 @@ def accelerator(config: TrainConfig) -> Accelerator:
 
 def adam(settings: Optimizer, model: nn.Module, device: torch.device) -> torch.optim.AdamW:
     """AdamW over the matrices, with decay, and the gains and biases, without."""
+    trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     # One kernel for all weights, where there is one.
     fused = device.type in {"cpu", "cuda"}
@@ -103,6 +67,8 @@ class Session:
     average: Conditioned
     optimizer: torch.optim.AdamW
     denoiser: Denoiser
+    objective: Objective
+    parts: list[list[nn.Parameter]]  # whose gradients are clipped apart
     stepper: Any  # the optimizer as accelerate wraps it
     tally: Tally
     images: int = 0
@@ -116,11 +82,14 @@ class Session:
         """A session before its first step."""
         device = accelerator.device
         model, average = spec.build(mix(config.seed, "weights")), spec.build(mix(config.seed, "weights"))
+        for module in (model, average):
+            config.prepare(module)
         model.to(device)
         average.to(device).eval().requires_grad_(False)
         optimizer = adam(config.optimizer, model, device)
         wrapped, stepper = accelerator.prepare(model.train(), optimizer)
         denoiser = spec.denoiser(wrapped)
+        parts = [[p for p in part if p.requires_grad] for part in spec.parts(model)]
         return cls(
             config=config,
             spec=spec,
@@ -130,6 +99,8 @@ class Session:
             average=average,
             optimizer=optimizer,
             denoiser=denoiser,
+            objective=config.loss(device),
+            parts=[part for part in parts if part],
             stepper=stepper,
             tally=Tally(denoiser.path, device),
         )
@@ -211,8 +182,7 @@ class Session:
         if self.accelerator.is_main_process:
             self.tally.load(state["tally"])
         elif state["tally"]["steps"]:
-            empty = {name: [0.0] * len(values) for name, values in state["tally"]["terms"].items()}
-            self.tally.load({**state["tally"], "terms": empty, "counts": [0.0] * len(state["tally"]["counts"])})
+            self.tally.load(emptied(state["tally"]))
         if self.accelerator.scaler is not None and state["scaler"] is not None:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -54,6 +54,10 @@ class Spec:
         """``net`` as a denoiser of this model's path and parameterization."""
         return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
 
+    def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
+        """The weights in groups whose gradients have nothing in common, and are clipped apart. Here: one group."""
+        return [list(model.parameters())]
+
 
 class Conditioned(nn.Module):
     """A network and, where it is told captions, the encoder trained with it, as one module."""
@@ -62,11 +66,16 @@ class Conditioned(nn.Module):
         super().__init__()
         self.net, self.text = net, text
 
-    def forward(self, x: Tensor, time: Tensor, *, label: Tensor | None = None, words: Tensor | None = None) -> Tensor:
-        """(B, C, H, W) and time (B,), with label (B,) or words (B, L) of ids where the model has them."""
+    def forward(
+        self, x: Tensor, time: Tensor, *, label: Tensor | None = None, words: Tensor | None = None, **more: Any
+    ) -> Tensor:
+        """(B, C, H, W) and time (B,), with label (B,) or words (B, L) of ids where the model has them.
+
+        Further keywords are passed on, such as the stage of a cascade.
+        """
         if label is not None:
-            return self.net(x, time, label=label)
+            return self.net(x, time, label=label, **more)
         if words is not None and self.text is not None:
             text, mask = self.text(words)
-            return self.net(x, time, text=text, text_mask=mask)
-        return self.net(x, time)
+            return self.net(x, time, text=text, text_mask=mask, **more)
+        return self.net(x, time, **more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 
 
 class Tally:
-    """Sums since the last line of the log: for each term and level the loss, the samples, and the gradient's norm."""
+    """Sums since the last line of the log, by level: losses, what is watched, samples; and the gradient's norm."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
         self.path, self.device = path, device
@@ -25,6 +26,7 @@ class Tally:
     def clear(self) -> None:
         """Begin anew."""
         self.terms: dict[str, Tensor] = {}
+        self.watched: dict[str, Tensor] = {}
         self.counts = torch.zeros(len(EDGES) + 1, dtype=torch.float64)
         self.norm = torch.zeros((), dtype=self.dtype, device=self.device)
         self.steps = 0
@@ -34,9 +36,10 @@ class Tally:
         member = self._member(losses.times)
         self.counts += member.sum(1)
         member = member.to(self.device, self.dtype, non_blocking=True)
-        for name, values in losses.terms.items():
-            part = member @ values.detach().to(self.dtype)
-            self.terms[name] = self.terms[name] + part if name in self.terms else part
+        for sums, more in ((self.terms, losses.terms), (self.watched, losses.watched)):
+            for name, values in more.items():
+                part = member @ values.detach().to(self.dtype)
+                sums[name] = sums[name] + part if name in sums else part
         if norm is not None:
             self.norm = self.norm + norm.detach().to(self.norm)
         self.steps += 1
@@ -53,8 +56,10 @@ class Tally:
 
     def state(self) -> dict[str, Any]:
         """The sums as plain numbers, exact."""
+        watched = {name: value.tolist() for name, value in self.watched.items()}
         return {
             "terms": {name: value.tolist() for name, value in self.terms.items()},
+            **({"watched": watched} if watched else {}),
             "counts": self.counts.tolist(),
             "norm": self.norm.item(),
             "steps": self.steps,
@@ -64,17 +69,32 @@ class Tally:
         """Go on from `state`."""
         make = {"dtype": self.dtype, "device": self.device}
         self.terms = {name: torch.tensor(value, **make) for name, value in state["terms"].items()}
+        self.watched = {name: torch.tensor(value, **make) for name, value in state.get("watched", {}).items()}
         self.counts = torch.tensor(state["counts"], dtype=torch.float64)
         self.norm = torch.tensor(state["norm"], **make)
         self.steps = state["steps"]
+
+
+def emptied(state: dict[str, Any]) -> dict[str, Any]:
+    """A state with its sums at zero, but for the gradient's norm and the steps."""
+    zeros = {
+        part: {name: [0.0] * len(values) for name, values in state[part].items()}
+        for part in ("terms", "watched")
+        if part in state
+    }
+    return {**state, **zeros, "counts": [0.0] * len(state["counts"])}
 
 
 def merged(states: list[dict[str, Any]]) -> dict[str, Any]:
     """The sums of several processes as one; the gradient's norm and the steps are common to all."""
     out = states[0]
     for other in states[1:]:
-        terms = {name: _added(values, other["terms"][name]) for name, values in out["terms"].items()}
-        out = {**out, "terms": terms, "counts": _added(out["counts"], other["counts"])}
+        sums = {
+            part: {name: _added(values, other[part][name]) for name, values in out[part].items()}
+            for part in ("terms", "watched")
+            if part in out
+        }
+        out = {**out, **sums, "counts": _added(out["counts"], other["counts"])}
     return out
 
 
@@ -84,6 +104,7 @@ def record(state: dict[str, Any]) -> dict[str, Any]:
     total = sum(counts)
     terms = {name: sum(values) / total for name, values in state["terms"].items()}
     by_level = [sum(column) for column in zip(*state["terms"].values(), strict=True)]
+    watched = {name: _means(values, counts) for name, values in state.get("watched", {}).items()}
     return {
         "loss": sum(terms.values()),
         "terms": terms,
@@ -91,9 +112,14 @@ def record(state: dict[str, Any]) -> dict[str, Any]:
         "levels": {
             "log_snr": list(EDGES),
             "samples": [int(count) for count in counts],
-            "loss": [value / count if count else None for value, count in zip(by_level, counts, strict=True)],
+            "loss": _means(by_level, counts),
+            **({"watched": watched} if watched else {}),
         },
     }
+
+
+def _means(sums: Sequence[float], counts: Sequence[float]) -> list[float | None]:
+    return [value / count if count else None for value, count in zip(sums, counts, strict=True)]
 
 
 def _added(a: list[float], b: list[float]) -> list[float]:

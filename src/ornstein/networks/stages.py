@@ -1,0 +1,46 @@
+"""Two networks as one module: a front and a back, asked by the name of the stage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+from torch import Tensor, nn
+
+Stage = Literal["front", "back"]
+
+
+class Stages(nn.Module):
+    """``net(x, time, stage="front" or "back", **cond)``: one module, so that weights, averages and device stay as one.
+
+    ``front`` may be any callable of the same kind; ``told`` are the names of the conditions that the back is given
+    (None: all). What the back is told is detached: its losses do not train a caption encoder that belongs to the front.
+    """
+
+    def __init__(
+        self, front: nn.Module | Callable[..., Tensor], back: nn.Module, *, told: Sequence[str] | None = None
+    ) -> None:
+        super().__init__()
+        self.front, self.back, self.told = front, back, None if told is None else tuple(told)
+        self.frozen = False
+
+    def freeze(self) -> Stages:
+        """Keep the front as it is: no gradients, and evaluation mode whatever `train` says."""
+        self.frozen = True
+        if isinstance(self.front, nn.Module):
+            self.front.requires_grad_(False).eval()
+        return self
+
+    def train(self, mode: bool = True) -> Stages:
+        """As every module's, but a frozen front stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen and isinstance(self.front, nn.Module):
+            self.front.eval()
+        return self
+
+    def forward(self, x: Tensor, time: Tensor, *, stage: Stage, **cond: Tensor) -> Tensor:
+        """The answer of one stage to x (B, C, H, W) and time (B,)."""
+        if stage == "front":
+            return self.front(x, time, **cond)
+        told = {key: value.detach() for key, value in cond.items() if self.told is None or key in self.told}
+        return self.back(x, time, **told)

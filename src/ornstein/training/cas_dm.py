@@ -1,0 +1,173 @@
+"""Cas-DM: a cascade of two networks as a method of the trainer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated
+
+import torch
+import tyro
+
+from ..cascade import Cascade, GateShape, Squash
+from ..denoisers import Denoiser
+from ..errors import ConfigError
+from ..networks import DiTConfig, UNetConfig, build
+from ..networks.stages import Stages
+from ..objectives import CascadeLoss, Objective
+from ..parameterizations import Net
+from ..randomness import mix
+from .config import TrainConfig, require_fit
+from .spec import Conditioned, Prediction, Spec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..data.base import Source
+
+NetworkConfig = UNetConfig | DiTConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeSpec(Spec):
+    """A cascade without its weights: the fields of `Spec` are its front's, ``back`` is the second network.
+
+    ``frozen``: the front was another run's, and is not trained. The rest is `ornstein.cascade.Cascade`'s.
+    """
+
+    back: UNetConfig | DiTConfig
+    frozen: bool = False
+    clip: float | None = 1.0
+    gate: GateShape = "map"
+    squash: Squash = "sigmoid"
+    see_state: bool = False
+    residual: bool = False
+
+    def build(self, seed: int = 0) -> Conditioned:
+        """Both networks; the front has the weights that it has without a back."""
+        alone = Spec.build(self, seed)
+        stages = Stages(alone.net, build(self.back, mix(seed, "back")))
+        if self.frozen:
+            stages.freeze()
+            if alone.text is not None:
+                alone.text.requires_grad_(False)
+        return Conditioned(stages, alone.text)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as a denoiser that blends its two stages."""
+        alone = Spec.denoiser(self, net)
+        reading = Cascade(
+            front=alone.reading,
+            clip=self.clip,
+            gate=self.gate,
+            squash=self.squash,
+            see_state=self.see_state,
+            residual=self.residual,
+        )
+        return replace(alone, predicts=reading)
+
+    def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
+        """Front (with the caption encoder) and back: a common limit would let the metric scale the front's steps."""
+        back = {id(p) for p in model.net.back.parameters()}  # pyright: ignore[reportAttributeAccessIssue]
+        weights = list(model.parameters())
+        return [[p for p in weights if id(p) not in back], [p for p in weights if id(p) in back]]
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CascadeConfig(TrainConfig):
+    """Train a cascade of two networks: a denoiser, and a refiner of its clean images with a perceptual metric.
+
+    Example: ornstein train cas-dm --data critters --out runs/cascade --images 500000 --objective.metric lite0
+
+    With --front RUN the first network is that run's, kept as it is, and only the refiner is trained: path, predicts,
+    network and condition are then those of RUN. The same command continues a run that was stopped.
+    """
+
+    predicts: Prediction = "noise"
+    """What the first network's output means; the second predicts the clean image."""
+    front: str = ""
+    """A run, checkpoint, card or shipped model to be the first network, frozen; by default both are trained."""
+    back: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
+        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
+        | Annotated[None, tyro.conf.subcommand("same", description="as the first network")]
+    ) = None
+    """The second network: back:unet or back:dit after the first one, then its options; by default like the first."""
+    clip: float = 1.0
+    """Bound of clean images between the stages and after them; 0 leaves them unbounded."""
+    gate: GateShape = "map"
+    """The weight of the refined image: a map, one for every pixel, or a scalar, one for the image."""
+    squash: Squash = "sigmoid"
+    """Range of the weight: sigmoid keeps it in (0, 1), none lets it extrapolate."""
+    see_state: bool = False
+    """Show the refiner the noisy image too."""
+    residual: bool = False
+    """Let the refiner predict the change of the image instead of the image."""
+    objective: CascadeLoss = field(default_factory=CascadeLoss)
+    """The losses."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if not self.clip >= 0.0:
+            raise ConfigError(f"clip must not be negative, got {self.clip}; 0 leaves images unbounded")
+        if self.back is not None:
+            require_fit(self.back, "back", self.size)
+
+    def specify(self, source: Source) -> CascadeSpec:
+        """The first network as `TrainConfig` says, or as the run in ``front`` is; then the second.
+
+        Raises `ConfigError` for a front of another image size, with other labels than the data, or a cascade itself.
+        """
+        alone = self._front(source) if self.front else TrainConfig.specify(self, source)
+        like = self.back or alone.network
+        return CascadeSpec(
+            shape=alone.shape,
+            path=alone.path,
+            predicts=alone.predicts,
+            sigma_data=alone.sigma_data,
+            network=alone.network,
+            text=alone.text,
+            classes=alone.classes,
+            back=replace(
+                like,
+                channels=alone.shape[0] * (2 if self.see_state else 1),
+                out_channels=alone.shape[0] + 1,
+                classes=len(alone.classes),
+                text_width=0 if alone.text is None else alone.text.width,
+            ),
+            frozen=bool(self.front),
+            clip=self.clip or None,
+            gate=self.gate,
+            squash=self.squash,
+            see_state=self.see_state,
+            residual=self.residual,
+        )
+
+    def _front(self, source: Source) -> Spec:
+        from ..runs import open_run
+
+        spec = open_run(self.front).spec
+        if isinstance(spec, CascadeSpec):
+            raise ConfigError(f"--front {self.front} is a cascade itself: give a run of ornstein train ddpm")
+        if spec.shape[1:] != (self.size, self.size):
+            raise ConfigError(
+                f"--front {self.front} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
+            )
+        if spec.classes and spec.classes != tuple(source.classes):
+            raise ConfigError(f"--front {self.front} knows other labels than {source.name}: train on its own data")
+        return spec
+
+    def prepare(self, model: Conditioned) -> None:
+        """The average weights of the run in ``front``, if there is one."""
+        if not self.front:
+            return
+        from ..runs import open_run
+
+        given = open_run(self.front).model
+        model.net.front.load_state_dict(given.net.state_dict())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+        if model.text is not None and given.text is not None:
+            model.text.load_state_dict(given.text.state_dict())
+
+    def loss(self, device: torch.device) -> Objective:
+        """The losses with their metric."""
+        return self.objective.with_metric(device)

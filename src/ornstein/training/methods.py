@@ -1,0 +1,80 @@
+"""The methods that `ornstein train` knows: for each a configuration, which says the rest.
+
+A method is a subclass of `TrainConfig` with its options, and four answers that the trainer asks it for:
+
+* ``specify(source)``: the `Spec` of its model on this data, a subclass of `Spec` where the plain one is not enough;
+* ``prepare(model)``: what is done to fresh weights before training, such as loading those of another run;
+* ``loss(device)``: the `Objective`;
+* and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
+
+Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new
+method is a module with these two classes and a line in `METHODS`. Modules are imported when they are asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ConfigError
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+    from .spec import Spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Method:
+    """Where a method's classes are, and what it does, in half a line."""
+
+    what: str
+    module: str
+    config: str
+    spec: str
+
+    @property
+    def configuration(self) -> type[TrainConfig]:
+        """Its subclass of `TrainConfig`."""
+        return getattr(importlib.import_module(self.module, __package__), self.config)
+
+    @property
+    def model(self) -> type[Spec]:
+        """Its subclass of `Spec`."""
+        return getattr(importlib.import_module(self.module, __package__), self.spec)
+
+
+METHODS: Mapping[str, Method] = {
+    "ddpm": Method(
+        what="a denoising diffusion model on any path, with any parameterization",
+        module=".config",
+        config="TrainConfig",
+        spec="Spec",
+    ),
+    "cas-dm": Method(
+        what="a denoiser and a refiner of its images that a perceptual metric trains",
+        module=".cas_dm",
+        config="CascadeConfig",
+        spec="CascadeSpec",
+    ),
+}
+
+
+def config_class(kind: object) -> type[TrainConfig]:
+    """The configuration of this ``kind`` in a file; that of ddpm for a kind that is none, which it will refuse."""
+    return next((m for m in METHODS.values() if m.config.lower() == kind), METHODS["ddpm"]).configuration
+
+
+def spec_class(kind: object) -> type[Spec]:
+    """The model of this ``kind`` in a file; the plain one for a kind that is none, which it will refuse."""
+    return next((m for m in METHODS.values() if m.spec.lower() == kind), METHODS["ddpm"]).model
+
+
+def method_of(config: TrainConfig | Mapping[str, Any]) -> str:
+    """The name on the command line of the method of a configuration, or of what a file holds of one."""
+    kind = config.get("kind") if isinstance(config, Mapping) else type(config).__name__.lower()
+    for name, method in METHODS.items():
+        if method.config.lower() == kind:
+            return name
+    raise ConfigError(f"no training method has a configuration of kind {kind!r}")
