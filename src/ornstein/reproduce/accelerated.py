@@ -240,8 +240,8 @@ def _practice(few: Errors) -> Finding:
         source=f"{SOURCE}, experiments",
         expected="mean distance to the exact end on M2 smaller than DDIM's at 5 to 50 evaluations",
         measured="smaller by " + ", ".join(f"{g:.1f} at {n}" for n, g in gains.items())
-        + ". The theorem's own form is worse than DDIM below 50: "
-        + ", ".join(f"{g:.1f} times at {n}" for n, g in paper.items())
+        + ". The theorem's own form is not for so few, its distance is DDIM's times "
+        + ", ".join(f"{g:.1f} at {n}" for n, g in paper.items())
         + f". Another rule of the table is better still at {', '.join(map(str, loses)) or 'none'}",
         **_verdict(min(gains.values()) > 1.0, "DDIM is closer at some count"),
         value=gains[10],
@@ -301,7 +301,7 @@ def _rates(gauss: Errors, law: Errors) -> list[Finding]:
     one = Finding(
         claim="The accelerated SDE sampler has a total variation of O(1/T)",
         source=f"{SOURCE}, theorem on the stochastic sampler",
-        expected="order of the exact TV on M1 within 1 ± .1, or higher",
+        expected="order of the exact TV on M1 within 1 ± .1",
         measured=f"order {ours} on M1; on Gaussians, where the score is linear, {smooth} in √KL",
         **_verdict(ours.near(1.0), "the order lies outside"),
         **_exact(ours),
@@ -311,7 +311,7 @@ def _rates(gauss: Errors, law: Errors) -> list[Finding]:
         source=f"{SOURCE}, the rate that is improved on",
         expected="order within .5 ± .1 on some target",
         measured=f"order {plain} on M1, {plain_smooth} on G8",
-        verdict="not reproduced",
+        verdict="reproduced" if plain.near(0.5) or plain_smooth.near(0.5) else "not reproduced",
         reason="plain DDPM is of order 1 already; 1/√T comes from bounding the KL of the whole path, and a later "
         "theorem of the same group (arXiv 2409.18959) gives O(d/T)",
         **_exact(plain),
