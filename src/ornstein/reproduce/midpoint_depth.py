@@ -19,7 +19,7 @@ SHORT = (4, 8, 16)  # rounds
 
 def depth(cells: Cells, budget: Budget) -> Part:
     """The parallel form: how many questions one after another reach the sequential run's own error."""
-    seeds = budget.count(5, 3)
+    seeds = budget.count(5, 2)
     steps = STEPS if budget.scale >= 0.5 else STEPS[:4] if budget.scale >= 0.1 else STEPS[:3]
     keys = [(s, t, k) for s in range(seeds) for t in steps for k in SHORT]
     settings = [{"steps": t, "rounds": k, "most": 24, "batch": 64, "seed": s} for s, t, k in keys]
