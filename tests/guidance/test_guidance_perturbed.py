@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ornstein import guidance as guide
-from ornstein.denoisers import Denoiser
+from ornstein.denoisers import Denoiser, Memo
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance.checkpointing import blocks_of
 from ornstein.guidance.perturbed import blurred
@@ -116,6 +116,7 @@ def test_damage_is_no_longer_there_afterwards_and_adds_to_cfg_at_three_evaluatio
     assert sum(calls) == 6
     torch.testing.assert_close(both, with_cfg + with_pag - plain, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(clean(guide.together(pag, cfg)(model)), both, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clean(pag(Memo(model))), with_pag, rtol=1e-5, atol=1e-5)
     twice = guide.together(pag, guide.SEG(scale=1.0))
     assert not torch.allclose(clean(twice(model)), with_pag, atol=1e-4)
     assert torch.equal(clean(model), plain)
