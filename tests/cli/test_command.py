@@ -221,6 +221,20 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--json",
             ]
         ),
-        "rates": sorted(["--samplers", "--targets", "--path", "--grid", "--quick", "--jobs", "--json", "--plot"]),
+        "rates": sorted(
+            [
+                "--samplers",
+                "--targets",
+                "--path",
+                "--grid",
+                "--quick",
+                "--score-error",
+                "--dimension",
+                "--precision",
+                "--jobs",
+                "--json",
+                "--plot",
+            ]
+        ),
         "demo": sorted(["--out", "--model", "--images", "--n", "--seed", "--json"]),
     }

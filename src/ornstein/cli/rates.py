@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 class RatesArgs:
     """Measure the order of every sampler on targets with exact solutions, and compare it with the declared one.
 
-    Exit status 1 if a sampler falls short of its order.
+    Exit status 1 if a sampler falls short of its order. With --score-error, --dimension or --precision another question
+    is asked, of which no sampler can fall short.
 
     Example: ornstein rates --samplers heun,unipc --quick
     """
@@ -33,6 +36,12 @@ class RatesArgs:
     """Spacing of the steps."""
     quick: bool = False
     """Fewer and smaller step counts, for a first look."""
+    score_error: str = ""
+    """Put an error into the score and show where each sampler ends: scale=0.01, or height=0.5,frequency=20."""
+    dimension: bool = False
+    """The exponent of the error in the dimension, for the randomized midpoint and three others (or --samplers)."""
+    precision: bool = False
+    """What single precision costs each sampler."""
     jobs: int = 0
     """Processes to share the work; 0: one for every core. The numbers do not depend on it."""
     json: bool = False
@@ -43,6 +52,14 @@ class RatesArgs:
 
 def rates(args: RatesArgs) -> int:
     """Run the command; 0: every sampler has its order, 1: one is below it. Raises `UsageError` on bad input."""
+    asked = [name for name in ("score_error", "dimension", "precision") if getattr(args, name)]
+    if len(asked) > 1:
+        options = " and ".join("--" + name.replace("_", "-") for name in asked)
+        raise UsageError(f"{options} are different questions: ask one at a time")
+    if asked:
+        from .rates_studies import answer
+
+        return answer(args, asked[0])
     report = _measured(args)
     if args.plot is not None:
         _plots(report, args.plot)
@@ -53,24 +70,30 @@ def rates(args: RatesArgs) -> int:
     return 0 if report.passed else 1
 
 
-def _measured(args: RatesArgs) -> Report:
+@contextmanager
+def progressing() -> Iterator[Callable[[str], None]]:
+    """Progress on standard error: one moving line on a terminal, one line a step elsewhere."""
     from rich.console import Console
 
-    from ornstein.lab.rates import measure
-
     console = Console(stderr=True)
-    samplers, targets = _names(args.samplers), _names(args.targets)
-    if not targets:
-        raise UsageError("no target given: choose from G8, Giso, Gdeg, M1, M1s, M1p, M2, M64")
     with console.status("measuring") as status:
-        interactive = console.is_terminal
 
         def progress(what: str) -> None:
-            if interactive:
+            if console.is_terminal:
                 status.update(f"measuring {what}")
             else:
                 print(f"measuring {what}", file=sys.stderr)
 
+        yield progress
+
+
+def _measured(args: RatesArgs) -> Report:
+    from ornstein.lab.rates import measure
+
+    samplers, targets = names(args.samplers), names(args.targets)
+    if not targets:
+        raise UsageError("no target given: choose from G8, Giso, Gdeg, M1, M1s, M1p, M2, M64")
+    with progressing() as progress:
         return measure(
             samplers or None,
             targets,
@@ -92,7 +115,8 @@ def _plots(report: Report, folder: Path) -> None:
     print(f"wrote {len(files)} plots to {folder}", file=sys.stderr)
 
 
-def _names(text: str) -> list[str]:
+def names(text: str) -> list[str]:
+    """The parts of a list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
@@ -122,7 +146,7 @@ def _table(report: Report) -> None:
             "" if previous == one.sampler else one.sampler,
             one.target,
             one.measure,
-            str(one.declared),
+            f"{one.declared:g}",
             shown(one).removeprefix("order "),
             last,
             steps,
@@ -135,6 +159,15 @@ def _table(report: Report) -> None:
     console.print(table)
     for skip in report.skipped:
         console.print(f"[dim]{skip.sampler} on {skip.target} not measured: {skip.reason}[/]", highlight=False)
+    for one in report.comparisons:
+        pairs = ", ".join(f"{c:.2f} at {n}" for n, c in zip(one.evaluations, one.closer, strict=True))
+        console.print(
+            f"{one.sampler} on {one.target}, {one.measure}: times closer than {one.against}: {pairs} evaluations",
+            highlight=False,
+        )
+    noted = {f"{one.sampler} on {one.target}, {one.measure}: {one.note}": None for one in report.series if one.note}
+    for note in noted:
+        console.print(f"[dim]{note}[/]", highlight=False)
     below = sorted({one.sampler for one in report.series if not one.passed})
     closing = (
         f"below the declared order: {', '.join(below)}" if below else "every sampler has at least its declared order"

@@ -18,6 +18,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,8 @@ def blurred_w1(
         UsageError: the target is not 1-D, or a step has noise before its last question (then `stochastic_tv` serves).
     """
     problem, denoiser = Problem(sampler, path, tuple(times)), target.denoiser(path)
+    if any(s > t for t, s in pairwise(problem.times)):
+        raise UsageError("a grid that climbs has no local errors of this kind")
     end = problem.times[-1]
     mean, std = scale_of(target, path, end)
     levels = mean + std * np.linspace(-3.5, 3.5, _LEVELS)
@@ -77,8 +80,6 @@ def blurred_w1(
     now = _Backward.at(target, path, problem.times[0], end, levels, blur)
     total, evaluations = np.zeros((_FOLDS, _LEVELS)), 0
     for step in problem.stretches():
-        if step.s > step.t:
-            raise UsageError("a grid that climbs has no local errors of this kind")
         fresh, twin, own, asked = _twin(sampler, path, denoiser, twin, step, own)
         evaluations += asked
         before, x = x, run(sampler.step(path, x, step, noise, memory), denoiser)

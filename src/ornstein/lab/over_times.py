@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserLike
+from ornstein.denoisers import DenoiserLike, Guidance
 from ornstein.errors import UsageError
 from ornstein.paths.base import Path
 from ornstein.randomness import Key, NoiseSource
@@ -58,18 +58,25 @@ class OverTimes:
 
 
 def over_times(
-    sampler: Sampler, target: GaussianTarget, path: Path, times: Sequence[float], *, nodes: int = _NODES
+    sampler: Sampler,
+    target: GaussianTarget,
+    path: Path,
+    times: Sequence[float],
+    *,
+    nodes: int = _NODES,
+    through: Guidance = lambda exact: exact,
 ) -> OverTimes:
     """The exact moments over the drawn times of ``sampler`` on ``target``; see the module's text.
 
     Climbs of the grid are allowed (fresh noise is added exactly), and the grid's own times are given.
+    ``through`` changes the exact denoiser, to another linear one.
 
     Raises:
         UsageError: the sampler draws normals, or more than one number a step, or remembers more than tensors.
     """
     own = aligned(target)
     centred = GaussianTarget(torch.zeros_like(own.mean), own.variance)
-    denoiser = centred.denoiser(path)
+    denoiser = through(centred.denoiser(path))
     problem = Problem(sampler, path, tuple(times))
     names: tuple[str, ...] = ()  # of what the sampler remembers
     first = own.law(path, problem.times[0]).variance[None]  # distinct entries of C, (pairs, d)

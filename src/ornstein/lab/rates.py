@@ -27,8 +27,23 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How many times closer ``sampler`` is than ``against``, at equal numbers of evaluations."""
+
+    sampler: str
+    against: str
+    target: str
+    measure: str
+    evaluations: tuple[int, ...]
+    closer: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """All series of one run. ``passed`` is False as soon as one measured order is below its declared one."""
+    """All series of one run. ``passed`` is False as soon as one measured order is below its declared one.
+
+    ``comparisons`` holds the accelerated SDE beside ancestral sampling (DDPM), where both were measured.
+    """
 
     path: str
     grid: str
@@ -36,6 +51,7 @@ class Report:
     seconds: float
     series: tuple[Series, ...]
     skipped: tuple[Skipped, ...]
+    comparisons: tuple[Comparison, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -90,7 +106,34 @@ def measure(
         else:
             series += found
     seconds = round(time.perf_counter() - begin, 1)
-    return Report(path=path, grid=grid, quick=quick, seconds=seconds, series=tuple(series), skipped=tuple(skipped))
+    return Report(
+        path=path,
+        grid=grid,
+        quick=quick,
+        seconds=seconds,
+        series=tuple(series),
+        skipped=tuple(skipped),
+        comparisons=tuple(_compared(series, "accelerated-sde", "ancestral")),
+    )
+
+
+def _compared(series: Sequence[Series], name: str, against: str) -> Iterator[Comparison]:
+    other = {(one.target, one.measure): one for one in series if one.sampler == against}
+    for one in series:
+        rival = other.get((one.target, one.measure))
+        if one.sampler != name or rival is None:
+            continue
+        theirs = dict(zip(rival.evaluations, rival.errors, strict=True))
+        pairs = [(n, mine, theirs.get(n)) for n, mine in zip(one.evaluations, one.errors, strict=True)]
+        closer = {n: their / mine for n, mine, their in pairs if mine and their}
+        yield Comparison(
+            sampler=name,
+            against=against,
+            target=one.target,
+            measure=one.measure,
+            evaluations=tuple(closer),
+            closer=tuple(closer.values()),
+        )
 
 
 def _answers(benches: Sequence[Bench], jobs: int, progress: Callable[[str], None]) -> Iterator[list[Series] | Skipped]:
@@ -148,6 +191,7 @@ def distinct(known: Mapping[str, Callable[[], Sampler]]) -> list[tuple[str, Samp
 __all__ = [
     "PATHS",
     "TARGETS",
+    "Comparison",
     "GridName",
     "PathName",
     "Report",

@@ -96,7 +96,7 @@ def fit(
     last = local[-1] if local else None
     if used < 3:
         return Fit(order=None, half_width=None, last=last, local=local, counts=kept, used=0)
-    slope, half = _least_squares(axis[-used:], logs[-used:])
+    slope, half = least_squares(axis[-used:], logs[-used:])
     return Fit(order=-slope, half_width=half, last=last, local=local, counts=kept, used=used)
 
 
@@ -116,8 +116,8 @@ def _usable(
     return out
 
 
-def _least_squares(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
-    """(slope, half of its 95 % interval)."""
+def least_squares(x: Sequence[float], y: Sequence[float]) -> tuple[float, float]:
+    """(slope of y over x, half of its 95 % interval by Student's t), from three points on."""
     from scipy.stats import t as student
 
     n = len(x)
