@@ -34,11 +34,13 @@ def slope_of(counts: Sequence[float], values: Sequence[float]) -> float:
 
 
 def judge(value: float, interval: Interval, low: float, high: float) -> Judged:
-    """Inside the expected range, outside it, or not told apart from its edge.
+    """Inside the expected range, outside it, or not told apart from its edge; an interval twice as wide says nothing.
 
     >>> [judge(v, (v - 0.1, v + 0.1), 1.4, 1.6)["verdict"] for v in (1.5, 1.0, 1.65)]
     ['reproduced', 'not reproduced', 'inconclusive']
     """
+    if interval[1] - interval[0] > 2.0 * (high - low):
+        return {"verdict": "inconclusive", "reason": "The interval is more than twice as wide as what is expected."}
     if low <= value <= high:
         return {"verdict": "reproduced", "reason": ""}
     if interval[1] < low or interval[0] > high:
