@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 import warnings
 from collections.abc import Iterator
@@ -24,8 +25,8 @@ import practice_problem as problem
 import practice_theirs as theirs
 from ornstein import grids
 from ornstein.errors import OrnsteinError
-from ornstein.samplers import SAMPLERS, steps_for
 from ornstein.samplers import sampler as sampler_named
+from ornstein.samplers import steps_for
 from ornstein.sampling import resolve
 from report import RESULTS, table, write
 
@@ -41,6 +42,8 @@ NEW = (
     "collocation-3",
     "deis-2",
     "deis-3",
+    "angle-adams",
+    "angle-adams-explicit",
     "sa-solver",
 )
 CLASSIC = ("ddim", "heun", "dpmpp-2m", "dpmpp-3m", "unipc-2", "unipc-3")
@@ -168,7 +171,7 @@ def measured_ours(journal: Journal, case: tuple[str, str, bool], counts: tuple[i
 
 def _names(quick: bool) -> tuple[str, ...]:
     own = (*NEW, *CLASSIC) if not quick else ("deis-3", "ddim")
-    return ("auto", *own) if "auto" in SAMPLERS else own
+    return ("auto", *own)
 
 
 def _cell(key: tuple[str, str, str, str, int], calls: int, errors: dict[str, float] | None) -> Cell:
@@ -219,7 +222,18 @@ def document(journal: Journal) -> dict[str, Any]:
     for cell in journal.cells.values():
         rows = out.setdefault(f"{cell.path}/{cell.target}", {}).setdefault(cell.who, {})
         rows.setdefault(cell.name, {})[str(cell.count)] = [cell.mean, cell.median, cell.calls]
-    return {"samples": problem.SAMPLES, "counts": COUNTS, "cells": out}
+    return {"samples": problem.SAMPLES, "counts": COUNTS, "results": out}
+
+
+def collected(journal: Journal, out: Path, quick: bool) -> None:
+    """Write all cells, with the short lists on one line each."""
+    write(out, "practice", problem.SEED, document(journal), quick)
+    text = re.sub(
+        r"[\[{]\s+([^][{}]*?)\s+[]}]", lambda m: m[0][0] + " ".join(m[1].split()) + m[0][-1], out.read_text("utf-8")
+    )
+    out.write_text(
+        re.sub(r"{\s+(\"\d+\": \[[^{}]*?\])\s+}", lambda m: "{" + " ".join(m[1].split()) + "}", text), "utf-8"
+    )
 
 
 def main() -> None:
@@ -249,10 +263,8 @@ def main() -> None:
             measured_ours(journal, case, counts, args.quick)
         print(show(journal, *case[:2]) + f"\n{time.process_time() - began:.0f} s\n", flush=True)
     out = args.out if args.out is not None or args.quick else RESULTS / "practice.json"
-    if not args.quick:
-        write(out, "practice", problem.SEED, document(journal), args.quick)
-    elif out is not None:
-        write(out, "practice", problem.SEED, document(journal), quick=True)
+    if out is not None:
+        collected(journal, out, args.quick)
 
 
 if __name__ == "__main__":

@@ -204,7 +204,7 @@ def main() -> None:
         "reference": f"dpmpp-3m, {FINE} log-SNR steps ({NEAR} images); unipc-3, {MIDDLE} steps (the others, FD only)",
         "not run": "Fréchet distances at 8, 15, 30 and 50 evaluations; other settings of the schedulers",
     }
-    write(args.out, "practice_critters", SEED, {**facts, "cells": cells}, quick=False)
+    write(args.out, "practice_critters", SEED, {**facts, "results": cells}, quick=False)
 
 
 def _run(args: argparse.Namespace, journal: Path, cells: list[dict[str, Any]]) -> list[dict[str, Any]]:

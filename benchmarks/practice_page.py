@@ -94,7 +94,7 @@ def winners(cells: dict[str, Any], counts: Sequence[int]) -> str:
 def verdicts(document: dict[str, Any]) -> str:
     """For every sampler of ours, in how many cells its best grid is at or below the best of diffusers."""
     score: dict[str, list[int]] = {}
-    for cells in document["cells"].values():
+    for cells in document["results"].values():
         least = best(rows_of(cells.get("theirs", {})))
         for name, row in by_family(rows_of(cells.get("ours", {})), " ").items():
             tally = score.setdefault(name, [0, 0])
@@ -110,7 +110,7 @@ def critters_tables(document: dict[str, Any], counts: Sequence[int]) -> str:
     """Distances to the 1000-step solution, then Fréchet distances."""
     near: dict[str, dict[int, dict[str, Any]]] = {}
     far: dict[str, dict[int, dict[str, Any]]] = {}
-    for cell in document["cells"]:
+    for cell in document["results"]:
         near.setdefault(cell["sampler"], {})
         if "mean" in cell:
             near[cell["sampler"]][cell["count"]] = cell
@@ -145,7 +145,7 @@ def page() -> str:
     document = load("practice")
     counts = document["counts"]
     parts: list[str] = []
-    for key, cells in document["cells"].items():
+    for key, cells in document["results"].items():
         path, target = key.split("/")
         if "auto auto" not in cells.get("ours", {}):
             continue
@@ -176,7 +176,7 @@ def figure(to: Path = FIGURE) -> None:
     with plt.rc_context({"svg.hashsalt": "practice", "font.size": 8}):
         shown_, axes = plt.subplots(1, 3, figsize=(9.5, 3.2))
         for axis, target in zip(axes, ("M1", "M2", "M64"), strict=True):
-            cells = document["cells"].get(f"linear/{target}", {})
+            cells = document["results"].get(f"linear/{target}", {})
             theirs, ours = rows_of(cells.get("theirs", {})), by_family(rows_of(cells.get("ours", {})), " ")
             rows = {
                 "diffusers 2M, default": theirs.get(

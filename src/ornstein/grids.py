@@ -154,9 +154,9 @@ def tangent(
     """A grid for few evaluations: one step from the noisiest level to σ̄ = ``first``, then dense around e^(−centre).
 
     With λ = −log σ̄, the levels from ``first`` to ``last`` are λ_i = centre + width·tan φ_i with φ_i in equal steps:
-    their density in λ is that of a Cauchy law, and equal steps in λ for a large width. Then the clean end. ``first``
-    above the path's noisiest level and ``last`` below its floor are drawn in. `ornstein.samplers.auto` chooses the
-    four numbers.
+    their density in λ is that of a Cauchy law, and equal steps in λ for a large width. Then the clean end. With
+    ``first`` near the noisiest level or above it there is no leap: all levels follow the law, from the noisiest one. A
+    ``last`` below the path's floor is drawn in. `ornstein.samplers.auto` chooses the four numbers.
 
     Raises:
         GridError: not 0 < last < first, or a width that is not positive.
@@ -171,13 +171,14 @@ def tangent(
         top, floor = (base.sigma_bar(t) for t in _ends(base, start))
         if steps == 1:
             return _closed(base, [base.time_of(-2.0 * math.log(top))], start)
-        # The step from the noisiest level keeps some length, whatever the path.
-        high = min(first, top * (floor / top) ** (0.5 / steps))
+        # Near the noisiest level there is nothing to leap over: all levels follow the law.
+        leap = first < 0.75 * top
+        high, count = (first, steps - 1) if leap else (top, steps)
         low = min(max(last, floor), high * (floor / high) ** 0.5)
         begin, end = (math.atan((-math.log(bar) - centre) / width) for bar in (high, low))
-        angles = [begin + (end - begin) * (i / (steps - 2) if steps > 2 else 0.5) for i in range(steps - 1)]
-        values = [2.0 * (centre + width * math.tan(angle)) for angle in angles]
-        return _closed(base, [base.span[1], *(base.time_of(value) for value in values)], start)
+        angles = [begin + (end - begin) * (i / (count - 1) if count > 1 else 0.5) for i in range(count)]
+        times = [base.time_of(2.0 * (centre + width * math.tan(angle))) for angle in angles]
+        return _closed(base, [base.span[1], *times] if leap else times, start)
 
     return Grid(f"tangent({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
 

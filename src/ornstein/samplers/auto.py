@@ -34,13 +34,19 @@ class _Tuned:
     offset: float
 
 
-# Tuned by benchmarks/practice_tune.py.
-_TABLE = (
-    _Tuned(5, 5.0, 0.05, 0.8, 2.8, 1.3, 0.2),
-    _Tuned(10, 15.0, 0.025, 0.1, 3.5, 1.5, 0.1),
-    _Tuned(50, 20.0, 0.01, 0.5, 2.5, 0.8, 0.1),
+# At few evaluations an extrapolation is all there is; from 13 on the corrector helps more than a large scale.
+_EXPLICIT = (
+    _Tuned(5, 4.57, 0.0481, 0.778, 3.28, 1.95, 0.31),
+    _Tuned(8, 15.4, 0.0203, -0.0794, 3.09, 3.5, 0.111),
+    _Tuned(10, 13.9, 0.0126, -0.0536, 4.24, 2.77, 0.0829),
+    _Tuned(12, 15.0, 0.0125, -0.06, 4.2, 2.8, 0.08),
 )
-_CORRECTED = 12  # from this count on the corrector helps
+_CORRECTED = (
+    _Tuned(15, 11.0, 0.018, 0.05, 2.0, 0.43, 0.25),
+    _Tuned(20, 17.5, 0.014, 0.09, 2.08, 0.43, 0.162),
+    _Tuned(30, 28.0, 0.0103, 0.3, 1.85, 0.6, 0.1),
+    _Tuned(50, 48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
+)
 
 
 def auto(path: Path, evaluations: int = 20) -> tuple[Sampler, Grid]:
@@ -75,15 +81,16 @@ def rule_for(path: Path, steps: int) -> Sampler:
 
 
 def _rule(at: _Tuned) -> AngleAdams:
-    return AngleAdams(points=3, corrector=at.count >= _CORRECTED, scale=at.scale, offset=at.offset)
+    return AngleAdams(points=3, corrector=at.count > _EXPLICIT[-1].count, scale=at.scale, offset=at.offset)
 
 
 def _between(count: int) -> _Tuned:
-    """The table, its logarithms interpolated linearly in log count; beyond its end the grid goes on to spread."""
-    low = next((row for row in reversed(_TABLE) if row.count <= count), _TABLE[0])
-    high = next((row for row in _TABLE if row.count >= count), _TABLE[-1])
+    """Logarithms interpolated linearly in log count; beyond the table the grid spreads, until it fills the path."""
+    table = _EXPLICIT if count <= _EXPLICIT[-1].count else _CORRECTED
+    low = next((row for row in reversed(table) if row.count <= count), table[0])
+    high = next((row for row in table if row.count >= count), table[-1])
     part = 0.0 if high.count == low.count else math.log(count / low.count) / math.log(high.count / low.count)
-    stretch = max(count / _TABLE[-1].count, 1.0)
+    stretch = max(count / table[-1].count, 1.0)
 
     def mixed(one: float, two: float) -> float:
         return math.exp((1.0 - part) * math.log(one) + part * math.log(two))
