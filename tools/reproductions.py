@@ -19,8 +19,8 @@ LEAD = """# Reproductions
 
 What became of the papers' claims. This page is made by `python tools/reproductions.py` from the records in
 `benchmarks/results/reproduce`, and each of those by the command that stands with it; `ornstein reproduce` also writes a
-page with the plots. *Expected* was fixed before measuring. Values carry 95 % intervals. *Inconclusive* means measured,
-but not told apart from the noise.
+page with the plots. *Expected* says what counts as reproduced; some of these ranges were set after first, smaller runs.
+Values carry 95 % intervals. *Inconclusive* means measured, but not told apart from the noise.
 """
 
 

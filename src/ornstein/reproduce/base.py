@@ -30,7 +30,7 @@ class Finding:
     Args:
         claim: the claim, in one sentence.
         source: where it stands, such as "arXiv 2403.03852, Theorem 1".
-        expected: what would count as reproduced, fixed before measuring: "slope of TV over T in [−2.1, −1.9]".
+        expected: what counts as reproduced, best fixed before measuring: "slope of TV over T in [−2.1, −1.9]".
         measured: what was measured, in one sentence, with the numbers.
         verdict: "inconclusive" means measured, but not told apart from the noise; "not testable here" was not measured.
         reason: why the verdict is what it is; needed unless it is "reproduced".

@@ -85,7 +85,7 @@ def _claims(findings: Sequence[Finding], command: str) -> Section:
     ]
     return Section(
         title="Claims",
-        text="Expected says what counts as reproduced; it was fixed before measuring. Values carry 95 % intervals.",
+        text="Expected says what counts as reproduced. Values carry 95 % intervals.",
         table=Shown(
             head=["verdict", "claim", "expected", "measured", "value", "effect, noise between seeds"], rows=rows
         ),
