@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,7 +57,9 @@ def resolve(
         raise UsageError("give one of steps, evaluations and grid, not several")
     rule: Sampler
     if sampler == "auto":
-        rule, times = _chosen(model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid)
+        rule, times = _chosen(
+            model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid, math.prod(event)
+        )
     elif grid is not None:
         rule, times = sampler_named(sampler), times_of(grid, model.path)
     elif evaluations is not None:
@@ -71,10 +74,10 @@ def resolve(
     return Request(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
 
 
-def _chosen(path: Path, evaluations: int, grid: GridLike | None) -> tuple[Sampler, tuple[float, ...]]:
+def _chosen(path: Path, evaluations: int, grid: GridLike | None, size: int) -> tuple[Sampler, tuple[float, ...]]:
     """What "auto" means: both sampler and grid, or the sampler alone where the grid is given."""
     if grid is None:
-        rule, own = auto(path, evaluations)
+        rule, own = auto(path, evaluations, size)
         return rule, times_of(own, path)
     times = times_of(grid, path)
     return rule_for(path, len(times) - 1), times

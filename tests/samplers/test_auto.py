@@ -49,6 +49,16 @@ def test_it_is_a_function_of_path_and_number() -> None:
     assert auto(VP(), 9)[1](VP()) == auto(VP(), 9)[1](VP())
 
 
+def test_larger_samples_get_higher_levels() -> None:
+    path = VP.cosine()
+    small, large = (auto(path, 10, size)[1](path) for size in (1, 12288))
+    assert small == auto(path, 10, 64)[1](path)
+    assert all(high > low for high, low in zip(large[1:-2], small[1:-2], strict=True))
+    picture = orn.Denoiser(lambda x, time: 0.0 * x, path=path, predicts="clean", shape=(3, 64, 64))
+    events = orn.stream(picture, sampler="auto", evaluations=10)
+    assert tuple(event.t for event in events)[:-1] == large[:-1]
+
+
 def test_many_evaluations_fill_the_path() -> None:
     """The grid goes on to refine everywhere, so that the order of the sampler shows."""
     path = VP()
