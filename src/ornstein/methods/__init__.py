@@ -115,9 +115,9 @@ METHODS: tuple[Method, ...] = (
         arxiv="2410.14237",
         what="exponential integrators of the reverse process with schedules, proofs and an error certificate",
         state="ready",
-        here="the paper's scheme and early stopping (`exponential-integrator`, `grids.early_stopping`), its certificate "
-        "(`ornstein.lab.certificates`), and the one-step, multistep and SDE family (`dpmpp-*`, `unipc`, `deis-*`, "
-        "`sa-solver`); claims measured by `ornstein reproduce exponential-integrator`",
+        here="the paper's scheme and early stopping (`exponential-integrator`, `grids.early_stopping`), its "
+        "certificate (`ornstein.lab.certificates`), and the one-step, multistep and SDE family (`dpmpp-*`, `unipc`, "
+        "`deis-*`, `sa-solver`); claims measured by `ornstein reproduce exponential-integrator`",
         command="ornstein sample critters --sampler exponential-integrator --evaluations 20",
     ),
 )
