@@ -49,6 +49,15 @@ def test_the_expectation_is_the_mean_over_all_pairs():
     assert sum(found) / 40 == pytest.approx(4 * 400 / (2 * 399), abs=4 * 2 / 8000**0.5)
 
 
+def test_the_error_is_that_of_a_mean_over_the_pairs():
+    found = measured(noise(80), distance=lambda a, b: (a - b)[:, 0, 0, 0])  # 40 pairs: a block of 32 and one filled up
+    values = []
+    measured(noise(80), distance=lambda a, b: values.append((a - b)[:, 0, 0, 0]) or values[-1])
+    kept = torch.cat(values)[:40].double()
+    assert found.value == pytest.approx(float(kept.mean()), rel=1e-12)
+    assert found.error == pytest.approx(float(kept.std()) / 40**0.5, rel=1e-12)
+
+
 def test_each_image_is_in_one_pair():
     seen = []
 
