@@ -453,6 +453,9 @@ def test_no_graph_survives_a_question() -> None:
     guidance = guide.together(
         Universal(energies=NEAR, backward=Backward(steps=2, rate=0.1)), guide.LinearPosterior(measured=NEAR)
     )
+    dps = guide.DPS(misfit=guide.misfit_of(NEAR), scale=0.1, grid=[1.0, 0.0])
+    for each in (guidance, dps, *guidance.guidances):  # also where gradients are on
+        assert not each(model)(X4, 0.5).clean.requires_grad
     before = alive()
     for event in orn.stream(guidance(model), 2, steps=3, sampler="ddim", dtype=torch.float64):
         assert not event.x.requires_grad

@@ -34,8 +34,8 @@ def checkpointed(net: nn.Module | None) -> Iterator[None]:
     """Within the block, the blocks of ``net`` keep only their inputs for the backward pass, and run again in it.
 
     Values and gradients are the same; the cost is one more forward pass. Modulations bound at the time of the forward
-    pass also hold in the second one. Networks that draw random numbers inside (dropout) redraw the same ones. The blocks
-    are changed for the length of the block: no other thread may run the same network meanwhile.
+    pass also hold in the second one. Networks that draw random numbers inside (dropout) redraw the same ones. The
+    network is changed for that long: no other thread may run it meanwhile.
     """
     blocks = [] if net is None else [block for block in blocks_of(net) if "forward" not in block.__dict__]
     for block in blocks:
