@@ -202,7 +202,7 @@ def main() -> None:
         "model": "critters",
         "images": {"distance": NEAR, "FD": N, "data": DATA},
         "reference": f"dpmpp-3m, {FINE} log-SNR steps ({NEAR} images); unipc-3, {MIDDLE} steps (the others, FD only)",
-        "not run": "where a cell is missing; Fréchet distances at 8, 15, 30 and 50 evaluations; other settings of the schedulers",
+        "not run": "every cell that is missing; Fréchet distances at 8, 15, 30 and 50; other settings",
     }
     write(args.out, "practice_critters", SEED, {**facts, "results": cells}, quick=False)
 
