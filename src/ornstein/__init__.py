@@ -7,7 +7,7 @@ images = orn.sample(model, n=16, sampler="dpmpp-2m", steps=20, seed=0)
 model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 64))
 """
 
-from . import denoisers, errors, estimates, grids, parameterizations, paths, randomness, samplers
+from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
 from .denoisers import Denoiser, Guidance, Memo
 from .estimates import Estimate, Gaussian
 from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
@@ -39,6 +39,7 @@ __all__ = [
     "errors",
     "estimates",
     "grids",
+    "guidance",
     "load",
     "parameterizations",
     "paths",
