@@ -84,6 +84,35 @@ def test_recursions_by_hand(path):
     torch.testing.assert_close(found.variance, scale * eta_half, rtol=2e-12, atol=0)
 
 
+def test_recursions_of_the_theory_papers_by_hand():
+    """Accelerated SDE and the midpoint SDE in u, the accelerated ODE's probe in x, relative 1e-12."""
+    target, times = G8(), times_of(24)
+    v, bars = target.variance, [PATH.sigma_bar(t) for t in times]
+    bars_of = [1.0 / (1.0 + bar**2) for bar in bars]
+    stirred = middle = v + bars[0] ** 2
+    deviation = (v + bars[0] ** 2).sqrt() * math.sqrt(bars_of[0])  # in x, for a variance-preserving path
+    for i, (s0, s1) in enumerate(itertools.pairwise(bars)):
+        d, g = s0**2 - s1**2, v + s0**2
+        stirred = (1 - d / g) ** 2 * (stirred + 0.5 * d) + 0.5 * d
+        km = 1 / (v + s0**2 - 0.5 * d)
+        middle = middle * (1 - d * km * (1 - 0.5 * d / g)) ** 2 + 0.5 * d * (1 - d * km) ** 2 + 0.5 * d
+        a, c = bars_of[i] / bars_of[i + 1], bars_of[i] * v + 1 - bars_of[i]
+        beta, bend = 1 - a, 0.0
+        if i:
+            ap = bars_of[i - 1] / bars_of[i]
+            bp, cp = 1 - ap, bars_of[i - 1] * v + 1 - bars_of[i - 1]
+            bend = beta**2 / (4 * bp) * (1 / c - ap * (1 + bp / (2 * c)) / cp)
+        deviation = deviation * (1 - beta / (2 * c) - bend) / math.sqrt(a)
+    scale = PATH.alpha(times[-1]) ** 2
+    expected = {
+        "accelerated-sde": scale * stirred,
+        "sde-midpoint": scale * middle,
+        "accelerated-ode": deviation.square(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(gaussian_law(sampler(name), target, PATH, times).variance, value, rtol=1e-11, atol=0)
+
+
 def test_two_step_recursion_by_hand():
     """2M with its memory: e' = (S'/S)e + A'(1 − e^{−h})(D + (D − D₋)/(2r)), D = E[x_0] as a deviation."""
     target, times = G8(), times_of(16)
@@ -130,7 +159,12 @@ def test_brownian_increments_are_normals():
 
 @pytest.mark.parametrize(
     ("name", "coarse", "fine"),
-    [("ddim", 2.42344e-1, 6.20636e-2), ("dpmpp-2m", 1.57710e-2, 1.00766e-3)],
+    [
+        ("ddim", 2.42344e-1, 6.20636e-2),
+        ("dpmpp-2m", 1.57710e-2, 1.00766e-3),
+        ("accelerated-ode-memory", 3.74841e-2, 2.43872e-3),
+        ("accelerated-sde", 8.65246e-2, 5.39625e-3),
+    ],
 )
 def test_regression_w2(name, coarse, fine):
     """G8, λ-uniform grid σ̄ 80 → .02 on a variance-preserving path, N = 32 and 128."""
@@ -146,6 +180,7 @@ def test_regression_w2(name, coarse, fine):
         ("ddim", 4.7580e-2, 1.1917e-2),
         ("dpmpp-2m", 6.3263e-3, 3.6914e-4),
         ("unipc-3", 3.7710e-4, 2.1597e-6),
+        ("accelerated-ode-memory", 8.4695e-3, 6.6307e-4),
     ],
 )
 def test_regression_tv(name, coarse, fine):
@@ -166,6 +201,15 @@ def test_line_laws_agree_with_error_functions():
     assert deterministic_tv(sampler("ddim"), target, PATH, times) == pytest.approx(expected("ddim"), abs=1e-8)
     for name in ("ancestral", "ancestral-large", "dpmpp-2s-sde"):
         assert stochastic_tv(sampler(name), target, PATH, times) == pytest.approx(expected(name), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["accelerated-sde", "sde-midpoint"])
+def test_line_laws_of_the_theory_papers_steps(name):
+    """They are violent on few steps: 24 of them."""
+    target, times = GaussianTarget([0.4], [0.3]), times_of(24)
+    end, found = target.law(PATH, times[-1]), gaussian_law(sampler(name), target, PATH, times)
+    expected = tv_normal(float(found.mean), float(found.variance), float(end.mean), float(end.variance))
+    assert stochastic_tv(sampler(name), target, PATH, times) == pytest.approx(expected, abs=1e-6)
 
 
 def test_tv_normal():
@@ -197,6 +241,25 @@ def test_reference_solution_converges():
     assert (coarse - fine).norm(dim=1).median() < 1e-6
     errors = [coupled(sampler("heun"), denoiser, x, times_of(n), noise, fine).median for n in (32, 64)]
     assert 3.0 < errors[0] / errors[1] < 6.0
+
+
+@pytest.mark.slow
+def test_twice_as_close_as_ancestral_sampling_on_a_mixture():
+    """TV of ancestral steps over the accelerated SDE's at equal evaluations, as printed: 2.1 to 2.5."""
+    for n in (128, 256):
+        pair = [stochastic_tv(sampler(name), M1(), PATH, times_of(n)) for name in ("ancestral", "accelerated-sde")]
+        assert 2.1 < pair[0] / pair[1] < 2.5
+
+
+@pytest.mark.slow
+def test_halving_the_reference_moves_no_reported_digit():
+    """The median distances of the coupled meter, three digits of them."""
+    noise, target, times = Noise.of(0, range(64)), M2(), times_of(1)
+    x, denoiser = target.start(noise, PATH, times[0]), target.denoiser(PATH)
+    fine, half = (flow(denoiser, x, times[0], times[-1], n) for n in (1200, 600))
+    for name in ("ddim", "unipc-3"):
+        pair = [coupled(sampler(name), denoiser, x, times_of(64), noise, end).median for end in (fine, half)]
+        assert pair[0] == pytest.approx(pair[1], rel=1e-3)
 
 
 @pytest.mark.slow

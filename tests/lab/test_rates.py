@@ -122,6 +122,22 @@ def test_command_table_and_exit_codes(capsys, monkeypatch):
         rates(RatesArgs(samplers="nope"))
 
 
+def test_how_much_closer_is_reported(capsys):
+    report = measure(["ancestral", "accelerated-sde"], ["M1"], counts=(32, 64), quick=True)
+    (found,) = report.comparisons
+    assert (found.sampler, found.against, found.evaluations) == ("accelerated-sde", "ancestral", (32, 64))
+    assert all(2.1 < closer < 2.5 for closer in found.closer)
+    assert report.to_json()["comparisons"][0]["measure"] == "TV"
+
+
+def test_a_noisy_error_is_open_not_below():
+    """A sampler with memory on a mixture: the noise is said, and what lies below it gives no verdict."""
+    report = measure(["dpmpp-2m-sde"], ["M1"], counts=(8, 16), quick=True)
+    assert report.passed
+    assert "sampling noise" in report.series[0].note
+    assert report.series[0].measure == "W1"
+
+
 def test_plots_replace_files(tmp_path):
     report = measure(["ddim"], ["G8"], counts=(8, 16, 32))
     for _ in range(2):

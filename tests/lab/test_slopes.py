@@ -56,3 +56,10 @@ def test_exact_and_nan():
     assert fit(COUNTS, [1e-15] * 6).verdict(2) == "exact"
     assert fit(COUNTS, [math.nan, math.nan, 1, 0.5, 0.25, 0.125]).order == pytest.approx(1.0)
     assert fit(COUNTS, [math.nan] * 6).verdict(1) == "open"
+
+
+def test_errors_near_their_noise_are_dropped():
+    errors = [n**-2.0 for n in COUNTS]
+    noise = [1e-6, 1e-6, 1e-6, 1e-6, 1e-6, 1e-6]
+    assert fit(COUNTS, errors, noise=noise).counts == (32, 64, 128, 256)
+    assert fit(COUNTS, errors, noise=[1.0] * 6).verdict(2) == "open"

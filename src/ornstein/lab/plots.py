@@ -21,22 +21,44 @@ if TYPE_CHECKING:
 _STYLES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#56B4E9", "v"), ("#E69F00", "P")]
 
 
-_THEORY = (0, (4, 3))
+_THEORY = (0, (4.0, 3.0))
+_OTHER_THEORY = (0, (1.0, 1.5))
 
 
 def draw(report: Report, name: str) -> Figure:
-    """The figure of one sampler of ``report``: measured errors, and beside each the line n^−p of the declared order."""
+    """The figure of one sampler of ``report``: measured errors, and below them lines n^−p, p the declared orders."""
     series = [s for s in report.series if s.sampler == name]
     figure, axes = _empty("evaluations of the denoiser", "error against the exact law")
-    orders = list(dict.fromkeys(one.declared for one in series))
     for one, (colour, marker) in zip(series, _STYLES * (1 + len(series) // len(_STYLES)), strict=False):
-        _series(axes, one, colour, marker)
+        points = _points(one)
+        if points:
+            x, y = zip(*points, strict=True)
+            label = f"{one.target} {one.measure}: {shown(one)}"
+            axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=label)
+    orders = sorted({one.declared for one in series})
+    for i, order in enumerate(orders):
+        _theory(axes, [one for one in series if one.declared == order], order, (_THEORY, _OTHER_THEORY)[i % 2])
     _ticks(axes, {n for one in series for n in one.evaluations})
-    axes.set_title(f"{name}: declared order {', '.join(f'{p:g}' for p in orders)}", loc="left", fontweight="bold")
+    axes.set_title(f"{name}: declared order {' and '.join(f'{p:g}' for p in orders)}", loc="left", fontweight="bold")
     _corner(axes, f"{report.path.upper()} path, {report.grid} grid, σ̄ from 80")
-    axes.plot([], [], color="#666666", linestyle=_THEORY, linewidth=1.0, label="theory: slope of the declared order")
     _legend(axes)
     return figure
+
+
+def _points(one: Series) -> list[tuple[int, float]]:
+    """(evaluations, error), where there is a positive number."""
+    return [(n, e) for n, e in zip(one.evaluations, one.errors, strict=True) if e is not None and e > 0.0]
+
+
+def _theory(axes: Axes, series: Sequence[Series], order: float, style: tuple[int, tuple[float, ...]]) -> None:
+    """n^−order as a dashed line at half of the least error of these series where they end, so that none hides it."""
+    ends = [(one, points[-1]) for one in series if (points := _points(one))]
+    if not ends:
+        return
+    one, (last, error) = min(ends, key=lambda end: end[1][1])
+    x = [n for n, _ in _points(one)]
+    y = [0.5 * error * (last / n) ** order for n in x]
+    axes.plot(x, y, color="#666666", linestyle=style, linewidth=1.2, label=f"theory: error ∝ n^(−{order:g})")
 
 
 def draw_growth(report: DimensionReport, family: str) -> Figure:
@@ -87,7 +109,7 @@ def _empty(x: str, y: str) -> tuple[Figure, Axes]:
     axes = figure.add_subplot()
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
-    axes.set_xlabel(x)
+    axes.set_xlabel(x, loc="left")
     axes.set_ylabel(y)
     axes.grid(which="major", color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
@@ -108,30 +130,13 @@ def _ticks(axes: Axes, values: set[int]) -> None:
 
 
 def _corner(axes: Axes, text: str) -> None:
-    axes.set_title(text, loc="right", fontsize=8, color="#666666")
+    """Small print below the right end of the axis, where no title reaches."""
+    axes.text(1.0, -0.1, text, transform=axes.transAxes, ha="right", va="top", fontsize=7.5, color="#666666")
 
 
 def _legend(axes: Axes) -> None:
     """Below the axes, where it hides no curve."""
     axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, ncols=2)
-
-
-def _series(axes: Axes, one: Series, colour: str, marker: str) -> None:
-    points = [(n, e) for n, e in zip(one.evaluations, one.errors, strict=True) if e is not None and e > 0.0]
-    if not points:
-        return
-    x, y = zip(*points, strict=True)
-    label = f"{one.target} {one.measure}: {shown(one)}"
-    axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.6, label=label)
-    # Theory through the last point that counts: N^−p with the declared p.
-    usable = [
-        (calls, e)
-        for n, calls, e in zip(one.counts, one.evaluations, one.errors, strict=True)
-        if n in one.fit.counts and e is not None
-    ]
-    x0, y0 = usable[-1] if usable else points[-1]
-    theory = [y0 * (x0 / n) ** one.declared for n in x]
-    axes.plot(x, theory, color=colour, linestyle=_THEORY, linewidth=1.0, alpha=0.7)
 
 
 def shown(one: Series) -> str:
