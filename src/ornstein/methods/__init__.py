@@ -93,7 +93,7 @@ METHODS: tuple[Method, ...] = (
         name="accelerated-ode",
         title="Accelerating Convergence of Score-Based Diffusion Models, Provably",
         arxiv="2403.03852",
-        what="a deterministic sampler of second order with a proof, and a DDPM of about half the error",
+        what="a deterministic sampler of second order with a proof, and a stochastic one beside DDPM",
         state="ready",
         here="`accelerated-ode` (the paper's probe), `-history` and `-memory` (the practical form), `accelerated-sde`; "
         "claims measured by `ornstein reproduce accelerated-ode accelerated-sde`",
