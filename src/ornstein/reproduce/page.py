@@ -9,6 +9,8 @@ from ..page import Curve, Section, chart, render
 from ..page import Table as Shown
 from .base import Finding, Plot, Record, Table
 
+_SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "~", "not testable here": "–"}
+
 
 def page(record: Record) -> str:
     """One HTML file: the claims with their verdicts, then the tables and plots they rest on."""
@@ -50,6 +52,11 @@ def number(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def told(finding: Finding) -> str:
+    """What was measured, then why the verdict is what it is."""
+    return "; ".join(part.rstrip(".") for part in (finding.measured, finding.reason) if part) + "."
+
+
 def against_noise(finding: Finding) -> str:
     """How large the effect was against the noise between seeds.
 
@@ -74,21 +81,18 @@ def value(finding: Finding) -> str:
 def _claims(findings: Sequence[Finding], command: str) -> Section:
     rows = [
         [
-            finding.verdict,
-            f"{finding.claim} ({finding.source})",
-            finding.expected,
-            " ".join(part for part in (finding.measured, finding.reason) if part),
-            value(finding),
-            against_noise(finding),
+            f"{_SIGNS[finding.verdict]} {finding.verdict}",
+            f"{finding.claim}\n{finding.source}\n\nExpected: {finding.expected}",
+            told(finding),
+            "\n".join(dict.fromkeys((value(finding), against_noise(finding)))),
         ]
         for finding in findings
     ]
     return Section(
         title="Claims",
-        text="Expected says what counts as reproduced. Values carry 95 % intervals.",
-        table=Shown(
-            head=["verdict", "claim", "expected", "measured", "value", "effect, noise between seeds"], rows=rows
-        ),
+        text="Expected says what counts as reproduced. Values carry 95 % intervals; below them the effect, and the "
+        "noise between seeds where there are seeds.",
+        table=Shown(head=["verdict", "claim", "measured", "value, effect"], rows=rows),
         command=command,
     )
 
