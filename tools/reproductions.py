@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ornstein.reproduce import EXPERIMENTS, Record
-from ornstein.reproduce.page import against_noise, number, tally, value
+from ornstein.reproduce.page import against_noise, number, tally, told, value
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "reproduce"
@@ -20,7 +20,8 @@ LEAD = """# Reproductions
 What became of the papers' claims. This page is made by `python tools/reproductions.py` from the records in
 `benchmarks/results/reproduce`, and each of those by the command that stands with it; `ornstein reproduce` also writes a
 page with the plots. *Expected* says what counts as reproduced; some of these ranges were set after first, smaller runs.
-Values carry 95 % intervals. *Inconclusive* means measured, but not told apart from the noise.
+Values over seeds carry 95 % intervals, exact computations none; *reproduced* needs the whole interval where it was
+expected. *Inconclusive* means measured, but not told apart from the edge of that range.
 """
 
 
@@ -50,9 +51,15 @@ def section(record: Record) -> str:
         "|---|---|---|---|---|---|",
     ]
     for finding in record.found.findings:
-        measured = " ".join(part for part in (finding.measured, finding.reason) if part)
         claim = f"{finding.claim} ({finding.source})"
-        cells = (f"**{finding.verdict}**", claim, finding.expected, measured, value(finding), against_noise(finding))
+        cells = (
+            f"**{finding.verdict}**",
+            claim,
+            finding.expected,
+            told(finding),
+            value(finding),
+            against_noise(finding),
+        )
         lines.append(_row(cells))
     for table in record.found.tables:
         lines += ["", f"### {table.title}", ""]

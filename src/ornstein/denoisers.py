@@ -246,6 +246,15 @@ def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[
     return [denoiser(part, t) for part, t in zip(x, times, strict=True)]
 
 
+def asks_together(denoiser: DenoiserLike) -> bool:
+    """Whether `at_times` is one call of the network: not of a `Staged` parameterization, nor of a memo around one."""
+    if isinstance(denoiser, Memo):
+        return asks_together(denoiser.inner)
+    if isinstance(denoiser, Denoiser):
+        return denoiser._staged() is None  # pyright: ignore[reportPrivateUsage]
+    return isinstance(denoiser, AsksTogether)
+
+
 def _check_times(x: Tensor, times: Sequence[float]) -> None:
     if not times or len(times) != x.shape[0]:
         raise UsageError(f"states (N, B, *event) at N times are needed, got {tuple(x.shape)} and {len(times)} times")

@@ -17,6 +17,7 @@ from ornstein import reproduce
 from ornstein.cli.main import main
 from ornstein.errors import ConfigError
 from ornstein.reproduce import Budget, Cells, Finding, Record, mean_interval
+from ornstein.reproduce.verdicts import judge
 
 
 @pytest.fixture
@@ -36,6 +37,33 @@ def test_a_cell_is_computed_once(toy: Path, tmp_path: Path) -> None:
     assert Cells(tmp_path / "cells", "toy", 1).map(add, [{"a": 1, "b": 2, "seed": 3}] * 2) == [6.0, 6.0]
     with pytest.raises(FileExistsError):  # another version does not believe it
         Cells(tmp_path / "cells", "toy", 2)(add, a=1, b=2, seed=3)
+
+
+def test_a_cell_is_counted_once(tmp_path: Path) -> None:
+    cells = Cells(tmp_path, "toy", 1)
+    for _ in range(2):
+        cells.map(add, [{"a": 1, "b": 1, "seed": s} for s in (0, 1, 1)])
+        seconds = cells.seconds
+    assert cells.used == 2
+    again = Cells(tmp_path, "toy", 1)
+    again(add, a=1, b=1, seed=1)
+    again(add, a=1, b=1, seed=0)
+    assert again.used == 2
+    assert again.seconds == pytest.approx(seconds)
+
+
+def test_reproduced_needs_the_whole_interval() -> None:
+    said = [judge(interval, 1.4, 1.6)["verdict"] for interval in ((1.41, 1.59), (1.45, 1.61), (1.0, 2.0), (1.7, 1.8))]
+    assert said == ["reproduced", "inconclusive", "inconclusive", "not reproduced"]
+    assert judge((-math.inf, math.inf), -math.inf, 2.0)["verdict"] == "inconclusive"  # a single seed
+    assert judge((math.nan, math.nan), 1.0, 2.0)["verdict"] == "inconclusive"
+
+
+def test_help_names_every_method(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["reproduce", "--help"])
+    text = "".join(capsys.readouterr().out.replace("│", " ").split())
+    assert all(name in text for name in reproduce.EXPERIMENTS)
 
 
 def test_a_damaged_cell_is_computed_again(tmp_path: Path) -> None:

@@ -173,6 +173,28 @@ def test_a_slower_sampler_is_not_reproduced() -> None:
     assert broken.findings[1].verdict == "not reproduced"
 
 
+def test_verdicts_on_what_is_expected_alone() -> None:
+    """No order is inconclusive, half of an expectation does not suffice, exact numbers have no interval."""
+    bumpy = found("accelerated-sde", in_law=lambda steps, **_: 0.4 if steps < 128 else 0.1)
+    assert bumpy.findings[0].verdict == "inconclusive"
+    assert "not asymptotic" in bumpy.findings[0].reason
+    root = found("accelerated-sde", in_law=lambda steps, **_: 1.0 / math.sqrt(steps))
+    assert (root.findings[1].verdict, root.findings[1].reason) == ("reproduced", "")
+    small = found("exponential-integrator", trained=lambda seed, **_: {"score": 0.2, "divergence": 0.1 + 1e-3 * seed,
+                                                                       "norm": 2.0})  # fmt: skip
+    (networks,) = [f for f in small.findings if f.claim.startswith("The divergence error")]
+    assert networks.verdict == "not reproduced"
+
+    def stays(**settings: Any) -> Any:
+        run = _rippled(**settings)
+        return {**run, "sde": 0.3} if isinstance(run, dict) else run
+
+    (counter,) = [f for f in found("exponential-integrator", rippled=stays).findings if "accurate in L2" in f.claim]
+    assert counter.verdict == "not reproduced"
+    for name in NEVER:
+        assert all(f.interval is None for f in found(name).findings if not f.noise)
+
+
 def test_images_are_judged_by_the_interval_of_the_paired_difference() -> None:
     for shift, verdict in ((0.0, "inconclusive"), (3.0, "not reproduced"), (-3.0, "reproduced")):
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import ornstein as orn
 from ornstein import grids
-from ornstein.denoisers import AsksTogether, Denoiser, Memo, at_times
+from ornstein.cascade import Cascade
+from ornstein.denoisers import AsksTogether, Denoiser, Memo, asks_together, at_times
 from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.lab.targets import M2
 from ornstein.paths import VE, VP, AffinePath, Flow, ShiftedPath
@@ -165,6 +166,15 @@ def test_sweeps_stop_at_the_tolerance() -> None:
     assert same.deviation == found.deviation
     assert found.seconds > 0.0
     assert not found.together
+
+
+def test_one_call_is_told_from_many() -> None:
+    """A memo answers together only where the denoiser inside does; a staged parameterization never."""
+    plain, exact = Denoiser(lambda x, time: 0.1 * x, VP()), M2().denoiser(VP())
+    cascade = Denoiser(lambda x, time: x, VP.table(), Cascade())
+    assert [asks_together(d) for d in (plain, Memo(plain), exact, Memo(exact))] == [True, True, False, False]
+    assert not asks_together(cascade)
+    assert not asks_together(Memo(Memo(cascade)))
 
 
 @pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=["vp", "ve", "flow"])

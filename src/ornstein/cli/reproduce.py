@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceArgs:
-    """Measure the claims of papers again, and say of each: reproduced, not reproduced, not testable here.
+    """Measure the claims of papers again; each is reproduced, not reproduced, inconclusive or not testable here.
 
     Example: ornstein reproduce accelerated-ode accelerated-sde --budget 0.1
     """
 
     methods: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Methods by name; none means every method that has a reproduction."""
+    """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, cas-dm; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
     budget: float = 1.0
@@ -69,7 +69,7 @@ def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
     folder = args.out / "cells" / name
     if args.fresh and folder.is_dir():
         for cell in folder.glob("*.json"):
-            cell.unlink()
+            cell.unlink(missing_ok=True)  # another process may be at it
     cells = Cells(folder, name, chosen.version, args.jobs, lambda line: note(f"{name}: {line}"))
     begin = time.perf_counter()
     found = chosen.run(cells, budget)

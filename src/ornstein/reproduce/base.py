@@ -35,7 +35,7 @@ class Finding:
         verdict: "inconclusive" means measured, but not told apart from the noise; "not testable here" was not measured.
         reason: why the verdict is what it is; needed unless it is "reproduced".
         value: the headline number, if there is one.
-        interval: its 95 % interval.
+        interval: its 95 % interval over seeds; None for an exact computation, which has no seeds.
         effect: size of the claimed effect, in the units of ``noise``.
         noise: standard deviation of the effect between seeds; 0 for an exact computation without any.
     """

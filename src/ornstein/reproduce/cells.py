@@ -33,6 +33,8 @@ class Cells:
         experiment: name and version, part of each cell's identity.
         jobs: processes used by `map`.
         note: called with one line about each computed cell.
+
+    ``used`` counts the different cells asked for, ``seconds`` what they took to compute, also in earlier runs.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Cells:
         self.folder, self.experiment, self.version, self.jobs, self.note = folder, experiment, version, jobs, note
         self.seconds, self.used = 0.0, 0
         self._memory: dict[str, dict[str, Json]] = {}
+        self._asked: set[str] = set()
 
     def __call__(self, function: Job, /, **settings: Json) -> Json:
         """The value of one cell."""
@@ -63,9 +66,11 @@ class Cells:
             for place, (name, row) in enumerate(todo.items(), 1):
                 self._store(name, row, *_timed(function, row))
                 self._say(function, row, place, len(todo))
-        self.used += len(set(names))
         stored = {name: self._load(name) for name in names}
-        self.seconds += sum(cell["seconds"] for cell in stored.values() if cell is not None)
+        fresh = stored.keys() - self._asked
+        self._asked |= fresh
+        self.used += len(fresh)
+        self.seconds += sum(cell["seconds"] for name, cell in stored.items() if name in fresh and cell is not None)
         return [stored[name]["value"] for name in names]  # pyright: ignore[reportOptionalSubscript]
 
     def _many(self, function: Job, todo: Mapping[str, Mapping[str, Json]]) -> None:

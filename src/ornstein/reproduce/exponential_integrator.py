@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 from . import exponential_cells as measure
 from .base import Budget, Finding, Findings, Line, Plot, Table, mean_interval
 from .cells import Cells
-from .orders import Order, listed, order_of
+from .orders import PLUS_MINUS, Order, listed, order_of, verdict
+from .verdicts import judge
 
 SOURCE = "arXiv 2410.14237"
 EI = "exponential-integrator"
@@ -74,10 +76,8 @@ def _rate(stopped: Mapping[str, Runs]) -> Finding:
         source=f"{SOURCE}, abstract",
         expected="order of TV in N within 1 ± .1 on four targets, two of them singular or nearly so",
         measured=f"orders {listed(orders)}",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "an order lies outside",
+        **verdict(good, "an order lies outside", orders.values()),
         value=orders["M1"].value,
-        interval=orders["M1"].interval,
         effect=orders["M1"].value,
         noise=0.0,
     )
@@ -98,10 +98,8 @@ def _bound(stopped: Mapping[str, Runs], equal: Mapping[str, Runs]) -> Finding:
         expected="bound ≥ TV in every run, and its order within 1 ± .1",
         measured=f"{len(every)} runs: bound over TV {min(ratios):.2f} to {max(ratios):.2f} on the line, its positive "
         f"part {min(tight):.2f} to {max(tight):.2f}; orders of the bound {listed(orders)}",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "a run breaks the bound or an order lies outside",
+        **verdict(good, "a run breaks the bound or an order lies outside", orders.values() if holds else ()),
         value=stopped["M1"][max(stopped["M1"])]["bound"] / stopped["M1"][max(stopped["M1"])]["tv"],
-        interval=(min(ratios), max(ratios)),
         effect=min(tight) - 1.0,
         noise=0.0,
     )
@@ -116,10 +114,8 @@ def _exploding(ve: Mapping[str, Runs]) -> Finding:
         source=f"{SOURCE}, abstract",
         expected="order within 1 ± .1 and bound ≥ TV, from an exact start",
         measured=f"orders {listed(orders)}; bound over TV {min(ratios):.2f} to {max(ratios):.2f}",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "an order lies outside, or the bound breaks",
+        **verdict(good, "an order lies outside, or the bound breaks", orders.values() if min(ratios) >= 1.0 else ()),
         value=orders["M1"].value,
-        interval=orders["M1"].interval,
         effect=orders["M1"].value,
         noise=0.0,
     )
@@ -152,10 +148,8 @@ def _initialisation(starts: Mapping[str, Sequence[Mapping[str, float]]]) -> Find
         expected="TV ∝ 1/σ_T for a mean, 1/σ_T² for centred data, and the same in e^T for VP; the flow keeps it to 2 %",
         measured=f"orders in σ̄: {listed(orders)}; the flow keeps {min(kept):.3f} to {max(kept):.3f} of it to the end. "
         f"For .001 per unit of mean: σ_T = {scale:.0f}, or T = {math.log(scale):.2f}",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "an order lies outside, or the flow does not keep the error",
+        **verdict(good, "an order lies outside, or the flow does not keep the error", orders.values()),
         value=ve.value,
-        interval=ve.interval,
         effect=ve.value,
         noise=0.0,
     )
@@ -164,6 +158,7 @@ def _initialisation(starts: Mapping[str, Sequence[Mapping[str, float]]]) -> Find
 def _counterexample(ripples: Mapping[float, Mapping[str, float]]) -> Finding:
     first, last = ripples[FREQUENCIES[0]], ripples[FREQUENCIES[-1]]
     good = abs(last["heun"] - last["limit"]) < 2e-3 and last["score"] < 0.1 * first["score"]
+    forgotten = abs(last["sde"] - last["sde exact"]) < 1e-3
     rows = ", ".join(f"{run['score']:.4f} → {run['heun']:.4f}" for run in ripples.values())
     return Finding(
         claim="A score that is accurate in L2 is not enough for deterministic samplers: the error of its divergence "
@@ -173,10 +168,8 @@ def _counterexample(ripples: Mapping[float, Mapping[str, float]]) -> Finding:
         "exact-score value",
         measured=f"ε_score → TV by Heun's rule: {rows}; ancestral sampling {last['sde']:.5f} against "
         f"{last['sde exact']:.5f} with the exact score",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "the total variation moves with the score's error",
+        **verdict(good and forgotten, "the flow's error moves with ε_score, or the reverse SDE keeps one"),
         value=last["heun"],
-        interval=(last["heun"], last["heun"]),
         effect=last["heun"] - last["sde"],
         noise=0.0,
     )
@@ -185,20 +178,17 @@ def _counterexample(ripples: Mapping[float, Mapping[str, float]]) -> Finding:
 def _networks(nets: Sequence[Mapping[str, float]]) -> Finding:
     ratios = [net["divergence"] / net["score"] for net in nets]
     mean, interval = mean_interval(ratios)
-    good = interval[0] > 1.0
     scores, sizes = mean_interval([net["score"] for net in nets])[0], mean_interval([net["norm"] for net in nets])[0]
-    spread = math.sqrt(sum((r - mean) ** 2 for r in ratios) / max(len(ratios) - 1, 1))
     return Finding(
         claim="The divergence error is an assumption of its own: training on the score does not make it small",
         source=f"{SOURCE}, assumptions",
         expected="ε_div / ε_score above 1 for small networks trained by denoising score matching on M2 at τ = .1",
         measured=f"{len(nets)} seeds: ε_div/ε_score = {mean:.2f}, with ε_score = {scores:.3f} of √E|s|² = {sizes:.2f}",
-        verdict="reproduced" if good else "inconclusive",
-        reason="" if good else "the interval reaches 1",
+        **judge(interval, 1.0, math.inf),
         value=mean,
         interval=interval,
         effect=mean - 1.0,
-        noise=spread,
+        noise=statistics.stdev(ratios),
     )
 
 
@@ -222,10 +212,8 @@ def _tail(stopped: Mapping[str, Runs], equal: Mapping[str, Runs]) -> Finding:
         source="beyond the paper",
         expected="a factor above 5 in TV on M1 and on M1s",
         measured=f"at {count} steps " + ", ".join(f"{gain:.1f} on {t}" for t, gain in gains.items()),
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "the gain is below 5",
+        **verdict(good, "the gain is below 5"),
         value=gains["M1"],
-        interval=(min(gains.values()), max(gains.values())),
         effect=gains["M1"] - 1.0,
         noise=0.0,
     )
@@ -246,10 +234,8 @@ def _freezing(cells: Cells) -> Finding:
         expected="TV ratio below 1 on M1 and above 1 on M1s, at 8 steps",
         measured=f"M1 {found['M1', 'score']:.3f} against {found['M1', 'noise']:.3f}, "
         f"M1s {found['M1s', 'score']:.3f} against {found['M1s', 'noise']:.3f}",
-        verdict="reproduced" if good else "not reproduced",
-        reason="" if good else "the order of the two is different",
+        **verdict(good, "the order of the two is different"),
         value=smooth,
-        interval=(smooth, smooth),
         effect=singular - smooth,
         noise=0.0,
     )
@@ -262,8 +248,7 @@ def _same_scheme(cells: Cells) -> Finding:
         source="beyond the paper",
         expected="the same points in u, to 1e-12",
         measured=f"largest difference {gap:.1e} on M2 in 10 steps",
-        verdict="reproduced" if gap < 1e-12 else "not reproduced",
-        reason="" if gap < 1e-12 else "they differ",
+        **verdict(gap < 1e-12, "they differ"),
         value=gap,
     )
 
@@ -329,7 +314,7 @@ def _notes() -> list[str]:
         "The paper's exact constants, its step condition and its exponents for the exploding process could not be "
         "read; the schedule is the one that its rate is usually stated with."
     )
-    return [first, second]
+    return [first, second, PLUS_MINUS]
 
 
 EXPERIMENT = ExponentialIntegratorExperiment()

@@ -42,7 +42,7 @@ def depth(cells: Cells, budget: Budget) -> Part:
         interval=interval,
         effect=2 * steps[-1] / means[-1],
         noise=statistics.stdev(2 * steps[-1] / row[-1] for row in best),
-        **judge(power, interval, 0.0, 2.0),
+        **judge(interval, -math.inf, 2.0),
     )
     rows: list[list[str | float | int | None]] = []
     for t in steps:
@@ -89,7 +89,7 @@ def _contraction(found: Mapping[tuple[int, int, int], Any], seeds: int) -> Findi
         interval=interval,
         effect=mean,
         noise=noise,
-        **judge(mean, interval, 0.7, 1.4),
+        **judge(interval, 0.7, 1.4),
     )
 
 

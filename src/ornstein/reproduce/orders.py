@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..lab.slopes import fit
 from .base import Interval
+from .verdicts import Judged
+
+PLUS_MINUS = (
+    "± after an order is the 95 % interval of the fitted slope, which says how straight the line is: exact "
+    "computations have no seeds."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,4 +54,13 @@ def listed(orders: Mapping[str, Order]) -> str:
     return ", ".join(f"{name} {order}" for name, order in orders.items())
 
 
-__all__ = ["Order", "listed", "order_of"]
+def verdict(good: bool, why: str, orders: Iterable[Order] = ()) -> Judged:
+    """Reproduced, or not and why; inconclusive where one of the ``orders`` that it rests on shows no number."""
+    if good:
+        return {"verdict": "reproduced", "reason": ""}
+    if any(order.value is None for order in orders):
+        return {"verdict": "inconclusive", "reason": "the errors are not asymptotic at these counts"}
+    return {"verdict": "not reproduced", "reason": why}
+
+
+__all__ = ["PLUS_MINUS", "Order", "listed", "order_of", "verdict"]

@@ -95,7 +95,7 @@ def papers_experiment(cells: Cells, budget: Budget) -> Part:
                     interval=interval,
                     effect=-mean,
                     noise=noise,
-                    **judge(mean, interval, -3.3, -2.7),
+                    **judge(interval, -3.3, -2.7),
                 )
             )
     scale = (lines[0].y[0] or 0.0) * steps[0] ** 3 / math.log(steps[0]) ** 4
@@ -143,7 +143,7 @@ def robustness(cells: Cells, budget: Budget) -> Part:
         interval=interval,
         effect=mean,
         noise=noise,
-        **judge(mean, interval, 0.9, 1.1),
+        **judge(interval, 0.9, 1.1),
     )
     head = ["constant error of the predicted noise", *(f"{n} evaluations" for n in counts)]
     lines = [

@@ -33,15 +33,13 @@ def slope_of(counts: Sequence[float], values: Sequence[float]) -> float:
     return float(np.polyfit(np.log(counts), np.log(values), 1)[0])
 
 
-def judge(value: float, interval: Interval, low: float, high: float) -> Judged:
-    """Inside the expected range, outside it, or not told apart from its edge; an interval twice as wide says nothing.
+def judge(interval: Interval, low: float, high: float) -> Judged:
+    """The whole interval inside the expected range, all of it outside, or neither: then it is not told apart.
 
-    >>> [judge(v, (v - 0.1, v + 0.1), 1.4, 1.6)["verdict"] for v in (1.5, 1.0, 1.65)]
+    >>> [judge((v - 0.05, v + 0.05), 1.4, 1.6)["verdict"] for v in (1.5, 1.0, 1.59)]
     ['reproduced', 'not reproduced', 'inconclusive']
     """
-    if interval[1] - interval[0] > 2.0 * (high - low):
-        return {"verdict": "inconclusive", "reason": "The interval is more than twice as wide as what is expected."}
-    if low <= value <= high:
+    if low <= interval[0] and interval[1] <= high:
         return {"verdict": "reproduced", "reason": ""}
     if interval[1] < low or interval[0] > high:
         return {"verdict": "not reproduced", "reason": f"The whole interval lies outside [{low:g}, {high:g}]."}
