@@ -261,6 +261,10 @@ def test_inception_refuses_foreign_files(tmp_path):
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(CheckpointError, match="cannot be read"):
         metrics.inception(path)
+    for torn in (b"", b"abc\n", b"\x80\x02.", b"\x80\x05\x95", b"PK\x03\x04torn"):
+        path.write_bytes(torn)
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            metrics.inception(path)
     torch.save(torch.ones(2), path)
     with pytest.raises(CheckpointError, match="no state dict"):
         metrics.inception(path)

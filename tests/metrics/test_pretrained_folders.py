@@ -169,6 +169,22 @@ def test_what_is_not_there_is_said_in_one_line(dino_folder, clip_folder, tmp_pat
         metrics.features("dinov2", weights=tmp_path)
 
 
+def test_code_that_a_folder_brings_is_neither_run_nor_asked_about(tmp_path, monkeypatch):
+    import io
+    import sys
+
+    (tmp_path / "config.json").write_text('{"model_type": "theirs", "auto_map": {"AutoConfig": "theirs.Theirs"}}')
+    (tmp_path / "theirs.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Theirs: ...\n")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    for make in (lambda: metrics.features("dinov2", weights=tmp_path), lambda: Clip(tmp_path)):
+        with pytest.raises(CheckpointError, match="is of no network that can be read"):
+            make()
+    (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
+    with pytest.raises(CheckpointError, match="is of no network that can be read"):
+        Clip(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_a_repository_in_the_cache_is_found_without_the_internet(dino_folder, tmp_path, monkeypatch):
     import shutil
 

@@ -127,7 +127,7 @@ def _tokenizer(folder: Path) -> Any:
     import transformers
 
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{folder} lacks the tokenizer of CLIP ({' '.join(str(error).split())[:120]}): "

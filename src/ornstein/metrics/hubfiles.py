@@ -39,7 +39,7 @@ def load_pretrained(kind: str, folder: Path, what: str) -> Any:
         import transformers
     except ImportError as error:
         raise ConfigError(f"{what} needs the package transformers: pip install transformers") from error
-    found = transformers.AutoConfig.from_pretrained(folder, local_files_only=True) if _has_config(folder) else None
+    found = _config(folder) if _has_config(folder) else None
     wanted = getattr(transformers, kind)
     if not isinstance(found, wanted.config_class):
         got = "no readable config.json" if found is None else f"a {found.model_type} network"
@@ -52,7 +52,13 @@ def load_pretrained(kind: str, folder: Path, what: str) -> Any:
     log.disable_progress_bar()
     try:
         model, info = wanted.from_pretrained(
-            folder, config=found, local_files_only=True, use_safetensors=True, output_loading_info=True, dtype="float32"
+            folder,
+            config=found,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            dtype="float32",
         )
     except (OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"the weights in {folder} cannot be read as {what} ({_line(error)})") from error
@@ -85,13 +91,24 @@ def digest_of(folder: Path) -> str:
     return state.hexdigest()[:8]
 
 
+def _config(folder: Path) -> Any:
+    """The network's configuration. A folder may name code of its own to be run: it is neither run nor asked about."""
+    import transformers
+
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(f"{folder / 'config.json'} is of no network that can be read ({_line(error)})") from error
+
+
 def _has_config(folder: Path) -> bool:
     import json
 
     try:
-        return "model_type" in json.loads((folder / "config.json").read_text("utf-8"))
+        found = json.loads((folder / "config.json").read_text("utf-8"))
     except (OSError, ValueError):
         return False
+    return isinstance(found, dict) and "model_type" in found
 
 
 def _line(error: BaseException) -> str:

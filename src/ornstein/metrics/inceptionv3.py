@@ -10,8 +10,6 @@ max pooling in the very last block. Parameter names follow the published PyTorch
 from __future__ import annotations
 
 import hashlib
-import pickle
-import zipfile
 from pathlib import Path
 
 import torch
@@ -19,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from ornstein.errors import CheckpointError
+from ornstein.metrics.statedicts import read_state
 
 STANDARD = "inception-2015-12-05"
 STANDARD_SHA256 = "6726825d"  # torch hub's convention: the file name ends in the first digits of its SHA-256
@@ -206,7 +205,7 @@ def load_inception(weights: str | Path | None = None) -> tuple[Inception, str]:
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     with torch.device("meta"):
         net = Inception()
-    state = _read(path)
+    state = read_state(path, FILES[0])
     # Some published copies lack the counters of seen batches, which evaluation never reads.
     for key, value in net.state_dict().items():
         if key.endswith("num_batches_tracked"):
@@ -239,29 +238,3 @@ def find_weights(weights: str | Path | None = None) -> Path:
         f"no Inception weights: looked for {' or '.join(FILES)} in {', '.join(map(str, folders))}; "
         "download either file and name its path, or use the offline features 'lite0'"
     )
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """The tensors of a state dict, without ever running code that came with it."""
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise CheckpointError(f"{path} is damaged ({error}): download it again") from error
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                raise CheckpointError(
-                    f"{path} is a TorchScript archive, and loading one runs its code: give the state dict {FILES[0]}"
-                )
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a state dict ({reason[:160]}): give {FILES[0]}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors: give {FILES[0]}")
-    return dict(state)

@@ -9,10 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.errors import CheckpointError, ConfigError
+from ornstein.metrics.statedicts import read_state
 
 
 class Fire(nn.Module):
@@ -186,28 +184,6 @@ def guess(path: Path) -> str:
     raise CheckpointError(
         f"{path} holds no LPIPS network: give torchvision's {' or '.join(k.trunk for k in KINDS.values())}"
     )
-
-
-def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The tensors of a state dict (safetensors, or a .pth that is read without running code)."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        code = zipfile.is_zipfile(path) and any(
-            name.endswith("constants.pkl") for name in zipfile.ZipFile(path).namelist()
-        )
-        state = None if code else torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} cannot be read as a state dict ({reason[:160]}): download it again") from error
-    if code:
-        raise CheckpointError(f"{path} is a TorchScript archive, and loading one runs its code: give a state dict")
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds no state dict of tensors: give a published file of weights")
-    return state
 
 
 def _named(path: str | Path, wanted: str) -> Path:
