@@ -139,7 +139,7 @@ def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device 
     path = weights / ("ema.safetensors" if ema else "model.safetensors")
     model = spec.build()
     checkpoint.fill(model, checkpoint.read_tensors(path), path)
-    model.to(_device(device)).eval().requires_grad_(False)
+    model.to(usable_device(device)).eval().requires_grad_(False)
     return Run(
         folder=home,
         weights=path,
@@ -192,7 +192,8 @@ def _images(path: Path) -> int:
     return int(images) if images.isdecimal() else 0
 
 
-def _device(device: str | torch.device) -> torch.device:
+def usable_device(device: str | torch.device) -> torch.device:
+    """The device; `UsageError` if this machine has none of the kind."""
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

@@ -230,8 +230,14 @@ def test_refusals_cost_one_line(capsys: pytest.CaptureFixture[str], two: tuple[P
         ((a, b, "--per-image", tmp_path / "t.csv"), "--per-image needs one of"),
         ((a, b, "--metrics", "lof", "--per-image", tmp_path / "t.txt"), r"must end in \.csv or \.jsonl"),
         ((a, "--metrics", "diversity", "--reference-out", tmp_path / "x"), "measured on statistics"),
+        ((a, b, "--metrics", "is", "--reference-out", tmp_path / "x"), "looks at .*a alone: name one set"),
+        ((a, b, "--reference-out", a), "is a folder: name a file"),
+        ((a, b, "--reference-out", a / "0000.png" / "x"), r"--reference-out .* cannot be written"),
+        ((a, b, "--metrics", "lof", "--per-image", a / "0000.png" / "t.csv"), r"--per-image .* cannot be written"),
+        ((a, b, "--device", "cuda:99"), "device 'cuda:99' cannot be used here"),
     ):
         refused(capsys, words, *args)
+    assert not (tmp_path / "x").exists()
     assert not (tmp_path / "t.csv").exists()
 
 
@@ -250,6 +256,19 @@ def test_a_folder_of_another_resolution_is_resized_and_says_so(
     assert (found["resolution"], found["preprocessing"]) == ([40, 48], ["as it is", "as it is"])
     refused(capsys, "give --size", large, two[0])
     assert result(capsys, large, two[0], "--size", "16")["resolution"] == [16, 16]
+
+
+def test_sides_that_were_resized_apart_are_cautioned_against(
+    capsys: pytest.CaptureFixture[str], two: tuple[Path, Path], tmp_path: Path
+) -> None:
+    larger, made = pictures(tmp_path / "larger", 12, 5, (24, 24)), tmp_path / "made.safetensors"
+    assert call(capsys, larger, "--size", 16, "--resize", "lanczos", "--reference-out", made)[0] == 0
+    (caution, *more) = result(capsys, larger, "--size", 16, "--reference", made)["cautions"]
+    assert "one side was resized as 'centre square, bicubic" in caution
+    assert not more
+    assert "cautions" not in result(capsys, two[0], "--reference", made)
+    again = result(capsys, larger, "--size", 16, "--resize", "lanczos", "--reference", made)
+    assert ["same images" in caution for caution in again["cautions"]] == [True]
 
 
 def test_jpeg_beside_png_is_cautioned_against(

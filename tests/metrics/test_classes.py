@@ -97,3 +97,16 @@ def test_refusals():
         score.update([9], logits(2))
     with pytest.raises(UsageError, match="parts"):
         score.merge(ClassScore(splits=3))
+
+
+def test_sums_that_would_overflow_are_refused(monkeypatch):
+    from ornstein.metrics import classes
+
+    monkeypatch.setattr(classes, "_MOST", 3)
+    a, b = ClassScore(splits=2), ClassScore(splits=2)
+    a.update(range(6), logits(6))
+    b.update(range(6, 12), logits(6))
+    with pytest.raises(UsageError, match="overflow exact sums"):
+        a.merge(b)
+    # A part at its limit of uniform answers by the largest known classifier is still exact.
+    assert 2**20 * 2.0**40 * math.log(1008) < 2**63

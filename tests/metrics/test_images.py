@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from ornstein.data import open_source
 from ornstein.data.base import UnreadableError
 from ornstein.data.folder import open_folder
 from ornstein.errors import DataError
@@ -119,6 +120,7 @@ def test_jpeg_is_cautioned_against_and_jpeg_beside_png_twice(tmp_path):
     _, second = images.cautions(png, jpeg)
     assert "one side is JPEG and the other is not" in second
     assert "and other files" in images.cautions(both, None)[0]
+    assert len(images.cautions(open_source("critters:2", size=16), jpeg)) == 1, "it does not say what it holds"
     assert len(images.cautions(jpeg, jpeg)) == 2, "one for each folder, none about a difference"
     wrapped = images.spread(images.Files(folder=jpeg, size=None), 0)
     assert images.cautions(wrapped, png)[-1] == second

@@ -232,6 +232,9 @@ def test_foreign_files_are_refused(whole, tmp_path):
     save_file({"a": torch.ones(2)}, tmp_path / "newer", metadata={"ornstein.statistics": json.dumps({"format": 99})})
     with pytest.raises(DataError, match="format 99"):
         Statistics.load(tmp_path / "newer")
+    save_file({"a": torch.ones(2)}, tmp_path / "list", metadata={"ornstein.statistics": "[]"})
+    with pytest.raises(DataError, match="holds no statistics"):
+        Statistics.load(tmp_path / "list")
 
 
 def test_a_failed_save_leaves_the_old_file(whole, tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ import tyro
 from ..errors import UsageError
 from .output import emit_json, note, say
 from .request import Request, read_request
-from .sides import How, Sampling, Side, open_data, open_measured, open_samples
+from .sides import RESIZED, How, Sampling, Side, open_data, open_measured, open_samples
 
 if TYPE_CHECKING:
     from ..metrics import Statistics
@@ -89,6 +89,8 @@ def evaluate(args: EvalArgs) -> int:
     names = [network.name for network in instruments.features]
     referred = None if reference is None else [_referred(args, request, reference, name) for name in names]
     cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
+    if request.compares:
+        cautions += _handled_apart(ours, theirs, reference)
     for caution in cautions:
         note(f"caution: {caution}")
     keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
@@ -145,6 +147,15 @@ def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
         theirs = open_data(where, args.n, (height, width), how)
     sampling = Sampling(sampler=args.sampler, steps=args.steps, seed=args.seed, batch=args.batch)
     return open_samples(run, args.n, sampling, None if theirs is None else theirs.source), theirs
+
+
+def _handled_apart(ours: Side, theirs: Side | None, reference: Sequence[Statistics] | None) -> list[str]:
+    """What to be told where both sides were resized, each in its own way."""
+    other = reference[0].about if reference is not None else {} if theirs is None else theirs.about
+    ways = [about.get("preprocessing", "") for about in (ours.about, other)]
+    if ways[0] == ways[1] or not all(way.startswith(RESIZED) for way in ways):
+        return []
+    return [f"one side was resized as {ways[0]!r} and the other as {ways[1]!r}: make both with the same --resize"]
 
 
 def _their_count(request: Request, reference: Sequence[Statistics] | None, theirs: Side | None) -> int | None:

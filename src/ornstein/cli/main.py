@@ -24,7 +24,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "demo": ("demo", "DemoArgs", "demo", "the main job on the embedded data; ends with a page"),
     "train": ("train", "TrainArgs", "train", "train a model: ornstein train ddpm --data WHERE --out runs/NAME"),
     "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
-    "eval": ("evaluate", "EvalArgs", "evaluate", "distances, precision, rarity and diversity of a run or a folder against data"),
+    "eval": (
+        "evaluate",
+        "EvalArgs",
+        "evaluate",
+        "distances, precision, rarity and diversity of a run or a folder against data",
+    ),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
     "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "each paper's claims measured again, with verdicts"),
 }

@@ -49,7 +49,9 @@ def load_instruments(request: Request, args: EvalArgs) -> Instruments:
     from ..metrics import features, perceptual
     from ..metrics.clip import Clip
     from ..metrics.inceptionv3 import STANDARD
+    from ..runs import usable_device
 
+    usable_device(args.device)
     networks: list[NetworkFeatures] = []
     if request.on_statistics:
         names = [name.strip() for name in args.features.split(",") if name.strip()]

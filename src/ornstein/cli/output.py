@@ -33,6 +33,15 @@ def refuse_file(out: Path) -> None:
         raise UsageError(f"--out {out} is a file: name a folder")
 
 
+def refuse_target(option: str, path: Path) -> None:
+    """Raise `UsageError` where no file can be made at ``path``: before the work whose result it is to hold."""
+    if path.is_dir():
+        raise UsageError(f"{option} {path} is a folder: name a file")
+    home = next((parent for parent in path.absolute().parents if parent.exists()), None)
+    if home is None or not home.is_dir() or not os.access(home, os.W_OK | os.X_OK):
+        raise UsageError(f"{option} {path} cannot be written ({home} is no folder for it): name another place")
+
+
 def make_folder(out: Path) -> None:
     """Make the folder of ``--out``; `UsageError` where that is impossible."""
     try:

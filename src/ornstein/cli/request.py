@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigError, UsageError
+from .output import refuse_target
 
 if TYPE_CHECKING:
     from .evaluate import EvalArgs
@@ -80,6 +81,9 @@ def read_request(args: EvalArgs) -> Request:
         raise UsageError("give --reference or --reference-out, not both")
     metrics, insisting = _metrics(args.metrics)
     _check_table(args.per_image, metrics)
+    for option, path in (("--per-image", args.per_image), ("--reference-out", args.reference_out)):
+        if path is not None:
+            refuse_target(option, path)
     where = args.other if args.other is not None else args.against
     store = args.reference_out is not None and where is None
     if where is None and not store and args.reference is None:
@@ -88,6 +92,11 @@ def read_request(args: EvalArgs) -> Request:
     if args.reference_out is not None and not request.on_statistics:
         raise UsageError(
             "--reference-out needs a metric that is measured on statistics, such as fd: none was asked for"
+        )
+    if args.reference_out is not None and not store and not request.compares:
+        raise UsageError(
+            f"--reference-out keeps the statistics of {where}, and {', '.join(metrics)} looks at {args.what} alone: "
+            "name one set, or add a metric that compares, such as fd"
         )
     return request
 

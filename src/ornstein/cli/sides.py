@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 How = Literal["auto", "bicubic", "lanczos"]
 Size = tuple[int, int]
+RESIZED = ("centre square", "as for training")
+"""How ``about["preprocessing"]`` begins for images that were resized."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

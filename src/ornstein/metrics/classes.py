@@ -18,7 +18,8 @@ from ornstein.errors import UsageError
 from ornstein.randomness import mix
 
 SPLITS = 10
-_UNITS = 2.0**40  # the sum of 2²² probabilities fits into 63 bits
+_UNITS = 2.0**40
+_MOST = 2**20  # images of a part: their entropies, at most log 2980 each, add up to less than 2⁶³
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +80,7 @@ class ClassScore:
             self.counts[part] += 1
             self.entropies[part] += entropy
             self.totals[part] += row
-        if self.count >= 2**22:
-            raise UsageError(f"{self.count} images overflow exact sums: score at most 4 million at a time")
+        self._require_room()
 
     def merge(self, other: ClassScore) -> None:
         """Take in all images that ``other`` has seen."""
@@ -91,6 +91,7 @@ class ClassScore:
             self.totals += other.totals
         self.counts += other.counts
         self.entropies += other.entropies
+        self._require_room()
 
     def score(self) -> InceptionScore:
         """The inception score. Needs as many images as parts."""
@@ -100,6 +101,10 @@ class ClassScore:
             )
         values = np.array([self._one(part) for part in range(self.splits)])
         return InceptionScore(value=float(values.mean()), deviation=float(values.std()), splits=self.splits)
+
+    def _require_room(self) -> None:
+        if self.counts.max() > _MOST:
+            raise UsageError(f"{self.count} images overflow exact sums: score at most a million for each part")
 
     def _one(self, part: int) -> float:
         n = int(self.counts[part])

@@ -62,6 +62,8 @@ def read(path: str | Path) -> list[Statistics]:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is truncated or damaged ({error}): make the statistics again") from error
+    if not isinstance(document, dict):
+        raise DataError(f"{path} holds no statistics of images: give a file that Statistics.save wrote")
     found = document.get("format")
     if found != _FORMAT or document.get("quantum") != QUANTUM:
         raise DataError(f"{path} has format {found}, this version reads {_FORMAT}: make it again")

@@ -199,7 +199,8 @@ def cautions(ours: Any, theirs: Any) -> list[str]:
     Parmar et al. 2022: compression at the usual quality alone moves an FID by more than many models differ.
     """
     found = []
-    kinds = [(one, _formats(one)) for one in (ours, theirs) if one is not None]
+    known = [(one, _formats(one)) for one in (ours, theirs) if one is not None]
+    kinds = [(one, formats) for one, formats in known if formats is not None]
     for one, (jpeg, other) in kinds:
         if jpeg:
             mixed = " and other files" if other else ""
@@ -211,12 +212,12 @@ def cautions(ours: Any, theirs: Any) -> list[str]:
     return found
 
 
-def _formats(source: Any) -> tuple[int, int]:
-    """Numbers of JPEG files and of other images; a source that is no folder counts as one other image."""
+def _formats(source: Any) -> tuple[int, int] | None:
+    """Numbers of JPEG files and of other images in a folder; None for a source that does not say what it holds."""
     while hasattr(source, "source"):
         source = source.source
     entries = getattr(getattr(source, "folder", source), "entries", None)
     if entries is None or not hasattr(entries, "__len__"):
-        return 0, 1
+        return None
     jpeg = sum(Path(entry.path).suffix.lower() in _JPEG for entry in entries)
     return jpeg, len(entries) - jpeg
