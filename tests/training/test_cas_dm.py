@@ -182,6 +182,7 @@ def test_a_diverging_name_of_metric_leaves_no_folder(tmp_path):
     config = replace(cascade(tmp_path / "run"), objective=CascadeLoss(metric="lite1"))
     with pytest.raises(CheckpointError, match="no perceptual network 'lite1'"):
         train(config, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("name", METHODS)

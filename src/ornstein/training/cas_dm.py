@@ -16,6 +16,7 @@ from ..networks.stages import Stages
 from ..objectives import CascadeLoss, Objective
 from ..parameterizations import Net
 from ..randomness import mix
+from .conditions import captions
 from .config import TrainConfig, require_fit
 from .spec import Conditioned, Prediction, Spec
 
@@ -155,6 +156,8 @@ class CascadeConfig(TrainConfig):
             )
         if spec.classes and spec.classes != tuple(source.classes):
             raise ConfigError(f"--front {self.front} knows other labels than {source.name}: train on its own data")
+        if spec.text is not None and not any(captions(source)):
+            raise ConfigError(f"--front {self.front} is told captions, and {source.name} has none: name other data")
         return spec
 
     def prepare(self, model: Conditioned) -> None:

@@ -35,7 +35,7 @@ def told(config: TrainConfig, source: Source) -> Told:
         return Told(classes=tuple(source.classes))
     if config.condition == "text":
         wanted = config.text
-        known = vocabulary(_captions(source, _CAPTIONS_READ), wanted.words)
+        known = vocabulary(captions(source), wanted.words)
         if not known:
             raise ConfigError(f"--condition text: {source.name} has no captions; use none or label, or other data")
         heads = wanted.width // 32
@@ -44,7 +44,7 @@ def told(config: TrainConfig, source: Source) -> Told:
     return Told()
 
 
-def _captions(source: Source, count: int) -> list[str]:
-    """Captions of at most ``count`` examples, evenly spaced."""
+def captions(source: Source, count: int = _CAPTIONS_READ) -> list[str]:
+    """Captions of at most ``count`` examples, evenly spaced; empty where an example has none."""
     stride = -(-len(source) // count)
     return [read(source, index)[0].caption for index in range(0, len(source), stride)]

@@ -83,6 +83,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
             source = open_source(config.data, size=config.size)
             read(source, 0)
         spec = config.specify(source)
+        objective = config.loss(hardware.device)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
         before = checkpoint.complete(out)
@@ -90,7 +91,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         if folder.check(config):
             folder.compare(out, ours)
         hardware.wait_for_everyone()
-        session = Session.of(config, spec, source, hardware)
+        session = Session.of(config, spec, source, hardware, objective)
         if before:
             session.restore(before[-1])
             if session.images >= config.images:

@@ -78,7 +78,9 @@ class Session:
     skipped: dict[str, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: TrainConfig, spec: Spec, source: Source, accelerator: Accelerator) -> Session:
+    def of(
+        cls, config: TrainConfig, spec: Spec, source: Source, accelerator: Accelerator, objective: Objective
+    ) -> Session:
         """A session before its first step."""
         device = accelerator.device
         model, average = spec.build(mix(config.seed, "weights")), spec.build(mix(config.seed, "weights"))
@@ -99,7 +101,7 @@ class Session:
             average=average,
             optimizer=optimizer,
             denoiser=denoiser,
-            objective=config.loss(device),
+            objective=objective,
             parts=[part for part in parts if part],
             stepper=stepper,
             tally=Tally(denoiser.path, device),
