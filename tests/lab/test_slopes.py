@@ -38,6 +38,7 @@ def test_floor_and_ceiling_drop_points():
 
 def test_three_points_are_the_least():
     assert not fit(COUNTS[:2], [1.0, 0.5]).asymptotic
+    assert fit(COUNTS[:2], [1.0, 0.5]).verdict(2) == "open"
     assert fit(COUNTS[:3], [1.0, 0.5, 0.25]).asymptotic
 
 

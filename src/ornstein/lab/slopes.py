@@ -46,12 +46,13 @@ class Fit:
         """Beside a declared order p: the interval must meet [p − .1, p + .1] and the last pair lie within .15 of p.
 
         "below" is a sampler slower than it claims, "higher" one that is faster on this target, "exact" one without
-        any error here, "open" errors that are not asymptotic yet, whose last slope is as claimed or still rises to it.
+        any error here, "open" errors that are not asymptotic yet, whose last slope is as claimed or still rises to it,
+        or of which fewer than three can be used.
         """
         if self.exact:
             return "exact"
-        if self.last is None:
-            return "open"
+        if self.last is None or len(self.local) < 2:
+            return "open"  # two points prove nothing, least of all where noise has taken the others
         if self.order is None or self.half_width is None:
             rising = len(self.local) > 1 and self.local[-1] > self.local[-2] and self.last >= declared - 0.5
             return "open" if rising or self.last >= declared - _JUMP else "below"
