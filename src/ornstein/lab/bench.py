@@ -181,7 +181,7 @@ class Bench:
     def _over_times(self, exact: GaussianTarget) -> list[Series]:
         """Both errors of a sampler that draws its times, exactly."""
         counts = self.asked or self._counts(32, 512)
-        nodes = 5 if self.quick else 8  # the smallest counts differ by 1e-6 of the error
+        nodes = 5 if self.quick else 8  # the smallest counts differ by 1e-10 of the error
         found = [over_times(self.rule, exact, self.path, self.times(n), nodes=nodes) for n in counts]
         given = [law.conditional_root_kl for law in found]
         law = [law.root_kl for law in found]
