@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -273,15 +273,20 @@ def test_captions(tmp_path):
 
 SCRIPT = """
 import sys
+from accelerate import PartialState
 from ornstein.training import TrainConfig, train
 import json
 train(TrainConfig.from_dict(json.loads(sys.argv[1])), quiet=True)
+print(f"one of {PartialState().num_processes} processes")
 """
 
 
 @pytest.mark.slow
-def test_two_processes_see_the_same_losses_as_one(tmp_path):
+@pytest.mark.parametrize("method", ["ddpm", "cas-dm"])
+def test_two_processes_see_the_same_losses_as_one(tmp_path, method):
+    from ornstein.objectives import CascadeLoss
     from ornstein.training import to_dict
+    from ornstein.training.cas_dm import CascadeConfig
 
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
@@ -290,21 +295,16 @@ def test_two_processes_see_the_same_losses_as_one(tmp_path):
         config = configuration(
             tmp_path / f"run{processes}", condition="label", device="cpu", every=Every(log=BATCH, seconds=0, samples=0)
         )
-        launch = ["--cpu", "--num_processes", str(processes), "--num_machines", "1", "--mixed_precision", "no"]
-        launch += ["--dynamo_backend", "no"]
-        command = [
-            sys.executable,
-            "-m",
-            "accelerate.commands.launch",
-            *launch,
-            str(script),
-            json.dumps(to_dict(config)),
-        ]
-        if processes == 1:
-            command = [sys.executable, str(script), json.dumps(to_dict(config))]
+        if method == "cas-dm":
+            shared = {field.name: getattr(config, field.name) for field in fields(config)}
+            config = CascadeConfig(**shared | {"objective": CascadeLoss(metric="none", gate="clean")})
+        # `accelerate launch --cpu` would run a single one, whatever number it is given.
+        launch = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command = [sys.executable, *(launch if processes > 1 else []), str(script), json.dumps(to_dict(config))]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"one of {processes} processes") == processes
         logs.append([json.loads(line) for line in Path(config.out, "metrics.jsonl").read_text().splitlines()])
     assert len(logs[0]) == len(logs[1]) == 10
     for one, two in zip(*logs, strict=True):
