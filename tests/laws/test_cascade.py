@@ -170,6 +170,22 @@ def test_every_kind_of_front_works_and_is_itself_at_zero(path, front):
         assert bool(orn.sample(refined, 2, sampler=sampler, steps=3).isfinite().all())
 
 
+def test_a_front_in_half_precision_and_a_back_in_single():
+    class Front(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x, time):
+            return self.conv(x)
+
+    plain = orn.Denoiser(Front().bfloat16(), TABLE, "noise", shape=(3, 8, 8))
+    refined, x = cascaded(plain, networks().back), white("x").float()
+    assert refined(x, 0.5).clean.dtype == torch.float32
+    OBJECTIVE(refined, *examples(), 0.0).total.backward()
+    assert torch.equal(forced(refined, 0.0)(x, 0.5).clean, plain(x, 0.5).clean)
+
+
 def test_the_variance_of_a_front_is_kept():
     stages = networks(front_out=6)
     plain = orn.Denoiser(stages.front, TABLE, "noise", shape=(3, 8, 8))
