@@ -129,7 +129,9 @@ GOOD |= {
     "line": lambda rule, steps, **_: 3.0 / steps ** ORDERS.get(rule, 1),
     "in_law": lambda rule, steps: (0.8 if rule == "accelerated-sde" else 1.8) / steps,
     "trajectories": lambda rule, evaluations, **_: {"mean": 1.0 / evaluations ** ORDERS.get(rule, 1), "median": 0.0},
-    "pictures": lambda rule, seed, **_: 100.0 + seed - (3.0 + 0.1 * seed if rule.startswith("accelerated") else 0.0),
+    "drawn": lambda rule, seed, **_: dict.fromkeys(
+        ("FD-lite0", "KID-lite0"), 100.0 + seed - (3.0 + 0.1 * seed if rule.startswith("accelerated") else 0.0)
+    ),
 }
 
 
@@ -198,11 +200,12 @@ def test_verdicts_on_what_is_expected_alone() -> None:
 def test_images_are_judged_by_the_interval_of_the_paired_difference() -> None:
     for shift, verdict in ((0.0, "inconclusive"), (3.0, "not reproduced"), (-3.0, "reproduced")):
 
-        def pictures(rule: str, seed: int, shift: float = shift, **_: Any) -> float:
-            return 100.0 + seed + ((shift + (-1) ** seed * 0.5) if rule.startswith("accelerated") else 0.0)
+        def drawn(rule: str, seed: int, shift: float = shift, **_: Any) -> dict[str, float]:
+            distance = 100.0 + seed + ((shift + (-1) ** seed * 0.5) if rule.startswith("accelerated") else 0.0)
+            return {"FD-lite0": 400.0, "KID-lite0": distance}
 
         for name in ("accelerated-ode", "accelerated-sde"):
-            claims = verdicts(found(name, pictures=pictures))
+            claims = verdicts(found(name, drawn=drawn))
             (image,) = [f for claim, f in claims.items() if "shipped" in f.expected or "shipped network" in claim]
             assert image.verdict == verdict
             assert image.noise == pytest.approx(0.58, abs=0.1)

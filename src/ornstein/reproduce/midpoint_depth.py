@@ -25,7 +25,8 @@ def depth(cells: Cells, budget: Budget) -> Part:
     settings = [{"steps": t, "rounds": k, "most": 24, "batch": 64, "seed": s} for s, t, k in keys]
     found: dict[tuple[int, int, int], Any] = dict(zip(keys, cells.map(jobs.sweeps, settings), strict=True))
     best = [
-        [min(c["depth"] for k in SHORT if (c := found[s, t, k])["depth"]) * 1.0 for t in steps] for s in range(seeds)
+        [min((d for k in SHORT if (d := found[s, t, k]["depth"])), default=math.nan) for t in steps]
+        for s in range(seeds)
     ]
     powers = [slope_of([math.log(t) for t in steps], row) for row in best]
     power, interval = mean_interval(powers)
