@@ -45,5 +45,6 @@ class Stages(nn.Module):
         told = {key: value.detach() for key, value in cond.items() if self.told is None or key in self.told}
         parameter = next(self.back.parameters(), None)
         # A denoiser feeds a network in the precision of its first weights, which are the front's.
-        same = parameter is None or not parameter.is_floating_point()
-        return self.back(x if same else x.to(parameter.dtype), time, **told)
+        if parameter is not None and parameter.is_floating_point():
+            x = x.to(parameter.dtype)
+        return self.back(x, time, **told)

@@ -9,7 +9,7 @@ changes shape.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from .. import grids
 from ..errors import UsageError
@@ -47,14 +47,17 @@ _CORRECTED = (
     _Tuned(30, 28.0, 0.0103, 0.3, 1.85, 0.6, 0.1),
     _Tuned(50, 48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
 )
-_SMALL = 64  # numbers in a sample; the powers of size that `auto` takes were found on one network for pictures
+_ROUGH = 18  # evaluations from which a corrector loses on a trained network
+_SMALL = 64  # numbers in a sample; what `auto` does above it was found on one network for pictures
 
 
 def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Grid]:
     """The sampler and the grid that suit a path and a number of evaluations.
 
     ``size`` is how many numbers a clean sample has; `ornstein.sample` passes its own. Pictures lie further apart than
-    points of few dimensions, so that more is decided under strong noise: above 64 numbers the levels move up.
+    points of few dimensions and are nearly flat, so that more is decided under strong noise and under weak noise: above
+    64 numbers the grid widens, and from 18 evaluations on the rule extrapolates without a corrector, which follows a
+    trained network's roughness.
 
     It is a pure function of the three. The grid costs exactly ``evaluations`` on affine paths and at most as many
     elsewhere.
@@ -72,10 +75,10 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     if not isinstance(path, AffinePath):
         rule = DDIM() if isinstance(path, LocationPath) else Ancestral()
         return rule, steps_for(rule, path, evaluations)
-    at, wider = _between(evaluations), max(size / _SMALL, 1.0)
-    first, centre = at.first * wider**0.2, at.centre - 0.1 * math.log(wider)
-    grid = grids.tangent(evaluations, first=first, last=at.last, centre=centre, width=at.width)
-    return _rule(at), grid
+    at = _between(evaluations)
+    large = _enlarged(at, math.log(max(size / _SMALL, 1.0)))
+    grid = grids.tangent(evaluations, first=large.first, last=large.last, centre=large.centre, width=large.width)
+    return _rule(at, explicit=size > _SMALL and evaluations >= _ROUGH), grid
 
 
 def rule_for(path: Path, steps: int) -> Sampler:
@@ -85,8 +88,21 @@ def rule_for(path: Path, steps: int) -> Sampler:
     return _rule(_between(steps))
 
 
-def _rule(at: _Tuned) -> AngleAdams:
-    return AngleAdams(points=3, corrector=at.count > _EXPLICIT[-1].count, scale=at.scale, offset=at.offset)
+def _rule(at: _Tuned, explicit: bool = False) -> AngleAdams:
+    corrector = at.count > _EXPLICIT[-1].count and not explicit
+    return AngleAdams(points=3, corrector=corrector, scale=at.scale, offset=at.offset)
+
+
+def _enlarged(at: _Tuned, log: float) -> _Tuned:
+    """For samples e^log times as large as small ones: a higher first level, and with many steps a wider spread."""
+    many = at.count > _EXPLICIT[-1].count
+    return replace(
+        at,
+        first=at.first * math.exp(0.2 * log),
+        last=at.last * math.exp(-0.09 * log) if many else at.last,
+        centre=at.centre - (0.15 if many else 0.1) * log,
+        width=at.width * math.exp(0.09 * log) if many else at.width,
+    )
 
 
 def _between(count: int) -> _Tuned:
