@@ -1,7 +1,7 @@
 """Objectives: what a step of training minimises, as per-sample losses with names."""
 
-from .base import Examples, Losses, Objective
+from .base import Contested, Examples, Losses, Objective
 from .cascading import CascadeLoss, Cascading
 from .denoising import Denoising
 
-__all__ = ["CascadeLoss", "Cascading", "Denoising", "Examples", "Losses", "Objective"]
+__all__ = ["CascadeLoss", "Cascading", "Contested", "Denoising", "Examples", "Losses", "Objective"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..denoisers import Denoiser
 from ..randomness import Noise
@@ -52,6 +52,24 @@ class Objective(Protocol):
 
     def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
+        ...
+
+
+@runtime_checkable
+class Contested(Protocol):
+    """An `Objective` that has a network of its own, which learns against the model with its own optimizer.
+
+    Every step of training is one of the ``rival`` on the losses of `contest`, then one of the model. A checkpoint holds
+    the rival's weights and its optimizer; a model card does not. ``rival`` is None where there is none after all.
+    """
+
+    @property
+    def rival(self) -> nn.Module | None:
+        """The second network, a discriminator for example."""
+        ...
+
+    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+        """The rival's losses of one batch, whose gradients do not reach the model; None leaves its step out."""
         ...
 
 

@@ -221,6 +221,10 @@ class TrainConfig:
         del device
         return self.objective
 
+    def rivalry(self) -> Optimizer:
+        """The optimizer of the objective's own network, where it has one (`ornstein.objectives.Contested`)."""
+        return self.optimizer
+
 
 def require_fit(network: UNetConfig | DiTConfig, name: str, size: int) -> None:
     """Raise `ConfigError` for a network that does not fit the size, or that says what follows from the data."""

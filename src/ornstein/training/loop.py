@@ -130,7 +130,7 @@ def _run(session: Session, sinks: events.Sinks) -> Summary:
             if _due(before, session.images, config.every.log):
                 pace = (session.images - since) / max(now - fresh, 1e-9)
                 last = _log(session, sinks, pace)
-                session.tally.clear()
+                session.clear()
                 session.logged, since = session.images, session.images
                 fresh = time.perf_counter()
             pause = time.perf_counter()
@@ -186,7 +186,11 @@ def _step(session: Session, batch: Batch) -> None:
         positions=batch.positions,
     )
     progress = min(session.images / config.images, 1.0)
-    losses = session.objective(session.denoiser, examples, session.noise(batch.positions), progress)
+    noise = session.noise(batch.positions)
+    if session.rival is not None:
+        contest = session.rival.objective.contest
+        session.rival.learn(contest(session.denoiser, examples, noise, progress), session.images)
+    losses = session.objective(session.denoiser, examples, noise, progress)
     hardware.backward(losses.total)
     norm = _clip(session)
     optimizer.step()
@@ -213,10 +217,11 @@ def _clip(session: Session) -> torch.Tensor | None:
 
 def _require_finite(session: Session) -> None:
     """Raise `DivergedError` unless all sums since the last line of the log are finite."""
-    tally = session.tally
-    sums = [value.sum() for value in tally.terms.values()]
-    if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
-        sums.append(tally.norm)
+    sums: list[torch.Tensor] = []
+    for tally in session.tallies:
+        sums += [value.sum() for value in tally.terms.values()]
+        if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
+            sums.append(tally.norm)
     if sums and not math.isfinite(float(torch.stack(sums).sum())):
         found = checkpoint.complete(session.out)
         kept = f"the last good checkpoint is {found[-1]}" if found else "there was no checkpoint yet"
@@ -233,6 +238,7 @@ def _log(session: Session, sinks: events.Sinks, pace: float) -> dict[str, Any]:
         "epoch": round(session.images / len(session.source), 4),
         "lr": session.config.optimizer.rate(session.images - session.config.batch),
         **record(session.counted()),
+        **session.counted_rival(),
         "time": {"seconds": round(session.seconds, 3), "images_per_second": round(pace, 2)},
     }
     sinks.log(line)

@@ -20,11 +20,14 @@ from ..data.loader import read
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..objectives import Objective
+from ..paths.base import AffinePath
 from ..randomness import Noise, mix
+from ..samplers.ancestral import Ancestral
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
+from .rival import Rival
 from .spec import Conditioned, Spec
 from .tally import Tally, emptied, merged
 
@@ -71,6 +74,7 @@ class Session:
     parts: list[list[nn.Parameter]]  # whose gradients are clipped apart
     stepper: Any  # the optimizer as accelerate wraps it
     tally: Tally
+    rival: Rival | None = None
     images: int = 0
     step: int = 0
     logged: int = 0
@@ -105,6 +109,7 @@ class Session:
             parts=[part for part in parts if part],
             stepper=stepper,
             tally=Tally(denoiser.path, device),
+            rival=Rival.of(objective, config.rivalry(), denoiser.path, accelerator),
         )
 
     @property
@@ -135,9 +140,23 @@ class Session:
         self.skipped |= new
         return [f"skipped {name}: {reason}" for name, reason in new.items()]
 
+    @property
+    def tallies(self) -> list[Tally]:
+        """The sums of the log: the model's, and its rival's."""
+        return [self.tally] if self.rival is None else [self.tally, self.rival.tally]
+
+    def clear(self) -> None:
+        """Begin the sums of the log anew."""
+        for tally in self.tallies:
+            tally.clear()
+
     def counted(self) -> dict[str, Any]:
         """The sums of the log over all processes (all of them must ask)."""
         return merged(self._gathered(self.tally.state()))
+
+    def counted_rival(self) -> dict[str, Any]:
+        """The rival's part of a line of the log, if there is a rival (all processes must ask)."""
+        return {} if self.rival is None else self.rival.record(self._gathered(self.rival.tally.state()))
 
     def all_skipped(self) -> dict[str, str]:
         """The unreadable files met by all processes (all of them must ask)."""
@@ -152,6 +171,7 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint (all processes must ask; the first one writes)."""
         tally, skipped = self.counted(), self.all_skipped()
+        rival = None if self.rival is None else merged(self._gathered(self.rival.tally.state()))
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -159,6 +179,7 @@ class Session:
                 "logged": self.logged,
                 "seconds": self.seconds,
                 "tally": tally,
+                **({} if rival is None else {"rival": rival}),
                 "skipped": skipped,
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
@@ -166,6 +187,7 @@ class Session:
                 "model": self.model.state_dict(),
                 "ema": self.average.state_dict(),
                 "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+                **({} if self.rival is None else self.rival.tensors()),
             }
             checkpoint.save(self.out, self.images, tensors, state, self.config.keep)
         self.accelerator.wait_for_everyone()
@@ -178,6 +200,8 @@ class Session:
         checkpoint.fill(self.average, tensors["ema"], folder / "ema.safetensors")
         path = folder / "optimizer.safetensors"
         checkpoint.fill_optimizer(self.optimizer, tensors["optimizer"], self.names, path)
+        if self.rival is not None:
+            self.rival.restore(folder, state)
         self.images, self.step, self.logged = state["images"], state["step"], state["logged"]
         self.seconds, self.skipped = state["seconds"], state["skipped"]
         # The sums of all processes were added up when they were saved: one process carries them on.
@@ -201,4 +225,5 @@ class Session:
         noise = Noise.of(mix(self.config.seed, "samples"), range(_SAMPLES), device=self.accelerator.device)
         times = grids.default(denoiser.path, _SAMPLE_STEPS)(denoiser.path)
         x = denoiser.path.prior(noise, self.spec.shape, times[0])
-        return run(solve(Heun(), denoiser.path, x, times, noise), denoiser)
+        rule = Heun() if isinstance(denoiser.path, AffinePath) else Ancestral()
+        return run(solve(rule, denoiser.path, x, times, noise), denoiser)

@@ -1,0 +1,105 @@
+"""A second network that learns against the model, with an optimizer of its own: the discriminator of an objective."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from ..objectives import Contested, Losses, Objective
+from ..paths.base import Path as Forward
+from . import checkpoint
+from .config import Optimizer
+from .tally import Tally, emptied, merged, record
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+PARTS = ("rival", "rival_optimizer")
+
+
+@dataclass(slots=True, kw_only=True)
+class Rival:
+    """The objective's own network in training: its weights and optimizer belong to the checkpoint, its sums to the log.
+
+    Its gradients are averaged over the processes; it runs in float32 whatever the precision of the model.
+    """
+
+    objective: Contested
+    module: nn.Module
+    settings: Optimizer
+    optimizer: torch.optim.Optimizer
+    stepper: Any  # the optimizer as accelerate wraps it
+    accelerator: Accelerator
+    tally: Tally
+
+    @classmethod
+    def of(cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator) -> Rival | None:
+        """The rival of an objective that has one."""
+        from .session import adam
+
+        module = objective.rival if isinstance(objective, Contested) else None
+        if module is None:
+            return None
+        module.to(accelerator.device).train()
+        optimizer = adam(settings, module, accelerator.device)
+        return cls(
+            objective=objective,  # pyright: ignore[reportArgumentType]
+            module=module,
+            settings=settings,
+            optimizer=optimizer,
+            stepper=accelerator.prepare(optimizer),
+            accelerator=accelerator,
+            tally=Tally(path, accelerator.device),
+        )
+
+    def learn(self, losses: Losses | None, images: int) -> None:
+        """One step on these losses at the learning rate after ``images`` images; none of them, and nothing is done."""
+        if losses is None:
+            return
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate(images)
+        self.accelerator.backward(losses.total)
+        weights = [p for p in self.module.parameters() if p.requires_grad]
+        if self.accelerator.num_processes > 1:
+            for weight in weights:
+                if weight.grad is not None:
+                    torch.distributed.all_reduce(weight.grad)
+                    weight.grad.div_(self.accelerator.num_processes)
+        norm = self.accelerator.clip_grad_norm_(weights, self.settings.clip or math.inf)
+        self.stepper.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.tally.add(losses, norm)
+
+    @property
+    def names(self) -> dict[Tensor, str]:
+        """The weights' names."""
+        return {parameter: name for name, parameter in self.module.named_parameters()}
+
+    def tensors(self) -> dict[str, checkpoint.Tensors]:
+        """Its parts of a checkpoint."""
+        return {
+            "rival": self.module.state_dict(),
+            "rival_optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+        }
+
+    def restore(self, folder: Path, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint; `CheckpointError` if it has no rival, or another one."""
+        weights, moments = (folder / f"{part}.safetensors" for part in PARTS)
+        checkpoint.fill(self.module, checkpoint.read_tensors(weights), weights)
+        checkpoint.fill_optimizer(self.optimizer, checkpoint.read_tensors(moments), self.names, moments)
+        tally = state.get("rival")
+        # As the model's sums: one process carries those of all on.
+        if tally and self.accelerator.is_main_process:
+            self.tally.load(tally)
+        elif tally and tally["steps"]:
+            self.tally.load(emptied(tally))
+
+    def record(self, states: list[dict[str, Any]]) -> dict[str, Any]:
+        """Its part of a line of the log, from the sums of all processes."""
+        total = merged(states)
+        return {"rival": record(total)} if total["steps"] else {}
