@@ -1,0 +1,88 @@
+"""Files of guide networks: safetensors whose header says what the network is; a card in JSON beside it for readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ornstein.data.cache import atomic
+from ornstein.errors import CheckpointError, OrnsteinError
+from ornstein.guides.own.networks import GUIDES, Guide
+
+FOLDER = Path(__file__).parents[2] / "weights" / "guides"
+FORMAT = "ornstein-guide-1"
+
+
+def shipped(kind: str) -> Path:
+    """The file of the network that comes with the library."""
+    return FOLDER / f"{kind}.safetensors"
+
+
+def make(kind: str, settings: Mapping[str, Any], seed: int = 0) -> Guide:
+    """A network of this kind with first weights that are a pure function of ``seed``."""
+    from ornstein.networks.building import initialise
+
+    with torch.random.fork_rng(devices=[]):
+        net = GUIDES[kind](**settings)
+    return initialise(net, seed)  # type: ignore[return-value]
+
+
+def frozen(net: Guide) -> Guide:
+    """The network in evaluation mode, its weights taking no gradient."""
+    return net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+
+
+def write(net: Guide, path: Path, card: Mapping[str, Any]) -> None:
+    """Write the weights in half precision, and ``card`` beside them as ``NAME.json``; both whole or not at all.
+
+    Raises `OSError` where that is impossible.
+    """
+    from safetensors.torch import save
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    header = {"format": FORMAT, "kind": net.kind, "settings": json.dumps(net.settings)}
+    state = {name: tensor.detach().half().contiguous() for name, tensor in net.state_dict().items()}
+    data = save(state, metadata=header)
+    with atomic(path) as file:
+        file.write(data)
+    with atomic(path.with_suffix(".json")) as file:
+        file.write((json.dumps(dict(card), indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read(kind: str, path: str | Path | None = None) -> Guide:
+    """The network of ``kind`` in ``path``, by default the shipped one: frozen, in evaluation mode, float32, on the CPU.
+
+    Raises `CheckpointError` for a file that is missing, damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = shipped(kind) if path is None else Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no weights at {path}: train some with ornstein train-guide {kind} --out {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header: dict[str, str] = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): train it again") from None
+    if header.get("format") != FORMAT or header.get("kind") != kind:
+        holds = header.get("kind") or "no guide network"
+        raise CheckpointError(f"{path} holds {holds}, not {kind}: name a file of ornstein train-guide {kind}")
+    try:
+        net = make(kind, json.loads(header["settings"]))
+        _fill(net, state)
+    except (OrnsteinError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} does not fit its own header ({reason}): train it again") from None
+    return frozen(net)
+
+
+def _fill(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    if not all(bool(tensor.isfinite().all()) for tensor in state.values()):
+        raise CheckpointError("a weight is not finite")
+    net.load_state_dict({name: tensor.float() for name, tensor in state.items()})
