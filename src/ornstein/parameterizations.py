@@ -233,6 +233,51 @@ class Consistency:
         return (clean - expand(skip, x) * x) / expand(out, x)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Anchored:
+    """Any parameterization with the boundary of consistency models: x̂_0 = u = x/α exactly at σ̄ = sigma_min.
+
+    x̂_0 = w·u + (1 − w)·inner,   w = s²/((σ̄ − σ_min)² + s²) with s = ``width``.
+
+    Above a few widths it is the inner one, so that a trained denoiser is left as it is where its answer differs from u.
+    """
+
+    inner: Parameterization
+    sigma_min: float = 0.002
+    width: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not (0.0 <= self.sigma_min < math.inf and 0.0 < self.width < math.inf):
+            raise ConfigError(f"need sigma_min ≥ 0 and width > 0, got {self.sigma_min} and {self.width}")
+
+    def _scales(self, path: Path, t: Time) -> tuple[Time, Time]:
+        """(w/α, 1 − w), finite at pure noise too."""
+        affine = _affine(path, "anchored")
+        alpha, sigma = affine.alpha(t), affine.sigma(t)
+        above = (sigma - alpha * self.sigma_min) ** 2  # times α², as the next
+        power = (alpha * self.width) ** 2
+        total = above + power
+        return alpha * self.width**2 / total, above / total
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """As the inner one."""
+        return self.inner.feed(path, x, t)
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """w·u + (1 − w)·inner."""
+        inner = self.inner.read(path, x, t, raw)
+        anchor, rest = self._scales(path, t)
+        return inner.replace(clean=expand(anchor, x) * x + expand(rest, x) * inner.clean)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """The inner output for the clean sample (x_0 − w·u)/(1 − w); infinite at the boundary itself."""
+        anchor, rest = self._scales(path, t)
+        wanted = (clean - expand(anchor, x) * x) / expand(rest, x)
+        affine = _affine(path, "anchored")
+        noise = (x - expand(affine.alpha(t), x) * wanted) / expand(affine.sigma(t), x)
+        return self.inner.target(path, wanted, noise, x, t)
+
+
 def parameterization(predicts: str | Parameterization) -> Parameterization:
     """The parameterization with this name: clean, noise, v, velocity, edm or consistency.
 

@@ -2,6 +2,7 @@
 
 from .base import Contested, Examples, Losses, Objective
 from .cascading import CascadeLoss, Cascading
+from .consistency import ConsistencyLoss, ConsistencyTraining
 from .denoising import Denoising
 
-__all__ = ["CascadeLoss", "Cascading", "Contested", "Denoising", "Examples", "Losses", "Objective"]
+__all__ = ["CascadeLoss", "Cascading", "ConsistencyLoss", "ConsistencyTraining", "Contested", "Denoising", "Examples", "Losses", "Objective"]

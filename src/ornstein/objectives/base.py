@@ -30,12 +30,14 @@ class Examples:
 class Losses:
     """Named losses, (B,) each and weighted already, and the times (B,) they were taken at, on the host.
 
-    ``watched`` are further numbers of the samples, (B,) each, for the log alone.
+    ``watched`` are further numbers of the samples, (B,) each, and ``schedule`` host numbers that say where a schedule
+    of the objective stands; both are for the log alone.
     """
 
     terms: Mapping[str, Tensor]
     times: Tensor
     watched: Mapping[str, Tensor] = field(default_factory=dict)
+    schedule: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def total(self) -> Tensor:
@@ -71,6 +73,20 @@ class Contested(Protocol):
     def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
         """The rival's losses of one batch, whose gradients do not reach the model; None leaves its step out."""
         ...
+
+
+_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ divided by the golden ratio
+
+
+def quantiles(key: str, positions: tuple[int, ...], noise: Noise, stratified: bool) -> list[float]:
+    """A number in [0, 1) for every sample, uniform over the seeds: a function of (seed, position) alone.
+
+    ``stratified``: any run of successive positions fills [0, 1) evenly, whatever the batch (a Kronecker sequence).
+    """
+    if not stratified:
+        return noise.uniforms(key).tolist()
+    start = noise.uniform(key)
+    return [(position * _GOLDEN % 2**64 / 2**64 + start) % 1.0 for position in positions]
 
 
 def without(cond: Mapping[str, Tensor], dropped: Tensor) -> dict[str, Tensor]:

@@ -19,12 +19,10 @@ from ..paths.ve import VE
 from ..paths.vp import VP, Table
 from ..randomness import Noise
 from ..scalars import sigmoid
-from .base import Examples, Losses, without
+from .base import Examples, Losses, quantiles, without
 from .weights import WeightName, weight
 
 TimeLaw = Literal["auto", "uniform", "log-normal", "logit-normal"]
-
-_GOLDEN = 0x9E3779B97F4A7C15  # 2⁶⁴ divided by the golden ratio
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +92,7 @@ class Denoising:
 
     def draw(self, path: Path, positions: tuple[int, ...], noise: Noise) -> Tensor:
         """The times of the samples, (B,) float64 on the host: a function of (seed, position) alone."""
-        if self.stratified:
-            # A Kronecker sequence: any run of successive positions fills [0, 1) evenly, whatever the batch.
-            start = noise.uniform("time")
-            us = [(position * _GOLDEN % 2**64 / 2**64 + start) % 1.0 for position in positions]
-        else:
-            us = noise.uniforms("time").tolist()
+        us = quantiles("time", positions, noise, self.stratified)
         # One by one on the host: vectorised functions may round the last rows of a tensor differently.
         return torch.tensor([self._time(path, u) for u in us], dtype=torch.float64)
 
