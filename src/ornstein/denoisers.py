@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from .modulation.sites import bindings
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization
 from .paths.base import Cond, Path
 from .scalars import Time
+
+if TYPE_CHECKING:
+    from .latents import Codec
 
 Clock = Callable[[Path, Time], Time]
 
@@ -51,7 +54,8 @@ class Denoiser:
     precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
     "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``clock`` maps (path, t) to the
     time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
-    which `ornstein.sample` needs.
+    which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
+    `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
 
     A condition is a mapping of keyword arguments, each a tensor of B rows or of one row that is repeated.
 
@@ -67,6 +71,7 @@ class Denoiser:
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
     clock: Clock | None = field(default=None, kw_only=True)
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
+    codec: Codec | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.path, Path):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -253,6 +258,16 @@ def asks_together(denoiser: DenoiserLike) -> bool:
     if isinstance(denoiser, Denoiser):
         return denoiser._staged() is None  # pyright: ignore[reportPrivateUsage]
     return isinstance(denoiser, AsksTogether)
+
+
+def codec_of(denoiser: object) -> Codec | None:
+    """What decodes the samples of a denoiser, or of the one inside it; None if they are pictures already."""
+    while denoiser is not None:
+        codec: Codec | None = getattr(denoiser, "codec", None)
+        if codec is not None:
+            return codec
+        denoiser = getattr(denoiser, "inner", None)
+    return None
 
 
 def _check_times(x: Tensor, times: Sequence[float]) -> None:

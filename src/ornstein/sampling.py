@@ -7,22 +7,27 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import grids
-from .denoisers import DenoiserLike
+from .denoisers import DenoiserLike, codec_of
 from .errors import GridError, UsageError
 from .estimates import Estimate
 from .grids import GridLike, times_of
+from .interpolation import Latents
 from .paths.base import Cond, Path
-from .randomness import Noise
-from .samplers import Event, Sampler, auto, run, solve, steps_for
+from .randomness import Noise, NoiseSource
+from .samplers import Event, Sampler, auto, default_for, run, solve, steps_for
 from .samplers import sampler as sampler_named
 from .samplers import stream as stream_steps
 from .samplers.auto import rule_for
 from .scalars import Time
+
+if TYPE_CHECKING:
+    from .latents import Codec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,7 @@ class Request:
 
 def resolve(
     model: DenoiserLike,
-    sampler: str | Sampler,
+    sampler: str | Sampler | None,
     steps: int | None,
     evaluations: int | None,
     grid: GridLike | None,
@@ -56,6 +61,8 @@ def resolve(
     if sum(given is not None for given in (steps, evaluations, grid)) > 1:
         raise UsageError("give one of steps, evaluations and grid, not several")
     rule: Sampler
+    if sampler is None:
+        sampler = default_for(model.path)
     if sampler == "auto":
         rule, times = _chosen(
             model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid, math.prod(event)
@@ -87,17 +94,19 @@ def sample(
     model: DenoiserLike,
     n: int = 1,
     *,
-    sampler: str | Sampler = "dpmpp-2m",
+    sampler: str | Sampler | None = None,
     steps: int | None = None,
     evaluations: int | None = None,
     grid: GridLike | None = None,
     seed: int = 0,
     first: int = 0,
+    noise: Latents | None = None,
     batch: int | None = None,
     cond: Cond | None = None,
     shape: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
     strict: bool = False,
+    decode: bool = True,
 ) -> Tensor:
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
@@ -109,17 +118,20 @@ def sample(
         model: a `Denoiser`, or a guidance around one.
         n: how many.
         sampler: a name from `ornstein.samplers.SAMPLERS`, a sampler, or "auto": sampler and grid by path and number of
-            evaluations (with ``grid``: the sampler alone).
+            evaluations (with ``grid``: the sampler alone). By default `samplers.default_for` the path: "dpmpp-2m", or
+            "ancestral" on a pyramid.
         steps: length of the default grid (20).
         evaluations: instead of steps, the number of network evaluations not to be exceeded.
         grid: instead of both, a grid or a list of times.
         seed: the stream of samples.
         first: number of the first sample in the stream.
+        noise: instead of seed and first, other noise: images between images, see `ornstein.interpolation`.
         batch: samples at a time (default: all).
         cond: condition; each tensor has n rows, or one to repeat.
         shape: clean event (C, H, W); known already to a model that was loaded.
         dtype: of the state.
         strict: see above.
+        decode: turn the samples of a model of latents into pictures with its codec; False leaves them as they are.
 
     Raises:
         UsageError: arguments that do not fit together (and its subclasses for paths and grids).
@@ -137,12 +149,17 @@ def sample(
     if size < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     parts: list[Tensor] = []
+    codec = codec_of(model) if decode else None
     with _repeatable(strict):
         for start in range(0, n, size):
             rows = range(start, min(start + size, n))
             part = denoiser if cond is None else denoiser.given(_slice(cond, rows, n))
-            x, noise = _begin(part.path, request, seed, range(first + rows.start, first + rows.stop))
-            parts.append(run(solve(request.sampler, part.path, x, request.times, noise), part))
+            x, source = _begin(part.path, request, seed, range(first + rows.start, first + rows.stop))
+            if noise is not None:
+                source = noise(rows, request.device, request.dtype)
+                x = part.path.prior(source, request.shape, request.times[0])
+            clean = run(solve(request.sampler, part.path, x, request.times, source), part)
+            parts.append(clean if codec is None else _decoded(codec, clean, strict))
     return torch.cat(parts)
 
 
@@ -150,7 +167,7 @@ def stream(
     model: DenoiserLike,
     n: int = 1,
     *,
-    sampler: str | Sampler = "dpmpp-2m",
+    sampler: str | Sampler | None = None,
     steps: int | None = None,
     evaluations: int | None = None,
     grid: GridLike | None = None,
@@ -161,6 +178,8 @@ def stream(
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Event]:
     """The same as one batch of `sample`, seen evaluation by evaluation; the last event's ``x`` is the result.
+
+    Nothing is decoded: the events of a model of latents hold latents.
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: torch.zeros_like(x), path=orn.VE(), predicts="clean", shape=(1, 4, 4))
@@ -175,7 +194,7 @@ def stream(
     return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
 
 
-def _begin(path: Path, request: Request, seed: int, samples: range) -> tuple[Tensor, Noise]:
+def _begin(path: Path, request: Request, seed: int, samples: range) -> tuple[Tensor, NoiseSource]:
     noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype)
     return path.prior(noise, request.shape, request.times[0]), noise
 
@@ -187,6 +206,12 @@ def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:
             raise UsageError(f"condition {key!r} has {value.shape[0]} rows: it needs {n}, or one to repeat")
         out[key] = value if value.shape[0] == 1 else value[rows.start : rows.stop]
     return out
+
+
+@torch.no_grad()
+def _decoded(codec: Codec, latents: Tensor, strict: bool) -> Tensor:
+    """Pictures of latents; one at a time if strict."""
+    return torch.cat([codec.decode(part) for part in latents.split(1 if strict else len(latents))])
 
 
 @contextmanager

@@ -213,7 +213,9 @@ def test_backward_in_the_image_space_of_a_codec() -> None:
     )
     torch.testing.assert_close(guided(model)(x, t).clean, torch.full_like(x, 1.0), rtol=1e-12, atol=1e-12)
     with pytest.raises(ConfigError, match="encode"):
-        Universal(energies=seen, backward=backward)
+        Universal(energies=seen, backward=backward, decode=lambda z: z)
+    with pytest.raises(ConfigError, match="a model with a codec"):
+        Universal(energies=seen, strength=0.0, backward=backward)(model)(x, t)
 
 
 # -------------------------------------------------------------------------------- a network, and every kind of model

@@ -300,7 +300,8 @@ def test_paths_are_values(path: Path) -> None:
         lambda: VE(sigma_min=math.nan),
         lambda: Flow(floor=0.0),
         lambda: VP.from_betas([]),
-        lambda: VP.from_betas([0.5, 1.0]),
+        lambda: VP.from_betas([1.0, 0.5]),
+        lambda: VP.from_betas([0.5, 1.1]),
         lambda: VP.from_betas([0.5, math.nan]),
         lambda: VP.table(steps=0),
         lambda: VP.table("sigmoid"),  # type: ignore[arg-type]

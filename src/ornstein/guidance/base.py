@@ -9,18 +9,21 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import grids
-from ..denoisers import DenoiserLike
+from ..denoisers import DenoiserLike, codec_of
 from ..errors import PathError, UsageError
 from ..estimates import Estimate
 from ..modulation.sites import bindings
 from ..paths.base import AffinePath, Cond, Path
 from ..scalars import Time
+
+if TYPE_CHECKING:
+    from ..latents import Codec
 
 Strength = float | Callable[[Any], Any]
 """A number, or a function of the log-SNR (a float in sampling, (B,) in training) that gives one."""
@@ -81,6 +84,11 @@ class Guided:
     def shape(self) -> tuple[int, ...] | None:
         """The clean event, if the inner denoiser knows it."""
         return getattr(self.inner, "shape", None)
+
+    @property
+    def codec(self) -> Codec | None:
+        """What decodes the samples, if they are latents."""
+        return codec_of(self.inner)
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import scalars
-from ..denoisers import DenoiserLike
+from ..denoisers import DenoiserLike, codec_of
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..paths.base import Cond
@@ -101,15 +101,16 @@ class Universal(Rule):
 
     Args:
         energies: one callable clean (B, *event) → (B,), or several, each alone or as (weight, callable); see
-            `ornstein.guidance.energies`. With ``decode`` they see decoded pictures.
+            `ornstein.guidance.energies`. They see pictures: latents are decoded.
         strength: w. With an energy that is a negative log-likelihood, w = 1 omits the uncertainty of x̂_0 and
             over-concentrates; `corrected` gives the strength that recovers an exact Gaussian posterior, and
             `LinearPosterior` the matrix form.
         through: "network" differentiates through the denoiser. "estimate" stops at x̂_0 and takes σ̄²/(1 + σ̄²), the
             posterior variance of unit-variance data, for (σ²/α)·∂x̂_0/∂x: no pass through the network, for large models.
         backward: None, or the descent on the clean estimate.
-        decode: latents (B, c, h, w) → pictures, e.g. a codec's ``decode``; gradients pass it.
-        encode: its inverse, for ``Backward(space="image")``.
+        decode: latents (B, c, h, w) → pictures, by default that of the denoiser's own codec, if it has one; gradients
+            pass it. ``decode=lambda z: z`` is for energies of the latents themselves.
+        encode: its inverse, for ``Backward(space="image")``, by default the codec's too.
         at: a condition under which the gradient's estimate is taken, instead of the model's own. With the null
             condition, ``together(CFG(…), Universal(…, at=null))`` is the authors' code for detection, where
             classifier-free guidance is kept apart; ``stack(CFG(…), Universal(…))`` is its joint form.
@@ -141,8 +142,8 @@ class Universal(Rule):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "energies", as_energies(self.energies))
-        if self.backward is not None and self.backward.space == "image" and not (self.decode and self.encode):
-            raise ConfigError('backward guidance with space="image" needs decode=… and encode=…')
+        if (self.decode is None) != (self.encode is None) and self.backward and self.backward.space == "image":
+            raise ConfigError('backward guidance with space="image" needs decode=… and encode=…, or neither')
         if self.chunk is not None and self.chunk < 1:
             raise ConfigError(f"chunk must be at least 1, got {self.chunk}")
 
@@ -170,6 +171,8 @@ class Universal(Rule):
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
         """The guided estimate."""
+        if self.decode is None and (codec := codec_of(inner)) is not None:
+            return replace(self, decode=codec.decode, encode=codec.encode).estimate(inner, x, t)
         forward, backward = self._forward(inner, t), self.backward
         if backward is not None and (backward.steps == 0 or backward.rate == 0.0):
             backward = None
@@ -231,8 +234,10 @@ class Universal(Rule):
         energies: Energies = self.energies if backward.energies is None else backward.energies
         if backward.space == "clean":
             return backward.descend(start, lambda clean: self._slope(clean, energies))
-        assert self.decode is not None
-        assert self.encode is not None
+        if self.decode is None or self.encode is None:
+            raise ConfigError(
+                'backward guidance with space="image" needs decode=… and encode=…, or a model with a codec'
+            )
         with torch.no_grad():
             image = self.decode(start)
         image = backward.descend(image, lambda picture: slope(energies, picture))

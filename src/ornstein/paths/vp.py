@@ -167,13 +167,22 @@ class Cosine:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """log α interpolated linearly between t = k/N, k = 0 … N, for N betas: α_k² = ∏_{j≤k} (1 − β_j)."""
+    """log α interpolated linearly between t = k/N, k = 0 … N, for N betas: α_k² = ∏_{j≤k} (1 − β_j).
+
+    The last beta may be 1, a terminal signal-to-noise ratio of zero (Lin et al. 2024): there, log α ends at −∞, and α
+    itself is linear between the last two nodes.
+    """
 
     betas: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        if not self.betas or not all(0.0 < b < 1.0 for b in self.betas):
-            raise ConfigError(f"a table needs betas inside (0, 1), got {len(self.betas)} of them: check their range")
+        if not self.betas or not all(0.0 < b < 1.0 for b in (*self.betas[:-1], min(self.betas[-1], 0.5))):
+            raise ConfigError(
+                f"a table needs betas inside (0, 1), the last one may be 1, got {len(self.betas)} of them: "
+                "check their range"
+            )
+        if self.betas[-1] > 1.0:
+            raise ConfigError(f"the last beta of a table may be at most 1, got {self.betas[-1]}: check its range")
 
     @property
     def span(self) -> tuple[float, float]:
@@ -185,13 +194,21 @@ class Table:
         """1/N, the first trained step."""
         return 1.0 / len(self.betas)
 
+    @property
+    def ends_in_noise(self) -> bool:
+        """Whether α(1) = 0."""
+        return self.betas[-1] == 1.0
+
     @cached_property
     def _nodes(self) -> npt.NDArray[np.float64]:
         return np.arange(len(self.betas) + 1) / len(self.betas)  # not linspace: (k + 1)/N is a node exactly
 
     @cached_property
     def _values(self) -> npt.NDArray[np.float64]:
-        return np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-np.asarray(self.betas, dtype=np.float64)))])
+        """log α at the nodes; the last is repeated where it would be −∞, for it is never interpolated to."""
+        betas = np.asarray(self.betas, dtype=np.float64)
+        values = np.concatenate([[0.0], 0.5 * np.cumsum(np.log1p(-(betas[:-1] if self.ends_in_noise else betas)))])
+        return np.concatenate([values, values[-1:]]) if self.ends_in_noise else values
 
     @cached_property
     def _slopes(self) -> npt.NDArray[np.float64]:
@@ -208,24 +225,46 @@ class Table:
         if isinstance(t, Tensor):
             times = t.detach().to("cpu", torch.float64).numpy().clip(0.0, 1.0)
             places = (times * count + 1e-9).astype(np.int64).clip(0, count - 1)
-            return torch.as_tensor(self._values[places] + self._slopes[places] * (times - places / count)).to(t)
+            found = self._values[places] + self._slopes[places] * (times - places / count)
+            if self.ends_in_noise:
+                beyond = (times * count - (count - 1)).clip(0.0, 1.0)
+                with np.errstate(divide="ignore"):
+                    found = found + np.log1p(-beyond)
+            return torch.as_tensor(found).to(t)
         values, slopes = self._host
         time = min(max(t, 0.0), 1.0)
         place = min(int(time * count + 1e-9), count - 1)  # a hair below a node counts as the node
-        return values[place] + slopes[place] * (time - place / count)  # pyright: ignore[reportReturnType]
+        found = values[place] + slopes[place] * (time - place / count)
+        if self.ends_in_noise and place == count - 1:
+            found += scalars.log1p(-min(max(time * count - place, 0.0), 1.0))
+        return found  # pyright: ignore[reportReturnType]
 
     def rate(self, t: T) -> T:
-        """Slope of the segment that ends at or after t."""
+        """Slope of the segment that ends at or after t; huge but finite where log α ends at −∞."""
         # A hair below a node counts as the node: t = (k + 1)/N times N may round to either side.
+        count = len(self.betas)
         if isinstance(t, Tensor):
-            index = (t.detach().to("cpu", torch.float64) * len(self.betas) - 1e-9).ceil().long()
-            return torch.as_tensor(self._slopes[index.clamp(1, len(self.betas)).numpy() - 1]).to(t)
-        index = math.ceil(t * len(self.betas) - 1e-9)
-        return float(self._slopes[min(max(index, 1), len(self.betas)) - 1])  # pyright: ignore[reportReturnType]
+            times = t.detach().to("cpu", torch.float64)
+            index = (times * count - 1e-9).ceil().long()
+            found = torch.as_tensor(self._slopes[index.clamp(1, count).numpy() - 1])
+            if self.ends_in_noise:
+                left = (count * (1.0 - times)).clamp(1e-12, 1.0)
+                found = torch.where(index >= count, -count / left, found)
+            return found.to(t)
+        index = min(max(math.ceil(t * count - 1e-9), 1), count)
+        if self.ends_in_noise and index == count:
+            return -count / min(max(count * (1.0 - t), 1e-12), 1.0)  # pyright: ignore[reportReturnType]
+        return float(self._slopes[index - 1])  # pyright: ignore[reportReturnType]
 
     def time_of(self, log_alpha: T) -> T:
         """Linear between the nodes."""
-        return scalars.interp(log_alpha, self._values[::-1], self._nodes[::-1])
+        if not self.ends_in_noise:
+            return scalars.interp(log_alpha, self._values[::-1], self._nodes[::-1])
+        count, last = len(self.betas), float(self._values[-1])
+        found = scalars.interp(log_alpha, self._values[-2::-1], self._nodes[-2::-1])
+        if isinstance(log_alpha, Tensor):
+            return found - torch.expm1((log_alpha - last).clamp_max(0.0)) / count
+        return found - scalars.expm1(min(log_alpha - last, 0.0)) / count
 
     def clock(self, t: T) -> T:
         """N·t − 1, the index of the step."""

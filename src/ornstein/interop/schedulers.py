@@ -1,0 +1,211 @@
+"""The forward law that a diffusers scheduler stands for, read from its configuration."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import scalars
+from ..denoisers import Clock
+from ..errors import ConfigError, UsageError
+from ..estimates import Estimate
+from ..parameterizations import EDM, Consistency, Parameterization, V, parameterization
+from ..paths import VE, VP, Flow
+from ..paths.base import AffinePath, Path
+from ..scalars import Time
+
+_PREDICTIONS = {"epsilon": "noise", "sample": "clean", "v_prediction": "v"}
+_RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Law:
+    """Path, meaning of the network's output, and the time number that the network is fed (None: the path's own)."""
+
+    path: AffinePath
+    predicts: Parameterization
+    clock: Clock | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounded:
+    """A parameterization whose clean sample is kept in the range of pictures, as ``clip_sample`` says.
+
+    With a ``quantile`` the bound is that of |x̂_0| of each sample, between 1 and ``most``, and the sample is divided by
+    it (``thresholding``). An estimate that lies in the range is left as it is.
+    """
+
+    inner: Parameterization
+    bound: float = 1.0
+    quantile: float | None = None
+    most: float = 1.0
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """The inner one's."""
+        return self.inner.feed(path, x, t)
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """The inner estimate, bounded."""
+        answer = self.inner.read(path, x, t, raw)
+        if self.quantile is None:
+            return answer.replace(clean=answer.clean.clamp(-self.bound, self.bound))
+        sizes = answer.clean.detach().abs().flatten(1)
+        at = torch.quantile(sizes.float(), self.quantile, dim=1).to(answer.clean).clamp(1.0, max(self.most, 1.0))
+        bound = at.reshape(-1, *(1,) * (x.ndim - 1))
+        return answer.replace(clean=torch.minimum(torch.maximum(answer.clean, -bound), bound) / bound)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """The inner one's."""
+        return self.inner.target(path, clean, white, x, t)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Negated:
+    """A parameterization of the negative of the network's output."""
+
+    inner: Parameterization
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """The inner one's."""
+        return self.inner.feed(path, x, t)
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """Of −raw."""
+        return self.inner.read(path, x, t, -raw)
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """The negative of the inner one's."""
+        return -self.inner.target(path, clean, white, x, t)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counted:
+    """The clock N·t of a network that was trained on N steps of a `Flow`."""
+
+    steps: float
+
+    def __call__(self, path: Path, t: Time) -> Time:
+        """N·t."""
+        del path
+        return self.steps * t
+
+
+@dataclass(frozen=True, slots=True)
+class LogNoise:
+    """The clock 250·log σ of consistency models (Song et al. 2023)."""
+
+    def __call__(self, path: Path, t: Time) -> Time:
+        """1000·¼·log σ."""
+        del path
+        return 250.0 * scalars.log(t)
+
+
+def law_of(scheduler: Any, *, bound: bool = True) -> Law:
+    """The law of a loaded diffusers scheduler.
+
+    * Schedulers of betas (DDPM, DDIM, PNDM, Euler, Heun, LMS, DPM-Solver, DEIS, UniPC, …): the `VP` path of exactly
+      their ``alphas_cumprod``, terminal SNR of zero included; ``prediction_type`` epsilon, sample or v_prediction;
+      the network is fed the index of the step.
+    * Flow matching (FlowMatch…, or ``use_flow_sigmas``): `Flow`, velocity, N·t. The shift belongs to the grid.
+    * EDMEuler and EDMDPMSolverMultistep: `VE` with EDM's preconditioning.
+    * CMStochasticIterative: `VE` with the boundary of consistency models.
+
+    ``bound=False`` leaves ``clip_sample`` and ``thresholding`` out: a clipped estimate has no gradient where it is
+    clipped, which guidance may want.
+
+    Raises `UsageError` for any other scheduler.
+    """
+    name, config = type(scheduler).__name__, dict(scheduler.config)
+    law = _law(scheduler, name, config)
+    reading = _bounded(law.predicts, config) if bound else law.predicts
+    return Law(path=law.path, predicts=reading, clock=law.clock)
+
+
+def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
+    """The times that the pipeline itself would use for so many steps, on the path of `law_of`, its end included.
+
+    Schedulers that keep a first step of noise (``set_alpha_to_one=False``, Stable Diffusion's) end there, not at 0.
+    """
+    own = copy.deepcopy(scheduler)
+    try:
+        own.set_timesteps(steps)
+    except (ValueError, TypeError, IndexError) as error:
+        raise UsageError(f"{type(own).__name__} cannot make {steps} steps: {error}") from None
+    config = dict(own.config)
+    sigmas = None if getattr(own, "sigmas", None) is None else np.asarray(own.sigmas, dtype=np.float64)
+    if isinstance(path, VP):
+        respaced = sigmas is not None and any(config.get(key) for key in _RESPACED)
+        table = len(own.alphas_cumprod)
+        if respaced and sigmas is not None:
+            times = [path.time_of(-2.0 * float(np.log(sigma))) for sigma in sigmas if sigma > 0.0]
+            end = 0.0 if sigmas[-1] == 0.0 else times.pop()
+        else:
+            times = [(float(k) + 1.0) / table for k in own.timesteps]
+            if sigmas is not None:
+                end = 0.0 if sigmas[-1] == 0.0 else 1.0 / table
+            else:
+                end = 1.0 / table if config.get("set_alpha_to_one", True) is False else 0.0
+        return (*(t for t in dict.fromkeys(times) if t > end), end)
+    if sigmas is None:
+        raise UsageError(f"{type(own).__name__} lists no noise levels: give a grid of your own")
+    return tuple(dict.fromkeys(float(sigma) for sigma in sigmas))
+
+
+def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> Law:
+    kind = str(config.get("prediction_type", "epsilon"))
+    steps = int(config.get("num_train_timesteps", 1000))
+    if "FlowMatch" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
+        clock = None if steps == 1000 else Counted(steps=float(steps))
+        return Law(path=Flow(floor=1.0 / steps), predicts=parameterization("velocity"), clock=clock)
+    if name.startswith("EDM"):
+        noise = VE(sigma_min=float(config["sigma_min"]), sigma_max=float(config["sigma_max"]))
+        reading = EDM(sigma_data=float(config.get("sigma_data", 0.5)))
+        if kind not in ("epsilon", "v_prediction"):
+            raise _unknown(name, kind)
+        return Law(path=noise, predicts=reading if kind == "epsilon" else Negated(inner=reading))
+    if name == "CMStochasticIterativeScheduler":
+        low = float(config["sigma_min"])
+        reading = Consistency(sigma_data=float(config.get("sigma_data", 0.5)), sigma_min=low)
+        return Law(path=VE(sigma_min=low, sigma_max=float(config["sigma_max"])), predicts=reading, clock=LogNoise())
+    products = getattr(scheduler, "alphas_cumprod", None)
+    if not isinstance(products, Tensor) or config.get("timestep_type") == "continuous":
+        raise UsageError(
+            f"the scheduler {name} has no betas that a path could be made of: known are those with alphas_cumprod, "
+            "FlowMatch…, EDM… and CMStochasticIterativeScheduler"
+        )
+    if kind not in _PREDICTIONS:
+        raise _unknown(name, kind)
+    return Law(path=path_of_products(products), predicts=V() if kind == "v_prediction" else _reading(kind))
+
+
+def path_of_products(products: Tensor) -> VP:
+    """The `VP` path with exactly these α², (N,), decreasing; the last may be 0."""
+    kept = np.concatenate([[1.0], products.detach().cpu().double().numpy()])
+    betas = 1.0 - kept[1:] / kept[:-1]
+    try:
+        return VP.from_betas(betas.tolist())
+    except ConfigError as error:
+        raise UsageError(f"the scheduler's alphas_cumprod do not fall from below 1 to 0 or above: {error}") from None
+
+
+def _reading(kind: str) -> Parameterization:
+    return parameterization(_PREDICTIONS[kind])
+
+
+def _bounded(reading: Parameterization, config: Mapping[str, Any]) -> Parameterization:
+    if config.get("thresholding"):
+        quantile, most = float(config["dynamic_thresholding_ratio"]), float(config["sample_max_value"])
+        return Bounded(inner=reading, quantile=quantile, most=most)
+    if config.get("clip_sample"):
+        return Bounded(inner=reading, bound=float(config.get("clip_sample_range", 1.0)))
+    return reading
+
+
+def _unknown(name: str, kind: str) -> UsageError:
+    return UsageError(f"{name} has prediction_type {kind!r}: known are epsilon, sample, v_prediction, flow_prediction")

@@ -1,0 +1,225 @@
+"""Codecs from folders and hub names, and into the folder of a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import CheckpointError, ConfigError
+from .codec import Codec, Identity, KLCodec, Normalisation
+
+VERSION = 1
+DOCUMENT, TENSORS = "codec.json", "codec.safetensors"
+_KNOWN = "identity, a run of `ornstein train autoencoder`, a diffusers AutoencoderKL or pipeline by folder or hub name"
+
+
+def open_codec(
+    where: str | Path | Codec, *, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Codec:
+    """The codec that ``where`` names.
+
+    * ``identity``: pictures as they are;
+    * a run of ``ornstein train autoencoder``, one of its checkpoints or a card: the averaged weights;
+    * a folder that `save_codec` wrote, such as ``RUN/codec``;
+    * a diffusers AutoencoderKL (SD, SDXL, …) by folder or hub name, or the one of a whole pipeline. Its scaling and
+      shift factors are applied, or its latents_mean and latents_std. With ``dtype=torch.float16`` a VAE that overflows
+      there (``force_upcast``, SDXL's) stays in float32. Only safetensors are read.
+
+    Raises `CheckpointError` for anything else.
+    """
+    if not isinstance(where, str | Path):
+        return where
+    if str(where) == "identity":
+        return Identity()
+    folder = Path(where).expanduser()
+    if (folder / DOCUMENT).is_file():
+        return _saved(folder, device, dtype)
+    if (folder / "model_index.json").is_file() or _class_of(folder) == "AutoencoderKL":
+        return _from_diffusers(where, device, dtype)
+    if folder.exists():
+        from ..runs import is_run
+
+        if not is_run(folder) and not (folder / "state.json").is_file():
+            raise CheckpointError(f"{where} is no codec: give {_KNOWN}")
+        return _from_run(folder, device, dtype)
+    if str(where).count("/") == 1 and not str(where).startswith((".", "/", "~")):
+        return _from_diffusers(where, device, dtype)
+    raise CheckpointError(f"there is no codec {str(where)!r}: give {_KNOWN}")
+
+
+def save_codec(codec: Codec, folder: str | Path) -> Path:
+    """Write what `open_codec` reads: the normalisation, and the weights of an autoencoder of our own.
+
+    A diffusers VAE is not copied but named, with a digest of its weights that is compared when it is opened. Returns
+    the folder.
+    """
+    from safetensors.torch import save
+
+    from ..data.cache import atomic, write_json
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    document: dict[str, Any] = {"format": "ornstein-codec", "version": VERSION}
+    tensors: dict[str, Tensor] = {}
+    if isinstance(codec, Identity):
+        document |= {"kind": "identity"}
+    elif isinstance(codec, KLCodec):
+        document |= {"kind": codec.about.get("kind", ""), "about": codec.about, "weights": codec.weights}
+        if document["kind"] not in ("autoencoder", "diffusers"):
+            raise ConfigError("only codecs that open_codec opened can be saved: this one was made by hand")
+        document["tiles"] = None if codec.tiles is None else [codec.tiles.side, codec.tiles.overlap]
+        tensors = {"shift": codec.normalisation.shift, "scale": codec.normalisation.scale}
+        if document["kind"] == "autoencoder":
+            tensors |= {f"net.{name}": value for name, value in codec.net.state_dict().items()}
+    else:
+        raise ConfigError(f"a {type(codec).__name__} cannot be saved: use a codec of ornstein.latents")
+    with atomic(folder / TENSORS) as file:
+        file.write(save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}))
+    write_json(folder / DOCUMENT, document)
+    return folder
+
+
+def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Codec:
+    from ..training.checkpoint import read_tensors
+
+    path = folder / DOCUMENT
+    try:
+        document = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): copy it again") from None
+    if not isinstance(document, dict) or document.get("format") != "ornstein-codec":
+        raise CheckpointError(f"{path} is not the description of a codec")
+    if document.get("version") != VERSION:
+        raise CheckpointError(f"{path} has version {document.get('version')!r}, this library reads {VERSION}")
+    if document.get("kind") == "identity":
+        return Identity()
+    tensors = read_tensors(folder / TENSORS)
+    if not {"shift", "scale"} <= tensors.keys() or not isinstance(about := document.get("about"), dict):
+        raise CheckpointError(f"{path} and {TENSORS} beside it do not describe a codec: copy both again")
+    if document.get("kind") == "autoencoder":
+        weights = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
+        codec = _own(about, weights, folder / TENSORS, device, dtype)
+    else:
+        codec = _from_diffusers(str(about.get("where")), device, dtype)
+        if codec.weights != document.get("weights") and dtype == torch.float32:
+            raise CheckpointError(
+                f"the codec {about.get('where')} has other weights than those that {folder} was made with: restore it"
+            )
+    codec = codec.normalised(Normalisation(shift=tensors["shift"], scale=tensors["scale"]))
+    tiles = document.get("tiles")
+    return codec.tiled(*tiles) if tiles else codec
+
+
+def _own(
+    about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device, dtype: torch.dtype
+) -> KLCodec:
+    """An autoencoder of ours from its configuration and weights."""
+    from ..networks.autoencoder import KLAutoencoder, KLConfig
+    from ..training.checkpoint import fill
+    from ..training.codec import from_dict
+
+    try:
+        config = from_dict(KLConfig, about.get("network"), "network")
+    except ConfigError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    with torch.random.fork_rng(devices=[]):
+        net = KLAutoencoder(config)
+    fill(net, weights, path)
+    codec = KLCodec(net=net, factor=config.factor, channels=config.latent, about=about)
+    net.to(device, dtype)
+    return codec
+
+
+def _from_run(folder: Path, device: str | torch.device, dtype: torch.dtype) -> KLCodec:
+    """The averaged weights of an autoencoder's run."""
+    from ..networks.autoencoder import KLConfig
+    from ..runs import read_run
+    from ..training.codec import to_dict
+
+    found = read_run(folder)
+    config = found.spec.network
+    if not isinstance(config, KLConfig):
+        raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {_KNOWN}")
+    weights = {
+        name.removeprefix("net."): value for name, value in found.tensors.items() if not name.startswith("net.critic")
+    }
+    about = {"kind": "autoencoder", "network": to_dict(config), "where": str(folder), "images": found.images}
+    return _own(about, weights, found.weights, device, dtype)
+
+
+class DiffusersVAE(nn.Module):
+    """A diffusers AutoencoderKL as a `KLNetwork`."""
+
+    def __init__(self, vae: Any) -> None:
+        super().__init__()
+        self.vae = vae
+
+    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the posterior."""
+        posterior = self.vae.encode(image, return_dict=False)[0]
+        return posterior.mean, posterior.logvar
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """The picture."""
+        return self.vae.decode(latent, return_dict=False)[0]
+
+
+def wrap_vae(vae: Any, where: str = "") -> KLCodec:
+    """A loaded diffusers AutoencoderKL as a codec, with the normalisation that its configuration names.
+
+    The codec shares the module, which is frozen and put into evaluation mode.
+    """
+    config = vae.config
+    factor = 2 ** (len(config.block_out_channels) - 1)
+    scale = float(getattr(config, "scaling_factor", None) or 1.0)
+    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+    if mean is not None and std is not None:
+        normalise = Normalisation.of(shift=list(mean), scale=[scale / float(one) for one in std])
+    else:
+        normalise = Normalisation.of(shift=float(getattr(config, "shift_factor", None) or 0.0), scale=scale)
+    return KLCodec(
+        net=DiffusersVAE(vae),
+        factor=factor,
+        channels=int(config.latent_channels),
+        normalisation=normalise,
+        about={"kind": "diffusers", "where": where},
+    )
+
+
+def _from_diffusers(where: str | Path, device: str | torch.device, dtype: torch.dtype) -> KLCodec:
+    from ..interop.loading import diffusers_library, silenced
+
+    folder = Path(where).expanduser()
+    kind = diffusers_library().AutoencoderKL
+    places: list[dict[str, str]] = [{"subfolder": "vae"}] if (folder / "model_index.json").is_file() else [{}]
+    if not folder.exists():
+        places = [{}, {"subfolder": "vae"}]
+    reason = ""
+    for place in places:
+        try:
+            with silenced():
+                vae = kind.from_pretrained(
+                    str(folder) if folder.exists() else str(where), use_safetensors=True, torch_dtype=dtype, **place
+                )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            continue
+        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
+            vae = vae.to(torch.float32)  # its activations overflow in half precision
+        codec = wrap_vae(vae, str(folder.resolve()) if folder.exists() else str(where))
+        vae.to(device)
+        return codec
+    raise CheckpointError(f"no diffusers AutoencoderKL could be loaded from {where} ({reason}): give {_KNOWN}")
+
+
+def _class_of(folder: Path) -> str | None:
+    """The class that a diffusers configuration names."""
+    try:
+        found = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found.get("_class_name") if isinstance(found, dict) else None
