@@ -24,6 +24,7 @@ from .energies import (
     inpainting,
     super_resolution,
 )
+from .minority import Minority, MinorityPrompt, SelfMinority
 from .perturbed import PAG, SEG, Perturbed, SkipLayer
 from .posterior import DPS, LinearPosterior, misfit_of
 from .threshold import Threshold
@@ -45,10 +46,13 @@ __all__ = [
     "Guided",
     "LinearPosterior",
     "Measured",
+    "Minority",
+    "MinorityPrompt",
     "NoisyClassifier",
     "Palette",
     "Perturbed",
     "Rule",
+    "SelfMinority",
     "Shared",
     "SkipLayer",
     "Smoothness",

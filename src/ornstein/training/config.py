@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,10 +13,12 @@ from ..errors import ConfigError
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import Denoising, Objective
 from .codec import from_dict
-from .spec import Conditioned, PathName, Prediction, Spec
+from .spec import Conditioned, PathName, Prediction, Spec, Validation
 
 if TYPE_CHECKING:
     from ..data.base import Source
+    from ..denoisers import Denoiser
+    from .watch import Guard
 
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -54,6 +56,12 @@ class Optimizer:
             raise ConfigError(f"optimizer.lr and optimizer.eps must be positive numbers, got {self.lr} and {self.eps}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+
+    def make(self, groups: list[dict[str, object]], device: torch.device) -> torch.optim.Optimizer:
+        """The optimizer of these groups of weights, each with its decay."""
+        # One kernel for all weights, where there is one.
+        fused = device.type in {"cpu", "cuda"}
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=fused)
 
     def rate(self, images: int) -> float:
         """The learning rate of the step that begins after ``images`` images."""
@@ -212,6 +220,14 @@ class TrainConfig:
             classes=known.classes,
         )
 
+    def view(self, source: Source) -> Source:
+        """The examples of the data that are trained on, as the objective needs them: here all, as they are."""
+        return source
+
+    def validation(self, source: Source, device: torch.device) -> Validation | None:
+        """What is computed on examples of the whole data that are not trained on: here nothing."""
+        del source, device
+
     def prepare(self, model: Conditioned) -> None:
         """What is done to fresh weights, those of the model and of its average alike: here nothing."""
         del model
@@ -220,6 +236,24 @@ class TrainConfig:
         """The objective, with whatever it holds on ``device``."""
         del device
         return self.objective
+
+    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
+        """`loss`, where it must know the model: its classes, say."""
+        del spec
+        return self.loss(device)
+
+    def averages(self) -> Mapping[str, Callable[[int], float]]:
+        """Further averages of the weights, by name: what each keeps of itself at step 1, 2, …; here none."""
+        return {}
+
+    def bind(self, objective: Objective, averages: Mapping[str, Denoiser]) -> Objective:
+        """The objective, where it needs the further averages, as denoisers."""
+        del averages
+        return objective
+
+    def guard(self) -> Guard | None:
+        """What looks at every batch before the optimizer does; here nothing."""
+        return None
 
     def rivalry(self) -> Optimizer:
         """The optimizer of the objective's own network, where it has one (`ornstein.objectives.Contested`)."""

@@ -80,10 +80,11 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         stack.enter_context(_kernels(config.strict))
         # Data first: a run that cannot begin leaves no folder behind.
         with hardware.main_process_first():
-            source = open_source(config.data, size=config.size)
-            read(source, 0)
+            whole = open_source(config.data, size=config.size)
+            read(whole, 0)
+            source = config.view(whole)
         spec = config.specify(source)
-        objective = config.loss(hardware.device)
+        objective = config.loss_for(spec, hardware.device)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
         before = checkpoint.complete(out)
@@ -92,6 +93,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
             folder.compare(out, ours)
         hardware.wait_for_everyone()
         session = Session.of(config, spec, source, hardware, objective)
+        session.validation = config.validation(whole, hardware.device)
         if before:
             session.restore(before[-1])
             if session.images >= config.images:
@@ -127,7 +129,7 @@ def _run(session: Session, sinks: events.Sinks) -> Summary:
             now = time.perf_counter()
             session.seconds = now - began
             done = session.images >= config.images
-            if _due(before, session.images, config.every.log):
+            if session.tally.steps and _due(before, session.images, config.every.log):
                 pace = (session.images - since) / max(now - fresh, 1e-9)
                 last = _log(session, sinks, pace)
                 session.clear()
@@ -193,12 +195,16 @@ def _step(session: Session, batch: Batch) -> None:
     losses = session.objective(session.denoiser, examples, noise, progress)
     hardware.backward(losses.total)
     norm = _clip(session)
-    optimizer.step()
+    admitted = session.admits(losses, norm)
+    if admitted:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     session.step += 1
     session.images += config.batch
     session.follow()
-    session.tally.add(losses, norm)
+    if admitted:
+        session.tally.add(losses, norm)
+    _require_sound(session)
     if (
         hardware.device.type == "cpu"
     ):  # elsewhere a look at the loss would wait for the device: at the next line of the log
@@ -223,11 +229,23 @@ def _require_finite(session: Session) -> None:
         if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
             sums.append(tally.norm)
     if sums and not math.isfinite(float(torch.stack(sums).sum())):
-        found = checkpoint.complete(session.out)
-        kept = f"the last good checkpoint is {found[-1]}" if found else "there was no checkpoint yet"
         raise DivergedError(
-            f"the loss or its gradient is not finite at {session.images} images; {kept}: lower --optimizer.lr"
+            f"the loss or its gradient is not finite at {session.images} images; {_kept(session)}: lower --optimizer.lr"
         )
+
+
+def _require_sound(session: Session) -> None:
+    """Raise `DivergedError` if the guard has seen a divergence."""
+    guard = session.guard
+    if guard is not None and guard.cause:
+        raise DivergedError(
+            f"{guard.cause}, at {session.images} images; {_kept(session)}: lower --optimizer.lr or raise --optimizer.eps"
+        )
+
+
+def _kept(session: Session) -> str:
+    found = checkpoint.complete(session.out)
+    return f"the last good checkpoint is {found[-1]}" if found else "there was no checkpoint yet"
 
 
 def _log(session: Session, sinks: events.Sinks, pace: float) -> dict[str, Any]:
@@ -239,6 +257,8 @@ def _log(session: Session, sinks: events.Sinks, pace: float) -> dict[str, Any]:
         "lr": session.config.optimizer.rate(session.images - session.config.batch),
         **record(session.counted()),
         **session.counted_rival(),
+        **session.validated(),
+        **({} if session.guard is None else session.guard.record()),
         "time": {"seconds": round(session.seconds, 3), "images_per_second": round(pace, 2)},
     }
     sinks.log(line)

@@ -3,8 +3,10 @@
 A method is a subclass of `TrainConfig` with its options, and four answers that the trainer asks it for:
 
 * ``specify(source)``: the `Spec` of its model on this data, a subclass of `Spec` where the plain one is not enough;
+* ``view(source)`` and ``validation(source, device)``: what of the data is trained on, and what is done with the rest;
 * ``prepare(model)``: what is done to fresh weights before training, such as loading those of another run;
-* ``loss(device)``: the `Objective`;
+* ``loss(device)``: the `Objective` (``loss_for(spec, device)`` where it must know the model), which may have a
+  network of its own (`ornstein.objectives.Contested`), and ``rivalry()``, that network's optimizer;
 * and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
 
 Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new
@@ -52,11 +54,47 @@ METHODS: Mapping[str, Method] = {
         config="TrainConfig",
         spec="Spec",
     ),
+    "rarity-classifier": Method(
+        what="a classifier of the rarity of noisy images, for minority guidance",
+        module=".rarity",
+        config="RarityConfig",
+        spec="RaritySpec",
+    ),
     "cas-dm": Method(
         what="a denoiser and a refiner of its images that a perceptual metric trains",
         module=".cas_dm",
         config="CascadeConfig",
         spec="CascadeSpec",
+    ),
+    "slct": Method(
+        what="a consistency model from scratch: pictures in one or two evaluations",
+        module=".slct",
+        config="SLCTConfig",
+        spec="ConsistencySpec",
+    ),
+    "ict": Method(
+        what="the same by improved consistency training",
+        module=".slct",
+        config="ICTConfig",
+        spec="ConsistencySpec",
+    ),
+    "cm": Method(
+        what="the same by the first recipe for consistency models",
+        module=".slct",
+        config="CMConfig",
+        spec="ConsistencySpec",
+    ),
+    "ect": Method(
+        what="a diffusion model tuned into a consistency model",
+        module=".slct",
+        config="ECTConfig",
+        spec="ConsistencySpec",
+    ),
+    "udpm": Method(
+        what="a network that doubles the picture's size at every evaluation, with an adversarial loss",
+        module=".udpm",
+        config="UDPMConfig",
+        spec="UDPMSpec",
     ),
 }
 

@@ -19,7 +19,7 @@ from ..data.base import Source
 from ..data.loader import read
 from ..denoisers import Denoiser
 from ..errors import ConfigError
-from ..objectives import Objective
+from ..objectives import Losses, Objective
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..samplers.ancestral import Ancestral
@@ -28,8 +28,9 @@ from ..samplers.heun import Heun
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
 from .rival import Rival
-from .spec import Conditioned, Spec
+from .spec import Conditioned, Spec, Validation
 from .tally import Tally, emptied, merged
+from .watch import Guard
 
 _SAMPLES, _SAMPLE_STEPS = 16, 12
 
@@ -46,16 +47,14 @@ def accelerator(config: TrainConfig) -> Accelerator:
         raise ConfigError(f"--precision {config.precision} does not work here ({reason}): use no or bf16") from None
 
 
-def adam(settings: Optimizer, model: nn.Module, device: torch.device) -> torch.optim.AdamW:
-    """AdamW over the matrices, with decay, and the gains and biases, without."""
+def adam(settings: Optimizer, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
+    """The optimizer (AdamW) over the matrices, with decay, and the gains and biases, without."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    # One kernel for all weights, where there is one.
-    fused = device.type in {"cpu", "cuda"}
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, eps=settings.eps, fused=fused)
+    return settings.make(groups, device)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -68,13 +67,16 @@ class Session:
     accelerator: Accelerator
     model: Conditioned
     average: Conditioned
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     denoiser: Denoiser
     objective: Objective
     parts: list[list[nn.Parameter]]  # whose gradients are clipped apart
     stepper: Any  # the optimizer as accelerate wraps it
     tally: Tally
+    others: dict[str, Conditioned]  # further averages
+    guard: Guard | None
     rival: Rival | None = None
+    validation: Validation | None = None
     images: int = 0
     step: int = 0
     logged: int = 0
@@ -88,10 +90,12 @@ class Session:
         """A session before its first step."""
         device = accelerator.device
         model, average = spec.build(mix(config.seed, "weights")), spec.build(mix(config.seed, "weights"))
-        for module in (model, average):
+        others = {name: spec.build(mix(config.seed, "weights")) for name in config.averages()}
+        for module in (model, average, *others.values()):
             config.prepare(module)
         model.to(device)
-        average.to(device).eval().requires_grad_(False)
+        for module in (average, *others.values()):
+            module.to(device).eval().requires_grad_(False)
         optimizer = adam(config.optimizer, model, device)
         wrapped, stepper = accelerator.prepare(model.train(), optimizer)
         denoiser = spec.denoiser(wrapped)
@@ -105,10 +109,12 @@ class Session:
             average=average,
             optimizer=optimizer,
             denoiser=denoiser,
-            objective=objective,
+            objective=config.bind(objective, {name: spec.denoiser(module) for name, module in others.items()}),
             parts=[part for part in parts if part],
             stepper=stepper,
             tally=Tally(denoiser.path, device),
+            others=others,
+            guard=config.guard(),
             rival=Rival.of(objective, config.rivalry(), denoiser.path, accelerator),
         )
 
@@ -128,11 +134,8 @@ class Session:
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """What the network is told, as tensors on its device."""
-        if self.spec.classes:
-            return {"label": labels.to(self.accelerator.device, non_blocking=True)}
-        if self.spec.text is not None:
-            return {"words": self.spec.text.encode(captions).to(self.accelerator.device, non_blocking=True)}
-        return {}
+        told = self.spec.told(labels, captions)
+        return {key: value.to(self.accelerator.device, non_blocking=True) for key, value in told.items()}
 
     def note_skipped(self, batch: Batch) -> list[str]:
         """Remember the unreadable files of a batch; returns a line for each that is new."""
@@ -149,6 +152,12 @@ class Session:
         """Begin the sums of the log anew."""
         for tally in self.tallies:
             tally.clear()
+        if self.guard is not None:
+            self.guard.clear()
+
+    def admits(self, losses: Losses, norm: Tensor | None) -> bool:
+        """Whether the optimizer may have this batch: always, where nothing guards it."""
+        return self.guard is None or norm is None or self.guard.admits(losses, norm, self.accelerator)
 
     def counted(self) -> dict[str, Any]:
         """The sums of the log over all processes (all of them must ask)."""
@@ -157,6 +166,14 @@ class Session:
     def counted_rival(self) -> dict[str, Any]:
         """The rival's part of a line of the log, if there is a rival (all processes must ask)."""
         return {} if self.rival is None else self.rival.record(self._gathered(self.rival.tally.state()))
+
+    def validated(self) -> dict[str, Any]:
+        """What held-out examples say of the averaged weights, where a line of the log is due to tell it."""
+        check = self.validation
+        if check is None:
+            return {}
+        due = self.images >= self.config.images or self.images // check.every > self.logged // check.every
+        return {"validation": check(self.spec.denoiser(self.average))} if due else {}
 
     def all_skipped(self) -> dict[str, str]:
         """The unreadable files met by all processes (all of them must ask)."""
@@ -180,12 +197,14 @@ class Session:
                 "seconds": self.seconds,
                 "tally": tally,
                 **({} if rival is None else {"rival": rival}),
+                **({} if self.guard is None else {"guard": self.guard.state()}),
                 "skipped": skipped,
                 "scaler": None if scaler is None else scaler.state_dict(),
             }
             tensors = {
                 "model": self.model.state_dict(),
                 "ema": self.average.state_dict(),
+                **{name: module.state_dict() for name, module in self.others.items()},
                 "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
                 **({} if self.rival is None else self.rival.tensors()),
             }
@@ -200,6 +219,11 @@ class Session:
         checkpoint.fill(self.average, tensors["ema"], folder / "ema.safetensors")
         path = folder / "optimizer.safetensors"
         checkpoint.fill_optimizer(self.optimizer, tensors["optimizer"], self.names, path)
+        for name, module in self.others.items():
+            path = folder / f"{name}.safetensors"
+            checkpoint.fill(module, checkpoint.read_tensors(path), path)
+        if self.guard is not None:
+            self.guard.load(state.get("guard", {}))
         if self.rival is not None:
             self.rival.restore(folder, state)
         self.images, self.step, self.logged = state["images"], state["step"], state["logged"]
@@ -213,8 +237,10 @@ class Session:
             self.accelerator.scaler.load_state_dict(state["scaler"])
 
     def follow(self) -> None:
-        """Move the average of the weights, after a step."""
+        """Move the averages of the weights, after a step."""
         ema.update(self.average, self.model, self.step, ema.exponent(self.config.ema.sigma_rel))
+        for name, keep in self.config.averages().items():
+            ema.move(self.others[name], self.model, keep(self.step))
 
     def samples(self) -> Tensor:
         """A few samples from the averaged weights, always of the same noise and conditions."""
@@ -223,7 +249,8 @@ class Session:
         labels = torch.arange(_SAMPLES) % max(len(self.spec.classes), 1)
         denoiser = denoiser.given(self.cond(labels, [example.caption for example in examples]))
         noise = Noise.of(mix(self.config.seed, "samples"), range(_SAMPLES), device=self.accelerator.device)
-        times = grids.default(denoiser.path, _SAMPLE_STEPS)(denoiser.path)
+        grid = grids.default(denoiser.path, _SAMPLE_STEPS) if denoiser.grid is None else denoiser.grid(None)
+        times = grid(denoiser.path)
         x = denoiser.path.prior(noise, self.spec.shape, times[0])
         rule = Heun() if isinstance(denoiser.path, AffinePath) else Ancestral()
         return run(solve(rule, denoiser.path, x, times, noise), denoiser)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -54,9 +54,28 @@ class Spec:
         """``net`` as a denoiser of this model's path and parameterization."""
         return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
 
+    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
+        """What the network is told of examples with these labels (B,) and captions, as tensors of B rows."""
+        if self.classes:
+            return {"label": labels}
+        return {} if self.text is None else {"words": self.text.encode(captions)}
+
     def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
         """The weights in groups whose gradients have nothing in common, and are clipped apart. Here: one group."""
         return [list(model.parameters())]
+
+
+class Validation(Protocol):
+    """What a method computes on held-out examples, for the log."""
+
+    @property
+    def every(self) -> int:
+        """Images between two of its answers."""
+        ...
+
+    def __call__(self, model: Denoiser) -> Mapping[str, Any]:
+        """Numbers by name, a function of the weights alone."""
+        ...
 
 
 class Conditioned(nn.Module):

@@ -1,0 +1,447 @@
+"""The rarity classifier as a method of the trainer: a class of rarity, or the score itself, from a noisy image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..data.base import Example, Source, digest
+from ..denoisers import Denoiser
+from ..errors import ConfigError, UsageError
+from ..networks import UNetConfig
+from ..networks.building import initialise
+from ..objectives import Denoising, Examples, Losses
+from ..objectives.denoising import TimeLaw
+from ..parameterizations import Net, Parameterization
+from ..randomness import Noise, mix
+from ..rarity.classes import held_out, normal_scores, quantile_classes
+from ..rarity.network import Encoder, Lite0Features, RarityNet, RunFeatures
+from ..rarity.table import Table
+from .config import Every, Optimizer, Text, TrainConfig
+from .spec import PATHS, Conditioned, PathName, Prediction, Spec
+
+if TYPE_CHECKING:
+    from ..estimates import Estimate
+    from ..paths.base import Path
+    from ..scalars import Time
+
+Head = Literal["classes", "gaussian"]
+LITE0 = "lite0"
+_LEVELS = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)  # log-SNRs of the validation
+_VALIDATED = 256
+
+
+@dataclass(frozen=True, slots=True)
+class NoPicture:
+    """The parameterization of a network that answers no image: everything that would sample it is refused."""
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """Refused."""
+        del path, x, t
+        raise UsageError(
+            "this run is a rarity classifier, which makes no images: sample from the run that was scored, with "
+            "--guide rarity:CLASSIFIER:WEIGHT"
+        )
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """Refused."""
+        del raw
+        raise AssertionError(self.feed(path, x, t))
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """Refused."""
+        del clean, white
+        return self.feed(path, x, t)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RaritySpec(Spec):
+    """A rarity classifier without its weights. ``path`` is the law of its training noise; it serves every path.
+
+    ``rarities`` is the number of classes L, ``head`` what it answers: L logits, or mean and log-deviation of the
+    normal score. ``network`` is its encoder. ``seen`` names the frozen network that the encoder looks through: "" for
+    none, "lite0", or "run", whose model is ``front`` and whose sites are ``sites``. ``classes`` are the labels that it
+    is told.
+    """
+
+    rarities: int
+    head: Head = "classes"
+    seen: str = ""
+    front: Spec | None = None
+    sites: tuple[str, ...] = ()
+
+    @property
+    def reading(self) -> Parameterization:
+        """It answers no images."""
+        return NoPicture()
+
+    def build(self, seed: int = 0) -> Conditioned:
+        """The network with fresh weights, a pure function of the seed."""
+        features = self._features(seed)
+        outputs = self.rarities if self.head == "classes" else 2
+        with torch.random.fork_rng(devices=[]):
+            encoder = Encoder(self.network, outputs)  # pyright: ignore[reportArgumentType]
+        initialise(encoder, seed)
+        return Conditioned(RarityNet(encoder, features), None)
+
+    def _features(self, seed: int) -> nn.Module | None:
+        if self.seen == LITE0:
+            return Lite0Features()
+        if self.front is None:
+            return None
+        return RunFeatures(self.front, self.front.build(mix(seed, "features")).net, self.sites)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """The network with the path of its training."""
+        return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
+
+    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
+        """The rows of the table that the examples stand in (see `Rated`)."""
+        del captions
+        return {"row": labels}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rated:
+    """The examples of a source that stand in ``rows`` of a table; each one's label is its row."""
+
+    source: Source
+    rows: tuple[int, ...]
+    about: str
+
+    @property
+    def name(self) -> str:
+        """The name of the whole source."""
+        return self.source.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the whole source."""
+        return tuple(self.source.classes)
+
+    @property
+    def size(self) -> int:
+        """Side of the pictures."""
+        return self.source.size
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of the source, the scores and what is held out."""
+        return digest(self.source.fingerprint, self.about)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Example:
+        row = self.rows[index]
+        return replace(self.source[row], label=row)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RarityLoss:
+    """Cross-entropy of the class of rarity, or −log N(y; μ, s) of the normal score y, at a random noise level."""
+
+    times: TimeLaw = "uniform"
+    """Law of the training times on --path: uniform, log-normal, logit-normal, or auto (as for ddpm)."""
+    mean: float | None = None
+    """Mean of the normal law; by default -1.2 (log-normal) or 0 (logit-normal)."""
+    std: float | None = None
+    """Standard deviation of the normal law; by default 1.2 (log-normal) or 1 (logit-normal)."""
+    stratified: bool = True
+    """Spread the times of successive samples evenly; --objective.no-stratified draws each by itself."""
+    drop: float = 0.1
+    """With --condition label: part of the samples trained without their label."""
+    crop: float = 0.8
+    """Smallest side of a random crop, as a part of the image, enlarged to the image again; 1 never crops."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.crop <= 1.0:
+            raise ConfigError(f"objective.crop must lie in (0, 1], got {self.crop}")
+        self.posing()
+
+    def posing(self) -> Denoising:
+        """The law of times and dropped labels, which is that of denoising."""
+        return Denoising(times=self.times, mean=self.mean, std=self.std, stratified=self.stratified, drop=self.drop)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Rating:
+    """The `Objective`: the loss and what stands in the table, on the device. Labels −1 are no label."""
+
+    loss: RarityLoss
+    head: Head
+    classes: Tensor  # (N,) int64
+    normal: Tensor  # (N,) float32
+    labels: Tensor  # (N,) int64
+    conditional: bool
+
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+        """One term, ``rarity``, and the ``accuracy`` of the class, watched."""
+        del progress
+        rows = batch.cond["row"]
+        clean = _cropped(batch.clean, noise, self.loss.crop)
+        cond = {"label": self.labels[rows]} if self.conditional else {}
+        asked = self.loss.posing().pose(model.path, replace(batch, clean=clean, cond=cond), noise)
+        raw = classify(model, asked.x, asked.t, asked.cond)
+        terms, right = self.judged(raw, rows)
+        return Losses(terms={"rarity": terms}, times=asked.t, watched={"accuracy": right})
+
+    def judged(self, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(losses (B,), whether the class is right (B,)) of the network's answers."""
+        if self.head == "classes":
+            classes = self.classes[rows]
+            return functional.cross_entropy(raw.float(), classes, reduction="none"), (raw.argmax(1) == classes).float()
+        mean, log_std = raw.float().unbind(1)
+        distance = (self.normal[rows] - mean) * torch.exp(-log_std)
+        return 0.5 * distance.square() + log_std, 1.0 - (self.normal[rows] - mean).abs().clamp(max=1.0)
+
+
+def classify(model: Denoiser, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
+    """The network's answer to states x (B, C, H, W) at times t (B,) of the model's path."""
+    path: Any = model.path
+    unit = 1.0 / torch.sqrt(path.alpha(t) ** 2 + path.sigma(t) ** 2)
+    return model.net(x * unit.to(x)[:, None, None, None], path.log_snr(t).to(x), **cond)
+
+
+def _cropped(images: Tensor, noise: Noise, least: float) -> Tensor:
+    """A square of side ``least`` … 1 at a random place, enlarged to the whole (bilinear)."""
+    if least == 1.0:
+        return images
+    # 1/side is uniform, as where an image is enlarged first and then cropped to its size.
+    side = 1.0 / (1.0 + (1.0 / least - 1.0) * noise.uniforms("crop side"))
+    x, y = ((1.0 - side) * (2.0 * noise.uniforms(f"crop {axis}") - 1.0) for axis in ("x", "y"))
+    zero = torch.zeros_like(side)
+    theta = torch.stack((torch.stack((side, zero, x), 1), torch.stack((zero, side, y), 1)), 1).to(images)
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
+    return functional.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HeldOut:
+    """Accuracy and loss by noise level on held-out examples, with noise that is always the same."""
+
+    source: Source
+    rows: tuple[int, ...]
+    rating: Rating
+    seed: int
+    every: int
+
+    @cached_property
+    def images(self) -> Tensor:
+        """(V, 3, R, R) in [−1, 1]."""
+        return torch.stack([self.source[row].image for row in self.rows]).float().div(127.5).sub(1.0)
+
+    @torch.no_grad()
+    def __call__(self, model: Denoiser) -> dict[str, Any]:
+        """What a line of the log says of it."""
+        path: Any = model.path
+        device, rows = self.rating.classes.device, torch.tensor(self.rows)
+        levels = [s for s in _LEVELS if path.log_snr(path.span[1]) <= s <= path.log_snr(path.floor)]
+        losses, right = [], []
+        for level in levels:
+            sums = torch.zeros(2, dtype=torch.float64)
+            for begin in range(0, len(rows), 64):
+                part = rows[begin : begin + 64]
+                noise = Noise.of(mix(self.seed, "validation"), part.tolist())
+                clean = self.images[begin : begin + 64].to(device)
+                t = torch.full((len(part),), path.time_of(level), dtype=torch.float64)
+                x = path.diffuse(clean, t, noise.white(("validation", str(level)), clean.shape[1:]).to(clean))
+                cond = {"label": self.rating.labels[part.to(device)]} if self.rating.conditional else {}
+                found = self.rating.judged(classify(model, x, t, cond), part.to(device))
+                sums += torch.stack([value.double().sum().cpu() for value in found])
+            losses.append(float(sums[0]) / len(rows))
+            right.append(float(sums[1]) / len(rows))
+        return {"examples": len(rows), "log_snr": levels, "loss": losses, "accuracy": right}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Falling(Optimizer):
+    """AdamW, its learning rate falling linearly to 0."""
+
+    lr: float = 3e-4
+    """Learning rate after the warm-up."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two running moments of the gradient."""
+    weight_decay: float = 0.05
+    """Decoupled decay of matrices and kernels; gains and biases are never decayed."""
+    warmup: int = 0
+    """Images over which the learning rate grows from 0."""
+    over: int = 0
+    """Images over which the learning rate falls linearly to 0; 0 takes --images, -1 never lets it fall."""
+
+    def rate(self, images: int) -> float:
+        """The learning rate of the step that begins after ``images`` images."""
+        left = max(1.0 - images / self.over, 0.0) if self.over > 0 else 1.0
+        return Optimizer.rate(self, images) * left
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RarityConfig(TrainConfig):
+    """Train a classifier of rarity on noisy images, for minority guidance.
+
+    Example: ornstein train rarity-classifier --scores scores.csv --data critters --out runs/rarity --classes 10
+
+    --scores is a table of ornstein score for the same data. With --condition label the classes are quantiles within
+    each label, and the classifier is told the label. The same command continues a run that was stopped.
+    """
+
+    scores: str
+    """The table of scores, made by ornstein score from the same data."""
+    classes: int = 100
+    """Number L of classes of rarity, equally large; L - 1 is the rarest."""
+    head: Head = "classes"
+    """classes: logits of the classes; gaussian: mean and deviation of the score's normal quantile."""
+    features: str = ""
+    """Frozen network that the classifier looks through: a run (or checkpoint, card, shipped model), or lite0; by
+    default none, the classifier sees the image."""
+    sites: tuple[str, ...] = ("mid.1.hidden",)
+    """Sites of the run in --features whose features are taken."""
+    hold: float = 0.05
+    """Part of each class kept for validation."""
+    validate: int = 16_384
+    """Images between two validations; they come with lines of the log."""
+    images: int = 15_360_000
+    """Budget: how many images the network sees, over all epochs."""
+    batch: int = 256
+    """Images a step, over all processes."""
+    flip: bool = True
+    """Mirror half of the images."""
+    path: PathName = "vp-linear"
+    """Law of the training noise; the classifier is told the log-SNR alone, and serves every path."""
+    predicts: tyro.conf.Suppress[Prediction] = "noise"
+    sigma_data: tyro.conf.Suppress[float] = 0.5
+    text: tyro.conf.Suppress[Text] = field(default_factory=Text)
+    network: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="the encoder half of a U-Net")]
+        | Annotated[None, tyro.conf.subcommand("auto", description="by what it looks at")]
+    ) = None
+    """The encoder, network:unet and its options; by default small for images, one level of width 128 for features."""
+    objective: RarityLoss = field(default_factory=RarityLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The loss."""
+    optimizer: Falling = field(default_factory=Falling)
+    """The optimizer."""
+    every: Every = field(default_factory=lambda: Every(samples=0))
+    """Intervals."""
+
+    def __post_init__(self) -> None:
+        if self.network is None:
+            object.__setattr__(self, "network", _FOR_FEATURES if self.features else UNetConfig.small())
+        if self.optimizer.over == 0:
+            object.__setattr__(self, "optimizer", replace(self.optimizer, over=self.images))
+        TrainConfig.__post_init__(self)
+        if self.every.samples:
+            raise ConfigError("a rarity classifier draws no samples: leave --every.samples out")
+        if self.classes < 2:
+            raise ConfigError(f"classes must be at least 2, got {self.classes}")
+        if not 0.0 <= self.hold < 1.0 or self.validate < 1:
+            raise ConfigError(f"hold must lie in [0, 1) and validate be at least 1, got {self.hold}, {self.validate}")
+        if self.condition == "text":
+            raise ConfigError("a rarity classifier is told labels or nothing: use --condition none or label")
+
+    def specify(self, source: Source) -> RaritySpec:
+        """The classifier on this data, or on the view of it.
+
+        Raises `ConfigError` for labels that are missing, or a feature run of another size.
+        """
+        if self.condition == "label" and not source.classes:
+            raise ConfigError(f"--condition label: {source.name} has no labels; use none")
+        known = tuple(source.classes) if self.condition == "label" else ()
+        front = self._front() if self.features not in {"", LITE0} else None
+        channels = 3 if front is None else _channels(front, self.sites)
+        if self.features == LITE0:
+            channels = Lite0Features.channels
+        assert isinstance(self.network, UNetConfig)
+        return RaritySpec(
+            shape=(3, self.size, self.size),
+            path=self.path,
+            predicts="noise",
+            network=replace(self.network, channels=channels, classes=len(known)),
+            classes=known,
+            rarities=self.classes,
+            head=self.head,
+            seen="" if not self.features else LITE0 if self.features == LITE0 else "run",
+            front=front,
+            sites=self.sites if front is not None else (),
+        )
+
+    def _front(self) -> Spec:
+        from ..runs import open_run
+
+        spec = open_run(self.features).spec
+        if isinstance(spec, RaritySpec):
+            raise ConfigError(f"--features {self.features} is a rarity classifier itself: give a run that makes images")
+        if spec.shape != (3, self.size, self.size):
+            raise ConfigError(
+                f"--features {self.features} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
+            )
+        return spec
+
+    def view(self, source: Source) -> Rated:
+        """The examples that are trained on. Raises `DataError` where the scores are those of other data."""
+        table, classes, held = self._rated()
+        table.check(source)
+        rows = np.flatnonzero((classes >= 0) & ~held)
+        about = digest(table.scores.tolist(), self.classes, self.hold, self.seed, self.condition)
+        return Rated(source=source, rows=tuple(rows.tolist()), about=about)
+
+    def validation(self, source: Source, device: torch.device) -> HeldOut | None:
+        """What is computed every ``validate`` images; ``source`` is the whole data. None where nothing is held out."""
+        table, _, held = self._rated()
+        table.check(source)
+        rows = np.flatnonzero(held)
+        if not len(rows):
+            return None
+        chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _VALIDATED)).round().astype(int)]
+        return HeldOut(
+            source=source, rows=tuple(chosen.tolist()), rating=self.loss(device), seed=self.seed, every=self.validate
+        )
+
+    def _rated(self) -> tuple[Table, Any, Any]:
+        table = Table.read(self.scores)
+        classes = quantile_classes(table.scores, self.classes, self._groups(table))
+        return table, classes, held_out(classes, self.hold, self.seed)
+
+    def _groups(self, table: Table) -> Any:
+        return table.labels if self.condition == "label" else None
+
+    def prepare(self, model: Conditioned) -> None:
+        """The weights of the frozen feature network."""
+        if self.features in {"", LITE0}:
+            return
+        from ..runs import open_run
+
+        net: Any = model.net
+        net.features.net.load_state_dict(open_run(self.features).model.net.state_dict())
+
+    def loss(self, device: torch.device) -> Rating:
+        """The objective with the table."""
+        table, classes, _ = self._rated()
+        normal = np.nan_to_num(normal_scores(table.scores, self._groups(table)))
+        return Rating(
+            loss=self.objective,
+            head=self.head,
+            classes=torch.as_tensor(classes, device=device),
+            normal=torch.as_tensor(normal, dtype=torch.float32, device=device),
+            labels=torch.as_tensor(table.labels, device=device),
+            conditional=self.condition == "label",
+        )
+
+
+_FOR_FEATURES = UNetConfig(width=128, multipliers=(1,), blocks=2, attention=(0,), head_width=64)
+
+
+def _channels(spec: Spec, at: tuple[str, ...]) -> int:
+    """Channels of the features at these sites."""
+    net = spec.build().net
+    features = RunFeatures(spec, net, at)
+    with torch.no_grad():
+        return features(torch.zeros(1, *spec.shape), torch.zeros(1)).shape[1]
