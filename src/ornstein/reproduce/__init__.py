@@ -19,6 +19,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "accelerated-sde": ("ornstein.reproduce.accelerated", "SDE"),
     "randomized-midpoint": ("ornstein.reproduce.randomized_midpoint", "EXPERIMENT"),
     "exponential-integrator": ("ornstein.reproduce.exponential_integrator", "EXPERIMENT"),
+    "universal-guidance": ("ornstein.reproduce.universal_guidance", "EXPERIMENT"),
     "cas-dm": ("ornstein.reproduce.cas_dm", "EXPERIMENT"),
 }
 
