@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
+from .grids import Grid
 from .modulation.sites import bindings
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization
 from .paths.base import Cond, Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from .latents import Codec
 
 Clock = Callable[[Path, Time], Time]
+Family = Callable[[int | None], Grid]
+"""Grids by their number of evaluations; None asks for the usual one."""
 
 
 class DenoiserLike(Protocol):
@@ -57,6 +60,9 @@ class Denoiser:
     which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
     `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
 
+    ``grid`` are the grids that suit this network, such as the climbing ones of a consistency model; by default the
+    path's.
+
     A condition is a mapping of keyword arguments, each a tensor of B rows or of one row that is repeated.
 
     >>> import torch, ornstein as orn
@@ -71,6 +77,7 @@ class Denoiser:
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
     clock: Clock | None = field(default=None, kw_only=True)
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
+    grid: Family | None = field(default=None, kw_only=True)
     codec: Codec | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
@@ -266,6 +273,16 @@ def codec_of(denoiser: object) -> Codec | None:
         codec: Codec | None = getattr(denoiser, "codec", None)
         if codec is not None:
             return codec
+        denoiser = getattr(denoiser, "inner", None)
+    return None
+
+
+def grid_of(denoiser: object) -> Family | None:
+    """The grids of a denoiser, or of the one inside it; None if it has none of its own."""
+    while denoiser is not None:
+        family: Family | None = getattr(denoiser, "grid", None)
+        if family is not None:
+            return family
         denoiser = getattr(denoiser, "inner", None)
     return None
 

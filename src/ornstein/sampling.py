@@ -13,14 +13,14 @@ import torch
 from torch import Tensor
 
 from . import grids
-from .denoisers import DenoiserLike, codec_of
+from .denoisers import DenoiserLike, codec_of, grid_of
 from .errors import GridError, UsageError
 from .estimates import Estimate
 from .grids import GridLike, times_of
 from .interpolation import Latents
 from .paths.base import Cond, Path
 from .randomness import Noise, NoiseSource
-from .samplers import Event, Sampler, auto, default_for, run, solve, steps_for
+from .samplers import DDIM, Event, Sampler, auto, default_for, run, solve, steps_for
 from .samplers import sampler as sampler_named
 from .samplers import stream as stream_steps
 from .samplers.auto import rule_for
@@ -63,7 +63,10 @@ def resolve(
     rule: Sampler
     if sampler is None:
         sampler = default_for(model.path)
-    if sampler == "auto":
+    own = grid_of(model)
+    if sampler == "auto" and own is not None and grid is None:
+        rule, times = DDIM(), times_of(own(steps if evaluations is None else evaluations), model.path)
+    elif sampler == "auto":
         rule, times = _chosen(
             model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid, math.prod(event)
         )
@@ -71,7 +74,10 @@ def resolve(
         rule, times = sampler_named(sampler), times_of(grid, model.path)
     elif evaluations is not None:
         rule = sampler_named(sampler)
-        times = times_of(steps_for(rule, model.path, evaluations), model.path)
+        family = grids.default if own is None else lambda _, count: own(count)
+        times = times_of(steps_for(rule, model.path, evaluations, family), model.path)
+    elif own is not None:
+        rule, times = sampler_named(sampler), times_of(own(steps), model.path)
     else:
         rule = sampler_named(sampler)
         times = times_of(grids.default(model.path, 20 if steps is None else steps), model.path)
@@ -120,7 +126,7 @@ def sample(
         sampler: a name from `ornstein.samplers.SAMPLERS`, a sampler, or "auto": sampler and grid by path and number of
             evaluations (with ``grid``: the sampler alone). By default `samplers.default_for` the path: "dpmpp-2m", or
             "ancestral" on a pyramid.
-        steps: length of the default grid (20).
+        steps: length of the default grid (20); of a model with grids of its own, their number of evaluations.
         evaluations: instead of steps, the number of network evaluations not to be exceeded.
         grid: instead of both, a grid or a list of times.
         seed: the stream of samples.

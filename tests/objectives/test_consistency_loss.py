@@ -126,8 +126,7 @@ def test_its_gradient_vanishes_faster_than_its_loss():
     found = []
     for count in (20, 80):
         factor = torch.ones((), dtype=torch.float64, requires_grad=True)
-        s, low = 0.5, 0.002
-        exact = Reads(lambda x, t, a=factor: a * x * torch.sqrt((s**2 + low**2) / (s**2 + t**2)))
+        exact = Reads(lambda x, t, a=factor: a * x * torch.sqrt((0.25 + 4e-6) / (0.25 + t**2)))
         loss = ConsistencyLoss(
             distance="l2", coupling="none", diffusion=0.0, curriculum="constant", end=count, weight="none"
         )

@@ -177,7 +177,7 @@ class ConsistencyTraining:
         return Losses(terms=terms, times=pair.t, watched=watched, schedule={"intervals": float(count), "c": c})
 
     def pose(self, model: Denoiser, batch: Examples, noise: Noise, count: int) -> Pair:
-        """What is asked about a batch at ``count`` intervals: levels, noise and its pairing, and for some no condition."""
+        """What is asked of a batch at ``count`` intervals: levels, paired noise, and for some no condition."""
         loss, path, low = self.loss, grids.affine(model.path), sigma_min(model)
         upper, lower, quiet = self.levels(path, low, batch.positions, noise, count)
         white = noise.white("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
@@ -270,7 +270,7 @@ def _times(path: AffinePath, values: list[float]) -> Tensor:
 
 
 def _groups(cond: Mapping[str, Tensor]) -> Tensor | None:
-    """Within which rows noise may be exchanged: equal labels; of captions, those without one; all without a condition."""
+    """Within which rows noise may be exchanged: equal labels; rows without a caption; all, if there is no condition."""
     if not cond:
         return None
     if "label" in cond:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import nn
@@ -29,8 +31,31 @@ def beta(step: int, gamma: float) -> float:
     return (1.0 - 1.0 / step) ** (gamma + 1.0)
 
 
-@torch.no_grad()
 def update(average: nn.Module, model: nn.Module, step: int, gamma: float) -> None:
     """average ← β·average + (1 − β)·model for all parameters at once; buffers do not change in training."""
+    move(average, model, beta(step, gamma))
+
+
+def decay(value: float) -> Callable[[int], float]:
+    """What an average keeps of itself at step 1, 2, …: below 0.28 a power function of that width, above 0.5 an
+    exponential average of that decay, which is a plain mean until it has seen 1/(1 − decay) steps.
+
+    >>> [round(decay(0.75)(step), 3) for step in (1, 2, 3, 4, 100)]
+    [0.0, 0.5, 0.667, 0.75, 0.75]
+
+    Raises:
+        ConfigError: another value.
+    """
+    if 0.0 < value < 0.28:
+        gamma = exponent(value)
+        return lambda step: beta(step, gamma)
+    if 0.5 < value < 1.0:
+        return lambda step: min(value, 1.0 - 1.0 / step)
+    raise ConfigError(f"ema.also holds widths in (0, 0.28) and decays in (0.5, 1), got {value}")
+
+
+@torch.no_grad()
+def move(average: nn.Module, model: nn.Module, keep: float) -> None:
+    """average ← keep·average + (1 − keep)·model for all parameters at once."""
     ours, theirs = list(average.parameters()), list(model.parameters())
-    torch._foreach_lerp_(ours, theirs, 1.0 - beta(step, gamma))  # pyright: ignore[reportCallIssue, reportArgumentType, reportPrivateImportUsage]
+    torch._foreach_lerp_(ours, theirs, 1.0 - keep)  # pyright: ignore[reportCallIssue, reportArgumentType, reportPrivateImportUsage]

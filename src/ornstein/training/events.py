@@ -125,6 +125,8 @@ class Board(Quiet):
             named[f"level/{i}"] = value
         named |= {key: record[key] for key in ("loss", "grad_norm", "lr")}
         named["images_per_second"] = record["time"]["images_per_second"]
+        for group in ("schedule", "left_out"):
+            named |= {f"{group}/{name}": value for name, value in record.get(group, {}).items()}
         for name, value in named.items():
             if value is not None:
                 self.writer.add_scalar(name, value, at)
@@ -149,7 +151,8 @@ class Lines(Quiet):
         speed = record["time"]["images_per_second"]
         left = clock((self.budget - record["images"]) / speed) if speed else "?"
         done = f"{record['images']:>9} of {self.budget} images"
-        self.note(f"{done}  loss {record['loss']:.4f}  {speed:.1f} images/s  {left} left")
+        at = "".join(f"  {name} {value:.4g}" for name, value in record.get("schedule", {}).items())
+        self.note(f"{done}  loss {record['loss']:.4f}{at}  {speed:.1f} images/s  {left} left")
 
     def note(self, text: str) -> None:
         """A line."""

@@ -239,7 +239,8 @@ def _require_sound(session: Session) -> None:
     guard = session.guard
     if guard is not None and guard.cause:
         raise DivergedError(
-            f"{guard.cause}, at {session.images} images; {_kept(session)}: lower --optimizer.lr or raise --optimizer.eps"
+            f"{guard.cause}, at {session.images} images; {_kept(session)}: "
+            "lower --optimizer.lr or raise --optimizer.eps"
         )
 
 

@@ -27,6 +27,7 @@ class Tally:
         """Begin anew."""
         self.terms: dict[str, Tensor] = {}
         self.watched: dict[str, Tensor] = {}
+        self.schedule: dict[str, float] = {}
         self.counts = torch.zeros(len(EDGES) + 1, dtype=torch.float64)
         self.norm = torch.zeros((), dtype=self.dtype, device=self.device)
         self.steps = 0
@@ -42,6 +43,7 @@ class Tally:
                 sums[name] = sums[name] + part if name in sums else part
         if norm is not None:
             self.norm = self.norm + norm.detach().to(self.norm)
+        self.schedule = dict(losses.schedule)
         self.steps += 1
 
     def _member(self, t: Tensor) -> Tensor:
@@ -60,6 +62,7 @@ class Tally:
         return {
             "terms": {name: value.tolist() for name, value in self.terms.items()},
             **({"watched": watched} if watched else {}),
+            **({"schedule": self.schedule} if self.schedule else {}),
             "counts": self.counts.tolist(),
             "norm": self.norm.item(),
             "steps": self.steps,
@@ -70,6 +73,7 @@ class Tally:
         make = {"dtype": self.dtype, "device": self.device}
         self.terms = {name: torch.tensor(value, **make) for name, value in state["terms"].items()}
         self.watched = {name: torch.tensor(value, **make) for name, value in state.get("watched", {}).items()}
+        self.schedule = dict(state.get("schedule", {}))
         self.counts = torch.tensor(state["counts"], dtype=torch.float64)
         self.norm = torch.tensor(state["norm"], **make)
         self.steps = state["steps"]
@@ -109,6 +113,7 @@ def record(state: dict[str, Any]) -> dict[str, Any]:
         "loss": sum(terms.values()),
         "terms": terms,
         "grad_norm": state["norm"] / state["steps"],
+        **({"schedule": state["schedule"]} if "schedule" in state else {}),
         "levels": {
             "log_snr": list(EDGES),
             "samples": [int(count) for count in counts],

@@ -1,0 +1,350 @@
+"""Consistency models as methods of the trainer: sLCT, and iCT, CM and ECT as presets of the same objective."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import torch
+import tyro
+
+from .. import grids
+from ..denoisers import Denoiser
+from ..errors import ConfigError
+from ..networks import DiTConfig, UNetConfig
+from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
+from ..objectives.curricula import target_decay
+from ..parameterizations import EDM, Anchored, Consistency, Net, Parameterization
+from ..paths import VE
+from ..paths.base import AffinePath, Path
+from ..scalars import Time, log
+from . import ema
+from .config import Averaging, Optimizer, Precision, TrainConfig
+from .spec import Conditioned, PathName, Prediction, Spec
+from .watch import Guard, Watch
+
+if TYPE_CHECKING:
+    from ..data.base import Source
+
+MIDDLE = 0.53
+"""Level of the second evaluation unless it was searched for: σ_420 of 640 intervals, the best of the paper's."""
+
+
+def log_level(path: Path, t: Time) -> Time:
+    """250·log σ̄, the time number of the published networks; on every path with α and σ."""
+    return 250.0 * log(grids.affine(path).sigma_bar(t))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistencySpec(Spec):
+    """A consistency model without its weights.
+
+    f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
+    anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
+    ``clock``: what the network is told of the time, 250·log σ̄, or what its path says.
+    """
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    middle: tuple[float, ...] = (MIDDLE,)
+    clock: Literal["log", "path"] = "log"
+
+    @property
+    def reading(self) -> Parameterization:
+        """The parameterization, with its boundary."""
+        inner = Spec.reading.fget(self)  # type: ignore[attr-defined]
+        if isinstance(inner, EDM):
+            return Consistency(sigma_data=self.sigma_data, sigma_min=self.sigma_min)
+        return Anchored(inner=inner, sigma_min=self.sigma_min)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as a denoiser whose own grid has one evaluation, or climbs to the middle levels for more."""
+        alone = Spec.denoiser(self, net)
+        path = alone.path
+        if isinstance(path, VE):
+            path = VE(sigma_min=self.sigma_min or path.sigma_min, sigma_max=self.sigma_max)
+        return replace(
+            alone,
+            path=path,
+            predicts=self.reading,
+            clock=log_level if self.clock == "log" else None,
+            grid=self.grid,
+        )
+
+    def grid(self, evaluations: int | None) -> grids.Grid:
+        """The climbing grid of this many evaluations; by default one and each middle level that is known.
+
+        Where fewer levels are known than asked for, each further one is half of the one before.
+        """
+        count = 1 + len(self.middle) if evaluations is None else evaluations
+        known = list(self.middle)
+        while len(known) < count - 1:
+            known.append(0.5 * (known[-1] if known else 2.0 * MIDDLE))
+        return self.multistep(*known[: max(count - 1, 0)])
+
+    def multistep(self, *levels: float) -> grids.Grid:
+        """`ornstein.grids.multistep` from this model's noisiest level."""
+
+        def rule(path: Path) -> tuple[float, ...]:
+            base = grids.affine(path)
+            start = base.span[1]
+            if base.sigma_bar(start) > self.sigma_max * (1.0 + 1e-9):
+                start = base.time_of(-2.0 * math.log(self.sigma_max))
+            return grids.multistep(*levels, start=start)(path)
+
+        return grids.Grid(f"multistep({', '.join(f'{level:g}' for level in levels)})", rule)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RAdam(Optimizer):
+    """RAdam (Liu et al. 2020), which needs no warm-up; or AdamW."""
+
+    rule: Literal["radam", "adamw"] = "radam"
+    """radam, with coupled decay of the weights, or adamw, with decoupled decay."""
+    lr: float = 1e-4
+    """Learning rate."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the two running moments of the gradient."""
+    weight_decay: float = 1e-4
+    """Decay of matrices and kernels; gains and biases are never decayed."""
+    warmup: int = 0
+    """Images over which the learning rate grows from 0."""
+    clip: float = 0.0
+    """Largest norm of the gradient; 0 never clips."""
+
+    def make(self, groups: list[dict[str, object]], device: torch.device) -> torch.optim.Optimizer:
+        """The optimizer of these groups of weights."""
+        if self.rule == "adamw":
+            return Optimizer.make(self, groups, device)
+        return torch.optim.RAdam(groups, lr=self.lr, betas=self.betas, eps=self.eps, foreach=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Averages(Averaging):
+    """The average of the weights that samples are drawn from, and others beside it."""
+
+    also: tuple[float, ...] = ()
+    """Further averages to keep, of the name ema-NUMBER: below 0.28 the width of a power function, above 0.5 the decay
+    of an exponential average, such as 0.9999."""
+
+    def __post_init__(self) -> None:
+        Averaging.__post_init__(self)
+        for value in self.also:
+            ema.decay(value)
+
+
+def _small() -> UNetConfig:
+    return replace(UNetConfig.small(), norm="nonscaling")
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SLCTConfig(TrainConfig):
+    """Train a consistency model from scratch: pictures in one or two evaluations (sLCT).
+
+    Example: ornstein train slct --data critters --size 32 --out runs/slct --images 4000000 --optimizer.lr 3e-4
+
+    The objective's every part can be changed for another one. --from RUN begins with a trained model's weights; its
+    path, predicts, network and condition are then used. The same command continues a run that was stopped.
+    """
+
+    batch: int = 128
+    """Images a step, over all processes."""
+    path: PathName = "ve"
+    """The forward law; on all of them levels are counted in σ/α."""
+    predicts: Prediction = "edm"
+    """What the network's output means: edm is the boundary form of consistency models, others are anchored to it."""
+    origin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """A run, checkpoint, card or shipped model whose averaged weights are the first ones; by default fresh ones."""
+    sigma_min: float = 0.002
+    """The level at which the model answers with its input."""
+    sigma_max: float = 80.0
+    """The noisiest level, where sampling begins."""
+    curriculum: int = 0
+    """Images over which the curriculum runs; 0 takes --images. It stays what it was when a run is made longer."""
+    network: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
+        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
+    ) = field(default_factory=_small)
+    """The network, by default with non-scaling norms: network:unet or network:dit at the end, then its options."""
+    objective: ConsistencyLoss = field(default_factory=ConsistencyLoss)
+    """The losses."""
+    optimizer: RAdam = field(default_factory=RAdam)
+    """The optimizer."""
+    ema: Averages = field(default_factory=Averages)
+    """The averages of the weights."""
+    precision: Precision = "no"
+    """Mixed precision of the network, no or bf16; the loss is always in float32."""
+    watch: Watch = field(default_factory=Watch)
+    """What the training is watched for."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        if self.precision == "fp16":
+            raise ConfigError("precision fp16 cannot hold the weights of this loss, which reach 2e5: use bf16 or no")
+        if not 0.0 <= self.sigma_min < self.sigma_max < math.inf:
+            raise ConfigError(f"need 0 ≤ sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if self.sigma_min == 0.0 and self.objective.spacing == "grid":
+            raise ConfigError("sigma_min 0 has no place on a grid: use 0.002, or --objective.spacing ratio")
+        if self.curriculum < 0:
+            raise ConfigError(f"curriculum must not be negative, got {self.curriculum}")
+        if self.curriculum == 0:  # written down, so that a longer training does not go back to coarser stages
+            object.__setattr__(self, "curriculum", self.images)
+
+    @property
+    def steps(self) -> int:
+        """Steps of the curriculum."""
+        return max(self.curriculum // self.batch, 1)
+
+    def specify(self, source: Source) -> ConsistencySpec:
+        """The model on this data, or that of ``origin``.
+
+        Raises `ConfigError` for an origin of another image size or other labels, or one that is no single denoiser on a
+        path with α and σ.
+        """
+        alone = self._origin(source) if self.origin else TrainConfig.specify(self, source)
+        known = {f.name: getattr(alone, f.name) for f in dataclasses.fields(alone)}
+        if isinstance(alone, ConsistencySpec):
+            return alone
+        low = self.sigma_min
+        if self.origin and low > 0.0:  # no lower than the network was trained
+            path = alone.denoiser(torch.nn.Identity()).path
+            low = max(low, grids.affine(path).sigma_bar(path.floor))
+        clock = "path" if self.origin else "log"
+        return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
+
+    def _origin(self, source: Source) -> Spec:
+        from ..runs import open_run
+        from .conditions import captions
+
+        run = open_run(self.origin)
+        spec = run.spec
+        if type(spec) not in {Spec, ConsistencySpec} or not isinstance(run.denoiser.path, AffinePath):
+            raise ConfigError(
+                f"--from {self.origin} is not a single denoiser on a path with α and σ: give a run of train ddpm"
+            )
+        if spec.shape[1:] != TrainConfig.specify(self, source).shape[1:]:
+            raise ConfigError(
+                f"--from {self.origin} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
+            )
+        if spec.classes and spec.classes != tuple(source.classes):
+            raise ConfigError(f"--from {self.origin} knows other labels than {source.name}: train on its own data")
+        if spec.text is not None and not any(captions(source)):
+            raise ConfigError(f"--from {self.origin} is told captions, and {source.name} has none: name other data")
+        return spec
+
+    def prepare(self, model: Conditioned) -> None:
+        """The average weights of the run in ``origin``, if there is one."""
+        if self.origin:
+            from ..runs import open_run
+
+            model.load_state_dict(open_run(self.origin).model.state_dict())
+
+    def loss(self, device: torch.device) -> Objective:
+        """The losses with their curriculum."""
+        del device
+        return ConsistencyTraining(
+            loss=self.objective, steps=self.steps, of=self.images / self.batch, sigma_max=self.sigma_max
+        )
+
+    def averages(self) -> Mapping[str, Callable[[int], float]]:
+        """Those of ``ema.also``, and the target's, where it is an average."""
+        loss, steps = self.objective, self.steps
+        named: dict[str, Callable[[int], float]] = {f"ema-{value}": ema.decay(value) for value in self.ema.also}
+        if loss.target > 0.0:
+            named["target"] = lambda step: target_decay(loss.target, loss.intervals(step - 1, steps), loss.start)
+        return named
+
+    def bind(self, objective: Objective, averages: Mapping[str, Denoiser]) -> Objective:
+        """The target is the average of that name, in training mode as the network itself."""
+        if "target" not in averages or not isinstance(objective, ConsistencyTraining):
+            return objective
+        teacher = averages["target"]
+        if isinstance(teacher.net, torch.nn.Module):
+            teacher.net.train()
+        return replace(objective, teacher=teacher)
+
+    def guard(self) -> Guard:
+        """Watches every step."""
+        return Guard(watch=self.watch)
+
+
+def _ict() -> ConsistencyLoss:
+    return ConsistencyLoss(
+        distance="pseudo-huber", reduce="sum", scale="constant", coupling="none", diffusion=0.0, end=1280
+    )
+
+
+def _cm() -> ConsistencyLoss:
+    return ConsistencyLoss(
+        distance="l2",
+        scale="constant",
+        weight="none",
+        coupling="none",
+        diffusion=0.0,
+        curriculum="root",
+        start=2,
+        end=150,
+        times="uniform",
+        target=0.9,
+    )
+
+
+def _ect() -> ConsistencyLoss:
+    return ConsistencyLoss(
+        distance="pseudo-huber",
+        reduce="sum",
+        scale="constant",
+        base=1e-6,
+        spacing="ratio",
+        start=2,
+        end=256,
+        coupling="none",
+        diffusion=0.0,
+    )
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ICTConfig(SLCTConfig):
+    """Train a consistency model by improved consistency training (iCT): the objective of slct with other defaults.
+
+    Example: ornstein train ict --data critters --size 32 --out runs/ict --images 4000000
+    """
+
+    network: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
+        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
+    ) = field(default_factory=UNetConfig.small)
+    """The network: network:unet or network:dit at the end of the command line, then its options."""
+    objective: ConsistencyLoss = field(default_factory=_ict)
+    """The losses."""
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CMConfig(ICTConfig):
+    """Train a consistency model by the first recipe (CM): squared distance, uniform levels, an averaged target.
+
+    Example: ornstein train cm --data critters --size 32 --out runs/cm --images 4000000
+    """
+
+    objective: ConsistencyLoss = field(default_factory=_cm)
+    """The losses."""
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ECTConfig(ICTConfig):
+    """Tune a diffusion model into a consistency model (ECT): levels in a ratio that closes, from --from RUN.
+
+    Example: ornstein train ect --from runs/diffusion --data critters --size 32 --out runs/ect --images 500000
+    """
+
+    sigma_min: float = 0.0
+    """The level at which the model answers with its input."""
+    objective: ConsistencyLoss = field(default_factory=_ect)
+    """The losses."""
