@@ -13,11 +13,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from . import scalars
 from .errors import ConfigError, PathError
 from .estimates import Estimate
 from .paths.base import AffinePath, Path
+from .paths.pyramid import PyramidPath
 from .scalars import Time, expand, to_device
 
 Net = Callable[..., Tensor]
@@ -278,8 +280,91 @@ class Anchored:
         return self.inner.target(path, wanted, noise, x, t)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelBelow:
+    """The network at level l of a `PyramidPath` predicts the image one level below, H^{l−1}x_0 (UDPM).
+
+    Its output is (B, C·f², h, w), of which each pixel becomes f × f (pixel shuffle; further channels, which a level
+    with a larger f needs, are left out), or (B, C, f·h, f·w) as it is. ``scaled``: an image in the range of x_0, which
+    is multiplied by k_{l−1}, the gain of H^{l−1} on a constant image (2^{l−1} for the box); the published networks
+    predict H^{l−1}x_0 itself.
+
+    ``precondition``: the state is fed at unit variance, v = (ᾱ_l·k_l·s)² + σ̃_l² with s = ``sigma_data``, and the output
+    is added to the best multiple of the state, enlarged:
+
+        H^{l−1}x̂_0/k_{l−1} = (ᾱ_l·k_l·s²/v)·nearest_f(x_l) + raw(x_l/√v)
+
+    The published networks have neither.
+    """
+
+    scaled: bool = True
+    precondition: bool = True
+    sigma_data: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.sigma_data < math.inf:
+            raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
+
+    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """x/√v, or x itself."""
+        levels, level = _pyramid(path), _level(t)
+        return x / math.sqrt(self._power(levels, level)) if self.precondition else x
+
+    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """The estimate stands at level l − 1."""
+        levels, level = _pyramid(path), _level(t)
+        clean = self._spread(raw, x, levels.factors[level - 1])
+        if self.precondition:
+            clean = clean + self._skipped(levels, x, level)
+        return Estimate(x, t, path, clean=clean * self._unit(levels, level))
+
+    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+        """(B, C, f·h, f·w)."""
+        del white
+        levels, level = _pyramid(path), _level(t)
+        target = levels.down(clean, 0, level - 1) / self._unit(levels, level)
+        return target - self._skipped(levels, x, level) if self.precondition else target
+
+    def _power(self, path: PyramidPath, level: int) -> float:
+        """v."""
+        return (path.gains[level] * path.scale(level) * self.sigma_data) ** 2 + path.stds[level] ** 2
+
+    def _unit(self, path: PyramidPath, level: int) -> float:
+        """H^{l−1}x_0 in units of the output."""
+        return path.scale(level - 1) if self.scaled else 1.0
+
+    def _skipped(self, path: PyramidPath, x: Tensor, level: int) -> Tensor:
+        """What is added to the output."""
+        factor, image = path.factors[level - 1], path.gains[level] * path.scale(level) * self.sigma_data**2
+        weight = image / self._power(path, level) * path.scale(level - 1) / self._unit(path, level)
+        large = functional.interpolate(x, scale_factor=float(factor), mode="nearest") if factor > 1 else x
+        return weight * large
+
+    def _spread(self, raw: Tensor, x: Tensor, factor: int) -> Tensor:
+        channels = x.shape[1]
+        if raw.shape[-2:] == x.shape[-2:] and raw.shape[1] >= channels * factor**2:
+            return functional.pixel_shuffle(raw[:, : channels * factor**2], factor)
+        if raw.shape[1:] != (channels, factor * x.shape[-2], factor * x.shape[-1]):
+            raise PathError(
+                f"a network at a level of {tuple(x.shape[1:])} that shrinks by {factor} must answer with "
+                f"{channels * factor**2} channels or with {factor} times the size, got {tuple(raw.shape[1:])}"
+            )
+        return raw
+
+
+def _pyramid(path: Path) -> PyramidPath:
+    if not isinstance(path, PyramidPath):
+        raise PathError(f"predicts='level-below' needs a PyramidPath, got {type(path).__name__}")
+    return path
+
+
+def _level(t: Time) -> int:
+    """The level that a time stands for, the same for the whole batch."""
+    return int(float(t.flatten()[0]) if isinstance(t, Tensor) else t)
+
+
 def parameterization(predicts: str | Parameterization) -> Parameterization:
-    """The parameterization with this name: clean, noise, v, velocity, edm or consistency.
+    """The parameterization with this name: clean, noise, v, velocity, edm, consistency or level-below.
 
     Raises:
         ConfigError: the name is none of these.
@@ -293,6 +378,7 @@ def parameterization(predicts: str | Parameterization) -> Parameterization:
         "velocity": Velocity,
         "edm": EDM,
         "consistency": Consistency,
+        "level-below": LevelBelow,
     }
     if predicts not in named:
         raise ConfigError(f"unknown parameterization {predicts!r}: choose one of {', '.join(named)}")

@@ -3,7 +3,7 @@
 from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
 from .angle import AngleAdams
-from .auto import auto
+from .auto import auto, default_for
 from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run, solve, steps_for, stream
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
@@ -42,6 +42,7 @@ __all__ = [
     "Steps",
     "UniPC",
     "auto",
+    "default_for",
     "picard",
     "plan",
     "run",

@@ -81,6 +81,14 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     return _rule(at, explicit=size > _SMALL and evaluations >= _ROUGH), grid
 
 
+def default_for(path: Path) -> str:
+    """The name of the sampler that is used where none is named: the best on most paths that can do it.
+
+    "dpmpp-2m" where the path has α and σ, "ddim" where it has a mean and a std, "ancestral" on a pyramid.
+    """
+    return "dpmpp-2m" if isinstance(path, AffinePath) else "ddim" if isinstance(path, LocationPath) else "ancestral"
+
+
 def rule_for(path: Path, steps: int) -> Sampler:
     """The sampler alone, for a grid of this many steps that somebody else chose."""
     if not isinstance(path, AffinePath):

@@ -255,6 +255,11 @@ class TrainConfig:
         """What looks at every batch before the optimizer does; here nothing."""
         return None
 
+    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
+        """`loss`, where it must know the model: its classes, say."""
+        del spec
+        return self.loss(device)
+
     def rivalry(self) -> Optimizer:
         """The optimizer of the objective's own network, where it has one (`ornstein.objectives.Contested`)."""
         return self.optimizer

@@ -66,6 +66,12 @@ METHODS: Mapping[str, Method] = {
         config="CascadeConfig",
         spec="CascadeSpec",
     ),
+    "udpm": Method(
+        what="a network that doubles the picture's size at every evaluation, with an adversarial loss",
+        module=".udpm",
+        config="UDPMConfig",
+        spec="UDPMSpec",
+    ),
     "slct": Method(
         what="a consistency model from scratch: pictures in one or two evaluations",
         module=".slct",

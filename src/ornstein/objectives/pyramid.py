@@ -1,0 +1,310 @@
+"""The losses of UDPM: at every level the image below is fitted, looks right, and deceives a discriminator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..denoisers import Denoiser
+from ..errors import ConfigError, PathError
+from ..networks.discriminator import DiscriminatorConfig
+from ..paths.pyramid import PyramidPath
+from ..randomness import Noise
+from .base import Examples, Losses, without
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+Distance = Literal["l1", "l2"]
+Draw = Literal["one", "all"]
+
+_FADING = 600  # how often the noise on the discriminator's images shrinks by 1 % in the published training
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PyramidLoss:
+    """The losses at a level l of a pyramid, with ĝ = H^{l−1}x̂_0/k the image of the level below in the range of x_0,
+    g the true one, and the discriminator D told l:
+
+        L_G = w_l·mean|ĝ − g| + p_l·M(ĝ, g) + a_l·softplus(−D(ĝ + ν))
+        L_D = ½·softplus(D(ĝ + ν)) + ½·softplus(−D(g + ν)) + ½·r_l·|∇_g D(g + ν)|²
+
+    ν is white noise whose std falls with the training. The weights are one number for all levels, or one for each from
+    the finest (l = 1) on; empty tuples are the published ones, as `PyramidLoss.weights` says. A weight of zero leaves
+    its term out, and without any a_l there is no discriminator.
+    """
+
+    fidelity: tuple[float, ...] = ()
+    """Weight w of the pixels' error: one for all levels, or one a level from the finest on. By default 1, and 0 where
+    the state carries no signal, for only the mean image could be fitted there; without a discriminator it is 1
+    there too."""
+    perceptual: tuple[float, ...] = ()
+    """Weight p of the perceptual metric; by default 4, and 0 where the state carries no signal."""
+    adversarial: tuple[float, ...] = ()
+    """Weight a of the discriminator; by default 0.2 at the finest level, 0.5 above, 1 where there is no signal. 0
+    trains without one."""
+    penalty: tuple[float, ...] = ()
+    """Weight r of the discriminator's gradient penalty (R1); by default 0.1, 0.4 above, 0.8 without signal."""
+    metric: str = "lite0"
+    """The perceptual metric: none, lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
+    distance: Distance = "l1"
+    """The pixels' error: l1, or l2, which with no other loss makes a diffusion model of each level."""
+    draw: Draw = "one"
+    """Levels of a step: one, drawn for the whole batch, or all."""
+    odds: tuple[float, ...] = ()
+    """Relative frequency of each level, from the finest on, with --objective.draw one; by default all alike."""
+    blur: float = 0.4
+    """Std of the noise on the discriminator's images at the beginning; it falls to 0.24 % of that."""
+    drop: float = 0.1
+    """Part of the samples trained without their condition, as classifier-free guidance needs."""
+
+    def __post_init__(self) -> None:
+        for name in ("fidelity", "perceptual", "adversarial", "penalty", "odds"):
+            if not all(0.0 <= value < float("inf") for value in getattr(self, name)):
+                raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
+        if self.odds and not sum(self.odds) > 0.0:
+            raise ConfigError(f"objective.odds must not all be zero, got {self.odds}")
+        if not 0.0 <= self.drop <= 1.0:
+            raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
+        if not 0.0 <= self.blur < float("inf"):
+            raise ConfigError(f"objective.blur must not be negative, got {self.blur}")
+        if not self.metric:
+            raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
+        if self.distance not in ("l1", "l2") or self.draw not in ("one", "all"):
+            raise ConfigError(f"objective.distance and draw are {self.distance!r} and {self.draw!r}: see their choices")
+
+    def weights(self, path: PyramidPath) -> tuple[Weights, ...]:
+        """What every level weighs, from l = 1 on.
+
+        A level carries no signal where ᾱ_l times a constant image is less than a tenth of the noise, as at the
+        published l = 3. For the published path and size 64 these are w = (1, 1, 0), p = (4, 4, 0), a = (0.2, 0.5, 1),
+        r = (0.1, 0.4, 0.8).
+
+        Raises `ConfigError` for another number of weights than of levels, and for a level without any loss.
+        """
+        count = path.levels
+        silent = [path.gains[t] * path.scale(t) < 0.1 * path.stds[t] for t in range(1, count + 1)]
+        firsts = [level == 0 and not none for level, none in enumerate(silent)]
+        adversarial = self._each(
+            "adversarial", [1.0 if s else 0.2 if f else 0.5 for s, f in zip(silent, firsts, strict=True)]
+        )
+        fidelity = self._each(
+            "fidelity", [float(not (s and a > 0.0)) for s, a in zip(silent, adversarial, strict=True)]
+        )
+        perceptual = self._each("perceptual", [0.0 if s else 4.0 for s in silent])
+        if self.metric == "none":
+            perceptual = (0.0,) * count
+        penalty = self._each("penalty", [0.8 if s else 0.1 if f else 0.4 for s, f in zip(silent, firsts, strict=True)])
+        out = tuple(Weights(*row) for row in zip(fidelity, perceptual, adversarial, penalty, strict=True))
+        for level, weights in enumerate(out, 1):
+            if weights.fidelity == weights.perceptual == weights.adversarial == 0.0:
+                raise ConfigError(f"level {level} has no loss: give it a fidelity, perceptual or adversarial weight")
+        return out
+
+    def frequencies(self, path: PyramidPath) -> tuple[float, ...]:
+        """The probability of each level."""
+        odds = self._each("odds", [1.0] * path.levels)
+        return tuple(value / sum(odds) for value in odds)
+
+    def _each(self, name: str, otherwise: list[float]) -> tuple[float, ...]:
+        given: tuple[float, ...] = getattr(self, name) or tuple(otherwise)
+        if len(given) not in (1, len(otherwise)):
+            raise ConfigError(f"objective.{name} has {len(given)} values for {len(otherwise)} levels: give one, or all")
+        return given if len(given) == len(otherwise) else given * len(otherwise)
+
+    def on(
+        self,
+        path: PyramidPath,
+        side: int,
+        network: DiscriminatorConfig,
+        *,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> Pyramid:
+        """The objective with its metric and its discriminator, for images whose shorter side is ``side``."""
+        from ..networks.discriminator import discriminator
+
+        weights = self.weights(path)
+        metric: Metric | None = None
+        if any(row.perceptual for row in weights):
+            from ..metrics.perceptual import lpips
+
+            metric = lpips(self.metric).to(device)
+        rival = None
+        if any(row.adversarial for row in weights):
+            rival = discriminator(network, side // path.factor(0.0, path.levels - 1.0), seed).to(device)
+        return Pyramid(loss=self, path=path, metric=metric, rival=rival)
+
+
+class Weights(NamedTuple):
+    """The four weights of a level."""
+
+    fidelity: float
+    perceptual: float
+    adversarial: float
+    penalty: float
+
+
+class Posed(NamedTuple):
+    """A question at a level: the state, the true image of the level below, the time of each row, and the conditions."""
+
+    level: int
+    x: Tensor
+    below: Tensor
+    times: Tensor
+    cond: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pyramid:
+    """The objective of denoisers on a `PyramidPath`: see `PyramidLoss`. It has a rival, the discriminator.
+
+    ``metric`` maps two batches of images in [−1, 1] to distances (B,); ``rival(images, time, label)`` to logits (B,).
+    Terms: ``fidelity``, ``perceptual`` and ``adversarial``, those that have a weight; the rival's are ``fake``,
+    ``real`` and ``penalty``. The discriminator is frozen and in evaluation mode when the model learns, the model when
+    the discriminator does. It is told labels, but no captions.
+
+    Raises `PathError` for a denoiser on another path.
+    """
+
+    loss: PyramidLoss = field(default_factory=PyramidLoss)
+    path: PyramidPath = field(default_factory=PyramidPath)
+    metric: Metric | None = None
+    rival: nn.Module | None = None
+
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+        """The model's losses of one batch."""
+        parts: list[tuple[Tensor, dict[str, Tensor]]] = []
+        with _frozen(self.rival):
+            for level in self._levels(noise, "level", batch):
+                posed = self._pose(model, level, batch, noise)
+                parts.append((posed.times, self._judge(self._answer(model, posed), posed, noise, progress)))
+        return _joined(parts)
+
+    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+        """The discriminator's losses of one batch, at a level and with noise of its own; None where it has no say."""
+        if self.rival is None:
+            return None
+        noise = noise.fork("rival")
+        parts: list[tuple[Tensor, dict[str, Tensor]]] = []
+        for level in self._levels(noise, "level", batch):
+            posed = self._pose(model, level, batch, noise)
+            with torch.no_grad(), _evaluating(model.net):
+                fake = self._answer(model, posed)
+            parts.append((posed.times, self._contested(fake, posed, noise, progress)))
+        return _joined(parts)
+
+    def _judge(self, answer: Tensor, posed: Posed, noise: Noise, progress: float) -> dict[str, Tensor]:
+        """The model's losses at a level, (B,) each."""
+        weights, terms = self.loss.weights(self.path)[posed.level - 1], dict[str, Tensor]()
+        if weights.fidelity:
+            error = answer - posed.below
+            error = error.abs() if self.loss.distance == "l1" else error.square()
+            terms["fidelity"] = weights.fidelity * error.flatten(1).mean(1)
+        if weights.perceptual and self.metric is not None:
+            terms["perceptual"] = weights.perceptual * self.metric(answer, posed.below)
+        if weights.adversarial and self.rival is not None:
+            logits = self._asked(answer, posed, noise, "shown", progress)
+            terms["adversarial"] = weights.adversarial * functional.softplus(-logits)
+        return terms
+
+    def _contested(self, fake: Tensor, posed: Posed, noise: Noise, progress: float) -> dict[str, Tensor]:
+        """The discriminator's losses at a level, (B,) each; zero where the model does not listen to it."""
+        weights = self.loss.weights(self.path)[posed.level - 1]
+        asked = float(weights.adversarial > 0.0)
+        terms = {"fake": 0.5 * asked * functional.softplus(self._asked(fake, posed, noise, "fake", progress))}
+        real = posed.below.detach().requires_grad_(weights.penalty > 0.0)
+        logits = self._asked(real, posed, noise, "real", progress)
+        terms["real"] = 0.5 * asked * functional.softplus(-logits)
+        if weights.penalty:
+            (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
+            terms["penalty"] = 0.5 * asked * weights.penalty * slope.square().flatten(1).sum(1)
+        return terms
+
+    def _asked(self, images: Tensor, posed: Posed, noise: Noise, key: str, progress: float) -> Tensor:
+        """D(images + ν), (B,), in float32."""
+        assert self.rival is not None
+        std = self.loss.blur * 0.99 ** (_FADING * progress)
+        if std:
+            images = images + std * noise.white(("shown", key, posed.level), images.shape[1:]).to(images)
+        time = torch.full((len(images),), self.path.clock(float(posed.level)), device=images.device)
+        with torch.autocast(images.device.type, enabled=False):
+            return self.rival(images.float(), time, posed.cond.get("label"))
+
+    def _answer(self, model: Denoiser, posed: Posed) -> Tensor:
+        """ĝ, in float32."""
+        raw = model.raw(posed.x, float(posed.level), posed.cond)
+        estimate = model.reading.read(model.path, posed.x, float(posed.level), raw.float())
+        return estimate.clean / self.path.scale(posed.level - 1)
+
+    def _pose(self, model: Denoiser, level: int, batch: Examples, noise: Noise) -> Posed:
+        path = model.path
+        if not isinstance(path, PyramidPath):
+            raise PathError(f"the objective of a pyramid needs a PyramidPath, got {type(path).__name__}")
+        if path != self.path:
+            raise PathError(
+                "the objective's path is not the denoiser's: build it with PyramidLoss.on(denoiser.path, …)"
+            )
+        event = path.event(batch.clean.shape[1:], level)
+        x = path.diffuse(batch.clean, level, noise.white(("noise", level), event).to(batch.clean, non_blocking=True))
+        cond = batch.cond
+        if cond and self.loss.drop > 0.0:
+            cond = without(cond, noise.uniforms("drop") < self.loss.drop)
+        below = path.down(batch.clean, 0, level - 1) / path.scale(level - 1)
+        times = torch.full((len(x),), float(level), dtype=torch.float64)
+        return Posed(level=level, x=x, below=below, times=times, cond=cond)
+
+    def _levels(self, noise: Noise, key: str, batch: Examples) -> list[int]:
+        """The levels of a step: a function of the seed and of the first sample's position."""
+        if self.loss.draw == "all":
+            return list(range(1, self.path.levels + 1))
+        shares = np.cumsum(self.loss.frequencies(self.path))
+        u = noise.uniform((key, batch.positions[0]))
+        return [1 + min(int(np.searchsorted(shares, u, side="right")), self.path.levels - 1)]
+
+
+def _joined(parts: list[tuple[Tensor, dict[str, Tensor]]]) -> Losses:
+    """The losses of several levels as those of one batch; a term that a level lacks is zero there."""
+    names = list(dict.fromkeys(name for _, terms in parts for name in terms))
+    like = next(iter(parts[0][1].values()))
+    rows = {name: [terms.get(name, like.new_zeros(len(times))) for times, terms in parts] for name in names}
+    return Losses(
+        terms={name: torch.cat(values) for name, values in rows.items()},
+        times=torch.cat([times for times, _ in parts]),
+    )
+
+
+@contextmanager
+def _evaluating(net: object) -> Iterator[None]:
+    """A module without its dropout, and as it was afterwards."""
+    if not isinstance(net, nn.Module):
+        yield
+        return
+    before = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(before)
+
+
+@contextmanager
+def _frozen(net: nn.Module | None) -> Iterator[None]:
+    """A module that passes gradients on and takes none, without its dropout; as it was afterwards."""
+    if net is None:
+        yield
+        return
+    with _evaluating(net):
+        weights = [p for p in net.parameters() if p.requires_grad]
+        for weight in weights:
+            weight.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)

@@ -1,0 +1,135 @@
+"""UDPM as a method of the trainer: one network for all levels of a pyramid, against a discriminator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+import torch
+import tyro
+
+from ..denoisers import Denoiser
+from ..errors import ConfigError
+from ..networks import DiTConfig, UNetConfig
+from ..networks.discriminator import DiscriminatorConfig
+from ..objectives import Objective
+from ..objectives.pyramid import PyramidLoss
+from ..parameterizations import LevelBelow, Net
+from ..paths import PyramidPath
+from ..randomness import mix
+from .config import Optimizer, TrainConfig, require_fit
+from .spec import Spec
+
+if TYPE_CHECKING:
+    from ..data.base import Source
+
+Below = Literal["level-below"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UDPMSpec(Spec):
+    """A model of a pyramid, ``path``, without its weights; the other fields are those of `LevelBelow`.
+
+    The network's output has 3·f² channels, f being the largest factor of a level.
+    """
+
+    path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
+    predicts: Below = "level-below"  # pyright: ignore[reportIncompatibleVariableOverride]
+    scaled: bool = True
+    precondition: bool = True
+
+    @property
+    def reading(self) -> LevelBelow:
+        """The parameterization."""
+        return LevelBelow(scaled=self.scaled, precondition=self.precondition, sigma_data=self.sigma_data)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as a denoiser of the pyramid."""
+        return Denoiser(net, self.path, self.reading, shape=self.shape)
+
+
+def small() -> UNetConfig:
+    """The default network, for pictures of 32 or 64 pixels on a CPU: 2.7 million parameters."""
+    return UNetConfig(
+        width=32,
+        multipliers=(1, 2, 4),
+        blocks=1,
+        attention=(2,),
+        head_width=32,
+        patch=1,
+        time_features="fourier",
+        time_scale=16.0,
+    )
+
+
+@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UDPMConfig(TrainConfig):
+    """Train a model that doubles the picture's size at every evaluation: three evaluations make a picture.
+
+    Example: ornstein train udpm --data critters --out runs/udpm --images 1000000
+
+    The same command continues a run that was stopped.
+    """
+
+    takes_latents: ClassVar[bool] = False
+
+    path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The levels."""
+    predicts: Below = "level-below"  # pyright: ignore[reportIncompatibleVariableOverride]
+    """What the network's output means: the picture of the level below."""
+    precondition: bool = True
+    """Feed the state at unit variance and let the network predict the change of the enlarged state; the published
+    networks do neither."""
+    network: (
+        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
+        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
+    ) = field(default_factory=small)
+    """The network of all levels: network:unet or network:dit at the end of the command line, then its options."""
+    objective: PyramidLoss = field(default_factory=PyramidLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
+    """The losses."""
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.5, 0.99)))
+    """The optimizer."""
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    """The discriminator."""
+    rival: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.5, 0.99)))
+    """The discriminator's optimizer."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        require_fit(self.network, "network", self.size)
+        whole = self.path.factor(0, self.path.levels)
+        if self.size % whole or (self.size // whole) % self.network.factor:
+            raise ConfigError(
+                f"size {self.size} shrinks by {whole} over the levels of the path, and the network needs sides that "
+                f"divide by {self.network.factor} there: change size, path.factors, or the network's multipliers"
+            )
+        if self.discriminator.classes or self.discriminator.channels != 3:
+            raise ConfigError("discriminator.channels and discriminator.classes follow from the data: leave them out")
+        self.objective.weights(self.path)
+        self.objective.frequencies(self.path)
+
+    def specify(self, source: Source) -> UDPMSpec:
+        """The model on this data; `ConfigError` where the data lacks what ``condition`` asks for."""
+        from .conditions import told
+
+        known = told(self, source)
+        channels = 3 * max(self.path.factors) ** 2
+        return UDPMSpec(
+            shape=(3, self.size, self.size),
+            path=self.path,
+            sigma_data=self.sigma_data,
+            precondition=self.precondition,
+            network=replace(self.network, out_channels=channels, **known.options()),
+            text=known.text,
+            classes=known.classes,
+        )
+
+    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
+        """The losses with their metric and, unless it has no weight, the discriminator."""
+        network = replace(self.discriminator, classes=len(spec.classes))
+        return self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
+
+    def rivalry(self) -> Optimizer:
+        """The discriminator's own."""
+        return self.rival
