@@ -22,17 +22,18 @@ class Norm(nn.Module):
     * ``group``: groups of at least four channels, learned gain and bias.
     * ``rms``: x / rms(x) over the channels of each pixel, learned gain.
     * ``nonscaling``: over (C, H, W) jointly, learned bias but *no* learned gain, so outlier channels are not amplified
-      (Dao et al. 2025, "Improved Training Technique for Latent Consistency Models"; their bias also depends on the
-      pixel, ours does not, so that any size of image fits).
+      (Dao et al. 2025, "Improved Training Technique for Latent Consistency Models"). Their bias also depends on the
+      pixel: so does ours with a ``size``, the side of the feature; without one any size of image fits.
     * ``none``: the identity.
     """
 
-    def __init__(self, kind: NormKind, channels: int) -> None:
+    def __init__(self, kind: NormKind, channels: int, size: int = 0) -> None:
         super().__init__()
         self.kind: NormKind = kind
         self.groups = math.gcd(32, channels // 4) if kind == "group" else 1
         self.weight = nn.Parameter(torch.ones(channels)) if kind in {"group", "rms"} else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if kind in {"group", "nonscaling"} else None
+        shape = (channels, size, size) if kind == "nonscaling" and size else (channels,)
+        self.bias = nn.Parameter(torch.zeros(shape)) if kind in {"group", "nonscaling"} else None
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in and out."""
@@ -42,7 +43,8 @@ class Norm(nn.Module):
         if self.kind == "rms":
             return functional.rms_norm(x.movedim(1, -1), x.shape[1:2], self.weight, 1e-6).movedim(-1, 1)
         if self.kind == "nonscaling":  # the bias is added here because group_norm takes it with a gain only
-            return functional.group_norm(x, 1) + self.bias[:, None, None]  # type: ignore[index]
+            bias = self.bias if self.bias.ndim == 3 else self.bias[:, None, None]  # type: ignore[index, union-attr]
+            return functional.group_norm(x, 1) + bias
         # The native kernel: 3 ms forward and backward at (16, 64, 32, 32) where var_mean and arithmetic take 26.
         return functional.group_norm(x, self.groups, self.weight, self.bias)
 
@@ -71,7 +73,8 @@ class ResidualBlock(nn.Module):
 
     ``modulate`` is h · (1 + scale) + shift, both read from the embedding. The last convolution starts at zero, so the
     block starts as its shortcut. ``down`` halves the size before the first convolution; ``up`` doubles it *after* the
-    first one, which therefore runs on a quarter of the pixels.
+    first one, which therefore runs on a quarter of the pixels. ``sizes``: sides of the feature before and after, for
+    a `Norm` that has one.
     """
 
     def __init__(
@@ -83,13 +86,14 @@ class ResidualBlock(nn.Module):
         norm: NormKind,
         dropout: float = 0.0,
         resample: Resample = None,
+        sizes: tuple[int, int] = (0, 0),
     ) -> None:
         super().__init__()
         self.resample: Resample = resample
-        self.norm_in = Norm(norm, inputs)
+        self.norm_in = Norm(norm, inputs, sizes[0])
         self.conv_in = nn.Conv2d(inputs, outputs, 3, padding=1)
         self.modulate = nn.Linear(embedding, 2 * outputs)
-        self.norm_out = Norm(norm, outputs)
+        self.norm_out = Norm(norm, outputs, sizes[1])
         self.dropout = nn.Dropout(dropout)
         self.conv_out = zeroed(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
@@ -144,10 +148,12 @@ class AttentionSites(nn.Module):
 class SelfAttention(nn.Module):
     """x + linear(attention(norm(x))) over the pixels of a feature, behind `AttentionSites`; starts as the identity."""
 
-    def __init__(self, channels: int, head_width: int, norm: NormKind, site: str = "attention") -> None:
+    def __init__(
+        self, channels: int, head_width: int, norm: NormKind, site: str = "attention", size: int = 0
+    ) -> None:
         super().__init__()
         self.heads = channels // head_width
-        self.norm = Norm(norm, channels)
+        self.norm = Norm(norm, channels, size)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.sites = AttentionSites(site)
         self.out = zeroed(nn.Linear(channels, channels))
@@ -184,10 +190,10 @@ class TextKeys(nn.Module):
 class CrossAttention(nn.Module):
     """x + linear(attention(norm(x), text)); starts as the identity. Padded tokens (mask False) have no influence."""
 
-    def __init__(self, channels: int, head_width: int, norm: NormKind, text_width: int) -> None:
+    def __init__(self, channels: int, head_width: int, norm: NormKind, text_width: int, size: int = 0) -> None:
         super().__init__()
         self.heads = channels // head_width
-        self.norm = Norm(norm, channels)
+        self.norm = Norm(norm, channels, size)
         self.query = nn.Linear(channels, channels)
         self.text = TextKeys(text_width, channels)
         self.out = zeroed(nn.Linear(channels, channels))

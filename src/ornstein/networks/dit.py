@@ -8,7 +8,9 @@ Sites, in the order of a forward pass, for each block i < depth: ``block.i.query
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,6 +21,9 @@ from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
 
 
+TokenNorm = Literal["token", "nonscaling"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiTConfig:
     """What a `DiT` is built from.
@@ -27,6 +32,9 @@ class DiTConfig:
     * ``width``: channels of a token; ``depth``: blocks; ``head_width``: channels of an attention head.
     * ``expansion``: width of a block's hidden layer as a multiple of ``width``.
     * ``patch``: a token stands for ``patch`` × ``patch`` pixels. Height and width must divide by it.
+    * ``norm``: ``token`` normalises every token by itself; ``nonscaling`` all tokens jointly, with a learned bias. Neither
+      has a learned gain. ``qk_norm``: queries and keys are normalised in every head, again without a gain, which bounds
+      the attention's logits.
     * ``classes``, ``text_width``, ``vector_width``, ``time_features``, ``time_scale``: as in `UNetConfig`.
     """
 
@@ -40,6 +48,8 @@ class DiTConfig:
     classes: int = 0
     text_width: int = 0
     vector_width: int = 0
+    norm: TokenNorm = "token"
+    qk_norm: bool = False
     dropout: float = 0.0
     time_features: TimeFeatures = "sinusoidal"
     time_scale: float = 1.0
@@ -50,6 +60,7 @@ class DiTConfig:
         checks.multiple(4, "positions need a sine and a cosine of row and column", width=self.width)
         checks.not_negative(classes=self.classes, text_width=self.text_width, vector_width=self.vector_width)
         checks.choice(("sinusoidal", "fourier"), time_features=self.time_features)
+        checks.choice(("token", "nonscaling"), norm=self.norm)
         checks.dropout_rate(self.dropout)
         if self.width % self.head_width:
             raise ConfigError(f"head_width={self.head_width} does not divide width={self.width}: change one of them")
@@ -88,7 +99,10 @@ class DiTBlock(nn.Module):
     def __init__(self, config: DiTConfig, site: str) -> None:
         super().__init__()
         width = config.width
-        self.heads = width // config.head_width
+        self.heads, self.qk_norm = width // config.head_width, config.qk_norm
+        joint = config.norm == "nonscaling"
+        self.joint_in, self.joint_map = (JointNorm(width) if joint else None for _ in range(2))
+        self.joint_text = JointNorm(width) if joint and config.text_width else None
         self.modulate = zeroed(nn.Linear(width, 6 * width))
         self.qkv = nn.Linear(width, 3 * width)
         self.sites = AttentionSites(site)
@@ -115,19 +129,35 @@ class DiTBlock(nn.Module):
         ``size`` is (rows, columns) of the tokens; ``time`` (B,) is what the sites are told.
         """
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
-        h = normalised(x) * (1 + scale) + shift
+        h = normalised(x, self.joint_in) * (1 + scale) + shift
         q, k, v = self.qkv(h).chunk(3, dim=2)
+        if self.qk_norm:
+            q, k = (normalised(part.unflatten(2, (self.heads, -1))).flatten(2).to(v.dtype) for part in (q, k))
         x = x + gate * self.attended(self.sites(q, k, v, self.heads, size, time))
         if self.query is not None and self.text is not None and self.crossed is not None:
             keys, values, mask = self.text(text, mask, len(x))
-            x = x + self.crossed(attend(self.query(normalised(x)), keys, values, self.heads, mask))
-        h = normalised(x) * (1 + scale_map) + shift_map
+            x = x + self.crossed(attend(self.query(normalised(x, self.joint_text)), keys, values, self.heads, mask))
+        h = normalised(x, self.joint_map) * (1 + scale_map) + shift_map
         h = self.contract(self.dropout(functional.gelu(self.expand(h), approximate="tanh")))
         return x + gate_map * h
 
 
-def normalised(tokens: Tensor) -> Tensor:
-    """Each token (…, C) with mean 0 and variance 1, in float32, without gain or bias."""
+class JointNorm(nn.Module):
+    """Tokens (B, N, C) normalised over N and C jointly, in float32, with a learned bias a channel and no gain."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(B, N, C) in and out."""
+        return functional.layer_norm(tokens.float(), tokens.shape[1:], eps=1e-5) + self.bias
+
+
+def normalised(tokens: Tensor, joint: JointNorm | None = None) -> Tensor:
+    """Each token (…, C) with mean 0 and variance 1, in float32, without gain or bias; or all jointly."""
+    if joint is not None:
+        return joint(tokens)
     return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-6)
 
 
@@ -151,6 +181,7 @@ class DiT(nn.Module):
         )
         self.stem = nn.Linear(config.channels * config.patch**2, config.width)
         self.blocks = nn.ModuleList(DiTBlock(config, f"block.{i}") for i in range(config.depth))
+        self.joint = JointNorm(config.width) if config.norm == "nonscaling" else None
         self.modulate = zeroed(nn.Linear(config.width, 2 * config.width))
         self.head = zeroed(nn.Linear(config.width, config.outputs * config.patch**2))
 
@@ -177,5 +208,5 @@ class DiT(nn.Module):
             feature = block.hidden(h.transpose(1, 2).unflatten(2, (height, width)), time)  # type: ignore[operator]
             h = feature.flatten(2).transpose(1, 2)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=2)
-        h = self.head(normalised(h) * (1 + scale) + shift).transpose(1, 2).unflatten(2, (height, width))
+        h = self.head(normalised(h, self.joint) * (1 + scale) + shift).transpose(1, 2).unflatten(2, (height, width))
         return functional.pixel_shuffle(h, config.patch).to(x.dtype)

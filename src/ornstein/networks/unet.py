@@ -49,6 +49,8 @@ class UNetConfig:
       that the network runs on ``patch``² times fewer positions.
     * ``classes``: number of classes, 0 for none. ``text_width``: channels of the text tokens, 0 for no text.
       ``vector_width``: length of the vector condition, 0 for none.
+    * ``norm``: see `Norm`; ``norm_size`` is the side of the images, if the bias of ``nonscaling`` norms shall depend on
+      the pixel, as published. The network then takes this size alone. 0: one bias a channel, and any size.
     * ``time_features``, ``time_scale``: see `TimeEmbedding`.
 
     Height and width of an image must divide by ``factor`` = patch · 2^(levels − 1).
@@ -66,6 +68,7 @@ class UNetConfig:
     text_width: int = 0
     vector_width: int = 0
     norm: NormKind = "group"
+    norm_size: int = 0
     dropout: float = 0.0
     time_features: TimeFeatures = "sinusoidal"
     time_scale: float = 1.0
@@ -76,6 +79,10 @@ class UNetConfig:
         checks.multiple(8, "normalisation works on groups of channels", width=self.width)
         checks.not_negative(classes=self.classes, text_width=self.text_width, vector_width=self.vector_width)
         checks.choice(("group", "rms", "nonscaling", "none"), norm=self.norm)
+        checks.not_negative(norm_size=self.norm_size)
+        checks.multiple(self.factor, "every level has a whole side", norm_size=self.norm_size)
+        if self.norm_size and self.norm != "nonscaling":
+            raise ConfigError(f"norm_size={self.norm_size} is for norm='nonscaling', not {self.norm!r}: leave it out")
         checks.choice(("sinusoidal", "fourier"), time_features=self.time_features)
         checks.dropout_rate(self.dropout)
         levels = len(self.multipliers)
@@ -101,6 +108,10 @@ class UNetConfig:
             raise ConfigError(
                 f"text_width={self.text_width} needs a level that attends to the text: name one in attention"
             )
+
+    def side(self, level: int) -> int:
+        """Side of the features of a level, where it is known."""
+        return self.norm_size // self.patch // 2**level
 
     @property
     def outputs(self) -> int:
@@ -156,11 +167,20 @@ class UNetBlock(nn.Module):
         super().__init__()
         attends = level in config.attention
         norm, heads = config.norm, config.head_width
+        before = level + {"down": -1, "up": 1}.get(resample or "", 0)
+        size = config.side(level)
         self.residual = ResidualBlock(
-            inputs, outputs, 4 * config.width, norm=norm, dropout=config.dropout, resample=resample
+            inputs,
+            outputs,
+            4 * config.width,
+            norm=norm,
+            dropout=config.dropout,
+            resample=resample,
+            sizes=(config.side(before), size),
         )
-        self.attention = SelfAttention(outputs, heads, norm, site) if attends else None
-        self.cross = CrossAttention(outputs, heads, norm, config.text_width) if attends and config.text_width else None
+        self.attention = SelfAttention(outputs, heads, norm, site, size) if attends else None
+        told = attends and config.text_width
+        self.cross = CrossAttention(outputs, heads, norm, config.text_width, size) if told else None
         self.hidden = Site(f"{site}.hidden")
 
     def forward(self, x: Tensor, cond: Conditions) -> Tensor:
@@ -228,7 +248,7 @@ class UNet(nn.Module):
         self.down = nn.ModuleList(self._encoder_level(level) for level in range(last + 1))
         self.mid = nn.ModuleList(UNetBlock(config, last, widths[last], widths[last], f"mid.{i}") for i in range(2))
         self.up = nn.ModuleList(self._decoder_level(level) for level in range(last, -1, -1))
-        self.norm = Norm(config.norm, config.width)
+        self.norm = Norm(config.norm, config.width, config.side(0))
         self.head = zeroed(nn.Conv2d(config.width, config.outputs * config.patch**2, 3, padding=1))
 
     def _encoder_level(self, level: int) -> nn.ModuleList:
@@ -265,6 +285,10 @@ class UNet(nn.Module):
         """
         config = self.config
         checks.input_fits(x, config.channels, config.factor)
+        if config.norm_size and x.shape[2:] != (config.norm_size, config.norm_size):
+            raise ConfigError(
+                f"a network with norm_size={config.norm_size} takes images of that side, not {x.shape[2]}×{x.shape[3]}"
+            )
         checks.text_fits(text, config.text_width)
         cond = Conditions(self.embedding(time, label, vector), time, text, text_mask)
         h = functional.pixel_unshuffle(x, config.patch) if config.patch > 1 else x
