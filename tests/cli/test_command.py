@@ -173,7 +173,7 @@ def test_eval_against_a_folder(capsys: pytest.CaptureFixture[str], tiny_run: Pat
 def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
     """Options are debt: a new one is a decision, taken here."""
     found = {}
-    for command in ("methods", "sample", "eval", "rates", "demo"):
+    for command in ("methods", "sample", "guides", "eval", "rates", "demo"):
         _, out, _ = call(capsys, command, "--help")
         found[command] = sorted(set(re.findall(r"^\W{1,2} (--[a-z][\w-]*)", out, re.MULTILINE)))
     assert found == {
@@ -192,12 +192,20 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--label",
                 "--caption",
                 "--guidance-scale",
+                "--guide",
+                "--guide-source",
+                "--guide-through",
+                "--guide-window",
+                "--guide-placement",
+                "--backward",
+                "--recur",
                 "--columns",
                 "--strict",
                 "--device",
                 "--json",
             ]
         ),
+        "guides": ["--json"],
         "eval": sorted(
             [
                 "--against",

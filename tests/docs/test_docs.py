@@ -35,6 +35,7 @@ HELP = {  # section of command.md: words before --help
     "network:dit": ["train", "ddpm", "--out", "x", "network:dit"],
     "ornstein train cas-dm": ["train", "cas-dm"],
     "ornstein sample RUN": ["sample"],
+    "ornstein guides": ["guides"],
     "ornstein eval WHAT": ["eval"],
     "ornstein rates": ["rates"],
     "ornstein reproduce": ["reproduce"],

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from ..errors import UsageError
+from .guides import read_guides, told_once
 from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..denoisers import Denoiser, DenoiserLike
-    from ..grids import GridLike
+    from ..denoisers import Denoiser, DenoiserLike, Guidance
+    from ..grids import Grid, GridLike
     from ..runs import Run
     from ..sampling import Request
+    from .guides import Asked
 
 _SHOWN = 256  # pictures in grid.png, the first ones
 
@@ -56,6 +58,23 @@ class SampleArgs:
     """A caption (text-conditional models)."""
     guidance_scale: float = 1.0
     """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice."""
+    guide: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:ARG[:WEIGHT]")]] = ()
+    """A guide, such as segmentation:mask.png:400 or text:"a green critter":10; repeat it for several. ornstein guides
+    lists them."""
+    guide_source: tyro.conf.UseAppendAction[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND=SOURCE[:WEIGHTS]")]
+    ] = ()
+    """The network behind a kind of guide: own, package or standard, with the path of its weights."""
+    guide_through: Literal["network", "estimate"] = "network"
+    """Whether the guides' gradient passes the model, or stops at its clean estimate, which costs half the time."""
+    guide_window: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
+    """Noise levels σ/α at which guides act; everywhere by default."""
+    guide_placement: Literal["joint", "separate"] = "joint"
+    """Guides see the answer of --guidance-scale, or the unconditional model, and both shifts are added."""
+    backward: Annotated[str | None, tyro.conf.arg(metavar="STEPS[:RATE]")] = None
+    """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
+    recur: int = 1
+    """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
     columns: int = 0
     """Columns of the grid picture (0: about square)."""
     strict: bool = False
@@ -70,108 +89,162 @@ def sample(args: SampleArgs) -> int:
     """Draw, write, and say where."""
     import time
 
-    import torch
-
-    from .. import sampling
-    from ..data import save_grid, save_png
     from ..runs import open_run
     from ..samplers import plan
 
-    if args.n < 1 or args.batch < 1:
-        raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
-    if args.columns < 0:
-        raise UsageError(f"--columns must not be negative, got {args.columns}: 0 makes the grid about square")
-    refuse_file(args.out)
+    _check(args)
     run = open_run(args.run, device=args.device)
-    model = run.denoiser
     cond = _condition(run, args)
-    guided = _guided(run, args)
-    request = _request(args, model)
-    asked = plan(request.sampler, model.path, request.times)
+    asked = _guides(run, args)
+    guided = _guided(run, args, asked)
+    request = _request(args, run.denoiser)
+    evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
-    started, written, pictures = time.perf_counter(), [], []
-    for begin in range(0, args.n, args.batch):
-        rows = range(begin, min(begin + args.batch, args.n))
-        part = None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()}
-        images = sampling.sample(
-            guided,
-            len(rows),
-            sampler=request.sampler,
-            grid=request.times,
-            seed=args.seed,
-            first=args.first + rows.start,
-            cond=part,
-            strict=args.strict,
-        )
-        for i, image in zip(rows, images, strict=True):
-            path = args.out / f"{args.first + i:06d}.png"
-            save_png(image, path)
-            written.append(str(path))
-        pictures.extend(images[: _SHOWN - len(pictures)].cpu())
-        note(f"{len(written)} of {args.n} images")
-    seconds = time.perf_counter() - started
-    columns = args.columns or max(1, round(len(pictures) ** 0.5))
-    save_grid(torch.stack(pictures), args.out / "grid.png", columns)
+    started = time.perf_counter()
+    written = _write(args, guided, request, cond)
+    pace = (time.perf_counter() - started) / args.n
     result = {
         "run": args.run,
         "sampler": args.sampler,
-        "evaluations": len(asked),
+        "evaluations": evaluations,
         "times": list(request.times),
         "seed": args.seed,
         "first": args.first,
         "guidance_scale": args.guidance_scale,
+        **asked.record,
         "images": written,
         "grid": str(args.out / "grid.png"),
-        "seconds_per_image": seconds / args.n,
+        "seconds_per_image": pace,
     }
     if args.json:
         emit_json(result)
     else:
-        pace = f"{len(asked)} evaluations each, {seconds / args.n:.3f} s an image"
-        say(f"{args.n} images, {pace}: {args.out / 'grid.png'}")
+        say(f"{args.n} images, {evaluations} evaluations each, {pace:.3f} s an image: {args.out / 'grid.png'}")
     return 0
 
 
-def _guided(run: Run, args: SampleArgs) -> DenoiserLike:
-    if args.guidance_scale == 1.0:
+def _check(args: SampleArgs) -> None:
+    """Refuse what needs no model to be seen."""
+    if args.n < 1 or args.batch < 1:
+        raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
+    if args.columns < 0:
+        raise UsageError(f"--columns must not be negative, got {args.columns}: 0 makes the grid about square")
+    if args.recur < 1:
+        raise UsageError(f"--recur must be at least 1, got {args.recur}: 1 takes every step once")
+    refuse_file(args.out)
+
+
+def _write(args: SampleArgs, model: DenoiserLike, request: Request, cond: dict[str, Tensor] | None) -> list[str]:
+    """Draw the images batch by batch, write them and the grid; the names of the files."""
+    import torch
+
+    from .. import sampling
+    from ..data import save_grid, save_png
+
+    written: list[str] = []
+    pictures: list[Tensor] = []
+    for begin in range(0, args.n, args.batch):
+        rows = range(begin, min(begin + args.batch, args.n))
+        with told_once():
+            images = sampling.sample(
+                model,
+                len(rows),
+                sampler=request.sampler,
+                grid=request.times,
+                seed=args.seed,
+                first=args.first + rows.start,
+                cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
+                strict=args.strict,
+            )
+        for i, image in zip(rows, images, strict=True):
+            written.append(str(save_png(image, args.out / f"{args.first + i:06d}.png")))
+        pictures.extend(images[: _SHOWN - len(pictures)].cpu())
+        note(f"{len(written)} of {args.n} images")
+    columns = args.columns or max(1, round(len(pictures) ** 0.5))
+    save_grid(torch.stack(pictures), args.out / "grid.png", columns)
+    return written
+
+
+def _guides(run: Run, args: SampleArgs) -> Asked:
+    return read_guides(
+        run,
+        guide=args.guide,
+        sources=args.guide_source,
+        through=args.guide_through,
+        backward=args.backward,
+        window=args.guide_window,
+        placement=args.guide_placement,
+        recur=args.recur,
+    )
+
+
+def _guided(run: Run, args: SampleArgs, asked: Asked) -> DenoiserLike:
+    """The model under classifier-free guidance and the guides, or bare."""
+    cfg = _toward_condition(run, args)
+    if cfg is None and not args.guide:
         return run.denoiser
+    from ..guides import compose
+
+    null = None if run.condition == "none" else run.null()
+    guidance = compose(asked.guides, asked.manner, cfg, null)
+    return run.denoiser if guidance is None else guidance(run.denoiser)
+
+
+def _toward_condition(run: Run, args: SampleArgs) -> Guidance | None:
+    if args.guidance_scale == 1.0:
+        return None
     if args.caption is None and not args.label:
         raise UsageError(
             f"--guidance-scale {args.guidance_scale:g} needs a condition to guide toward: --label or --caption"
         )
     from ..guidance import CFG
 
-    return CFG(weight=args.guidance_scale, null=run.null())(run.denoiser)
+    return CFG(weight=args.guidance_scale, null=run.null())
 
 
 def _request(args: SampleArgs, model: Denoiser) -> Request:
-    from .. import sampling
+    from .. import grids, sampling
 
     if args.steps is not None and args.evaluations is not None:
         raise UsageError("give --steps or --evaluations, not both")
     if args.sampler == "auto" and args.grid == "default":
-        return sampling.resolve(model, "auto", args.steps, args.evaluations, None, None)
+        request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None)
+        times = grids.recur(request.times, args.recur)(model.path)
+        return replace(request, times=times) if args.recur > 1 else request
     return sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
+
+
+def _shared(args: SampleArgs) -> int | None:
+    """--evaluations for one descent of samplers that ask once a step: n steps taken K times cost (n − 1)·K + 1."""
+    return None if args.evaluations is None else max(1, (args.evaluations - 1) // args.recur + 1)
 
 
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids
+    from ..denoisers import grid_of
     from ..samplers import sampler as sampler_named
     from ..samplers import steps_for
 
+    own = grid_of(model)
     families = {
-        "default": lambda steps: grids.default(model.path, steps),
+        "default": lambda steps: grids.default(model.path, steps) if own is None else own(steps),
         "karras": grids.karras,
         "log-snr": grids.log_snr,
         "uniform": grids.uniform,
         "quadratic": grids.power,
     }
-    family = families[args.grid]
+
+    def family(steps: int) -> Grid:
+        grid = families[args.grid](steps)
+        return grid if args.recur == 1 else grids.recur(grid, args.recur)
+
     if args.sampler == "auto":  # its samplers ask once a step
-        return family(next((n for n in (args.steps, args.evaluations) if n is not None), 20))
+        return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
     if args.evaluations is not None:
         rule = sampler_named(args.sampler)
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
+    if own is not None and args.grid == "default" and args.steps is None:
+        return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)
     return family(20 if args.steps is None else args.steps)
 
 

@@ -54,17 +54,24 @@ class Clip:
         if len(captions) != len(images):
             raise UsageError(f"{len(images)} images need as many captions, got {len(captions)}")
         texts = [*captions, *[""] * (BLOCK - len(captions))]
-        # Always to full length: a batch's longest caption must not reach the last bits of another one.
-        tokens = self._tokenizer(
-            texts, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
-        ).to(self.device)
         with torch.inference_mode(), torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
-            x = resized(padded(images).to(self.device), self._side).sub_(self._mean).div_(self._std)
-            seen = self.model.visual_projection(self.model.vision_model(pixel_values=x).pooler_output)
-            text = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-            read = self.model.text_projection(text.pooler_output)
+            seen, read = self.images(padded(images).to(self.device)), self.texts(texts)
             cosines = fn.cosine_similarity(seen.double(), read.double(), dim=1)
         return cosines[: len(images)].cpu().numpy()
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """The vectors (B, D) of images (B, 3, H, W) in [0, 255], bytes or floats; differentiable in floats."""
+        x = (resized(pixels, self._side) - self._mean) / self._std
+        return self.model.visual_projection(self.model.vision_model(pixel_values=x).pooler_output)
+
+    def texts(self, captions: Sequence[str]) -> Tensor:
+        """The vectors (K, D) of captions."""
+        # Always to full length: a batch's longest caption must not reach the last bits of another one.
+        tokens = self._tokenizer(
+            list(captions), padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
+        ).to(self.device)
+        text = self.model.text_model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+        return self.model.text_projection(text.pooler_output)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -1,0 +1,170 @@
+"""`ornstein guides`: what can steer a sample, and with which network here. And the guide options of `sample`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UsageError
+from .output import emit_json, note, say
+
+if TYPE_CHECKING:
+    from ..guides import Guides, Kind, Manner, Source
+    from ..runs import Run
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidesArgs:
+    """The guides that `ornstein sample --guide` knows: what each takes, and which networks can stand behind it.
+
+    Example: ornstein guides --json
+    """
+
+    json: bool = False
+    """Print one JSON document instead of the table."""
+
+
+def guides(args: GuidesArgs) -> int:
+    """Print the table."""
+    from ..guides import kinds
+
+    found = kinds()
+    if args.json:
+        emit_json([_facts(kind) for kind in found.values()])
+        return 0
+    for kind in found.values():
+        facts = _facts(kind)
+        say(f"{kind.name}:{kind.takes}[:WEIGHT]   {kind.what}; weight {kind.weight:g}")
+        say(f"    for example  {kind.example}")
+        if facts["classes"]:
+            say(f"    classes      {', '.join(facts['classes'])}")
+        for source in facts["sources"]:
+            state = "used here" if source["name"] == facts["source"] else "ready here"
+            if source["missing"]:
+                state = f"needs {source['missing']}"
+            say(f"    {source['name']:<9}    {source['what']} ({state})")
+    return 0
+
+
+def _facts(kind: Kind) -> dict[str, Any]:
+    """A kind as plain values; "source" is the one that would be used here, None for kinds without a network."""
+    from ..guides import source_of
+
+    used = source_of(kind)
+    return {
+        "name": kind.name,
+        "takes": kind.takes,
+        "what": kind.what,
+        "weight": kind.weight,
+        "yields": kind.yields,
+        "example": kind.example,
+        "source": None if used is None else used.name,
+        "classes": _classes(used),
+        "sources": [{"name": s.name, "what": s.what, "missing": s.missing()} for s in kind.sources],
+    }
+
+
+def _classes(used: Source | None) -> list[str]:
+    """The classes of one of the library's own networks, which are quick to load."""
+    import torch
+
+    from ..errors import CheckpointError
+
+    if used is None or used.name != "own":
+        return []
+    try:
+        return list(getattr(used.load(None, torch.device("cpu")), "classes", ()))
+    except CheckpointError:
+        return []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """The guide options of a call, read: what to make, and how it acts."""
+
+    guides: Guides
+    manner: Manner
+    record: dict[str, Any]
+
+
+def read_guides(
+    run: Run,
+    *,
+    guide: Sequence[str],
+    sources: Sequence[str],
+    through: Literal["network", "estimate"],
+    backward: str | None,
+    window: str | None,
+    placement: Literal["joint", "separate"],
+    recur: int,
+) -> Asked:
+    """Make the guides of a call for the pictures of a run. Raises `UsageError` for whatever cannot be."""
+    from ..guides import Manner, backward_of, make, window_of
+
+    if not guide:
+        for option, given in (("--backward", backward), ("--guide-window", window), ("--guide-source", sources)):
+            if given:
+                raise UsageError(f"{option} acts on guides, and there is no --guide: see ornstein guides")
+    if placement == "separate" and run.condition == "none":
+        raise UsageError(f"--guide-placement separate needs a model with a condition, {run.folder} has none")
+    manner = Manner(
+        through=through,
+        backward=None if backward is None else backward_of(backward),
+        window=None if window is None else window_of(window),
+        placement=placement,
+    )
+    made = make(guide, shape=_pictures(run), device=run.denoiser.device, choices=sources)
+    record: dict[str, Any] = {
+        "guides": [dict(row) for row in made.records],
+        "through": through,
+        "backward": backward,
+        "window": None if manner.window is None else [_plain(value) for value in manner.window],
+        "placement": placement,
+        "recur": recur,
+    }
+    return Asked(guides=made, manner=manner, record=record)
+
+
+def _pictures(run: Run) -> tuple[int, ...]:
+    """The shape of a run's pictures, which its samples are once they are decoded."""
+    import torch
+
+    from ..denoisers import codec_of
+
+    shape, codec = run.denoiser.shape or (), codec_of(run.denoiser)
+    if codec is None:
+        return shape
+    with torch.no_grad():
+        return tuple(codec.decode(torch.zeros(1, *shape, device=run.denoiser.device)).shape[1:])
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no infinity."""
+    return value if value < float("inf") else "inf"
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """What guides have to say becomes one line of progress each, once."""
+    from ..guidance import GuideWarning
+
+    said: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", GuideWarning)
+        usual = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if not issubclass(category, GuideWarning):
+                usual(message, category, *place, **rest)
+            elif str(message) not in said:
+                said.add(str(message))
+                note(str(message))
+
+        warnings.showwarning = show
+        yield
+
+
+__all__ = ["Asked", "GuidesArgs", "guides", "read_guides", "told_once"]

@@ -1,0 +1,86 @@
+"""Guides by what a picture looks like: colours, outlines, a known part, a small version. Most need no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..errors import UsageError
+from ..guidance import energies
+from . import sources, targets
+from .energies import Outlines
+from .registry import Job, Kind
+
+
+def _colour(job: Job) -> Any:
+    wanted = targets.colours(job.arg)
+    if len(wanted) != 1:
+        raise UsageError(f"one mean colour is wanted, got {job.arg!r}: palette takes several")
+    return energies.Colour(target=wanted)
+
+
+def _palette(job: Job) -> Any:
+    return energies.Palette(colours=targets.colours(job.arg))
+
+
+def _edges(job: Job) -> Any:
+    wanted = targets.picture(job.arg, targets.square(job.shape, "edges")).to(job.device)
+    return energies.Edges.like(wanted) if job.network is None else Outlines.like(job.network, wanted)
+
+
+def _inpaint(job: Job) -> Any:
+    wanted, known = targets.inpainting(job.arg, job.shape)
+    return energies.inpainting(wanted, known, std=_STD)
+
+
+def _super_resolution(job: Job) -> Any:
+    wanted, factor = targets.small(job.arg, job.shape)
+    return energies.super_resolution(wanted, factor, std=_STD)
+
+
+_STD = 1.0  # ℓ is half the sum of squared differences; the weight stands for 1/std²
+
+KINDS = (
+    Kind(
+        name="edges",
+        takes="PICTURE",
+        what="the outlines of a picture",
+        weight=2000.0,
+        make=_edges,
+        sources=sources.EDGES,
+        example="edges:sketch.png",
+    ),
+    Kind(
+        name="colour",
+        takes="#RRGGBB",
+        what="the mean colour, written #rrggbb or by a name of CSS",
+        weight=20.0,
+        make=_colour,
+        example="colour:#3366cc",
+    ),
+    Kind(
+        name="palette",
+        takes="#RRGGBB,#RRGGBB,…",
+        what="every pixel near one of some colours",
+        weight=1000.0,
+        make=_palette,
+        example="palette:navy,white,orange",
+    ),
+    Kind(
+        name="inpaint",
+        takes="PICTURE@MASK",
+        what="the known part of a picture: white in the mask is kept, black is filled in",
+        weight=4.0,
+        make=_inpaint,
+        example="inpaint:photo.png@mask.png",
+    ),
+    Kind(
+        name="super-resolution",
+        takes="SMALL",
+        what="a small picture, whose side is a whole part of the model's",
+        weight=20.0,
+        make=_super_resolution,
+        example="super-resolution:small.png",
+    ),
+)
+
+__all__ = ["KINDS"]

