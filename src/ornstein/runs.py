@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,9 +16,13 @@ from .denoisers import Denoiser
 from .errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
+    from .interop.diffusers import Piped
+    from .latents import Codec
     from .training.spec import Conditioned, Spec
 
 CARD = "ema.safetensors"
+SETTLED = "sampling.json"
+CODEC = "codec"
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
@@ -47,6 +51,21 @@ class Run:
     def condition(self) -> str:
         """none, label or text."""
         return "label" if self.classes else "none" if self.spec.text is None else "text"
+
+    @property
+    def codec(self) -> Codec | None:
+        """What decodes its samples, if they are latents."""
+        return self.denoiser.codec
+
+    @property
+    def picture(self) -> tuple[int, int, int]:
+        """(3, H, W) of what is decoded."""
+        channels, height, width = self.spec.shape
+        return (
+            (channels, height, width)
+            if self.codec is None
+            else (3, height * self.codec.factor, width * self.codec.factor)
+        )
 
     @property
     def parameters(self) -> int:
@@ -106,20 +125,81 @@ def _place(where: str | Path) -> Path:
 
 
 def is_run(where: str | Path) -> bool:
-    """Whether `open_run` would find a run, a checkpoint or a card there (it may still be damaged)."""
+    """Whether `open_run` would find something to sample from there (it may still be damaged)."""
     folder = _place(where)
-    return (folder / "config.json").is_file() or (folder / CARD).is_file()
+    return any((folder / name).is_file() for name in ("config.json", CARD, "model_index.json"))
 
 
-def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device = "cpu") -> Run:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A run as it lies on the disk: its home, the file of its weights and what is in it, its model and details."""
+
+    home: Path
+    weights: Path
+    details: dict[str, Any]
+    spec: Spec
+    tensors: dict[str, Tensor]
+
+    @property
+    def images(self) -> int:
+        """Images trained on."""
+        return _images(self.weights)
+
+
+def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run | Piped:
     """Open a run's folder (its newest checkpoint), a checkpoint's folder, a card or a shipped model by its name.
 
-    A card is a folder with config.json and ema.safetensors alone.
+    A card is a folder with config.json and ema.safetensors alone. The folder of a diffusers pipeline is opened by
+    `ornstein.interop.diffusers.from_pipeline`; what it gives offers the same.
 
-    ``ema=False`` takes the weights themselves instead of their average. Half-precision weights are read as float32.
+    ``ema=False`` takes the weights themselves instead of their average, and a number the further average of that name
+    (``--ema.also``). Half-precision weights are read as float32.
 
     Raises `CheckpointError` if there is nothing of the kind, or it is damaged.
     """
+    if (_place(where) / "model_index.json").is_file():
+        from .interop.diffusers import from_pipeline
+
+        return from_pipeline(where, device=usable_device(device))
+    return open_own(where, ema=ema, device=device)
+
+
+def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run:
+    """`open_run` for what `ornstein train` made alone."""
+    from .training import checkpoint
+
+    found = read_run(where, ema=ema)
+    model = found.spec.build()
+    checkpoint.fill(model, found.tensors, found.weights)
+    model.to(usable_device(device)).eval().requires_grad_(False)
+    denoiser = found.spec.denoiser(model.net)
+    codec = _codec(found, device)
+    return Run(
+        folder=found.home,
+        weights=found.weights,
+        denoiser=denoiser if codec is None else replace(denoiser, codec=codec),
+        model=model,
+        spec=found.spec,
+        images=found.images,
+        details=found.details,
+    )
+
+
+def _codec(found: Found, device: str | torch.device) -> Codec | None:
+    """What decodes the samples of a run that was trained on latents."""
+    told = found.details.get("train")
+    if not isinstance(told, dict) or not told.get("codec"):
+        return None
+    if not (found.home / CODEC).is_dir():
+        raise CheckpointError(f"the run in {found.home} has lost its codec: {found.home / CODEC} is missing")
+    from .latents import open_codec
+
+    return open_codec(found.home / CODEC, device=device)
+
+
+def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
+    """What `open_run` makes a model of, read and not yet built; it raises the same."""
+    from .data.cache import read_json
     from .training import checkpoint
     from .training.folder import CONFIG, read_document, read_spec
 
@@ -136,28 +216,37 @@ def open_run(where: str | Path, *, ema: bool = True, device: str | torch.device 
         raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
     details = read_document(home / CONFIG)
     spec = read_spec(details, home / CONFIG)
-    path = weights / ("ema.safetensors" if ema else "model.safetensors")
-    model = spec.build()
-    checkpoint.fill(model, checkpoint.read_tensors(path), path)
-    model.to(usable_device(device)).eval().requires_grad_(False)
-    return Run(
-        folder=home,
-        weights=path,
-        denoiser=spec.denoiser(model.net),
-        model=model,
-        spec=spec,
-        images=_images(path),
-        details=details,
-    )
+    spec = spec.settled(read_json(home / SETTLED)) if (home / SETTLED).is_file() else spec
+    path = _named(weights, ema)
+    return Found(home=home, weights=path, details=details, spec=spec, tensors=checkpoint.read_tensors(path))
 
 
-def load(where: str | Path, *, ema: bool = True, device: str | torch.device = "cpu") -> Denoiser:
+def _named(weights: Path, ema: bool | float) -> Path:
+    """The file of the weights, of their average or of a further one."""
+    if isinstance(ema, bool):
+        return weights / (CARD if ema else "model.safetensors")
+    path = weights / f"ema-{float(ema)}.safetensors"
+    if not path.is_file():
+        others = sorted(p.stem.removeprefix("ema-") for p in weights.glob("ema-*.safetensors"))
+        known = f"it has {', '.join(others)}" if others else "it has none: see --ema.also of ornstein train slct"
+        raise UsageError(f"{weights} has no average {ema}; {known}")
+    return path
+
+
+def load(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Denoiser:
     """The denoiser of `open_run`."""
     return open_run(where, ema=ema, device=device).denoiser
 
 
-def export(run: Run, to: str | Path, *, half: bool = True) -> Path:
-    """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it."""
+def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
+    """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it.
+
+    A run trained on latents takes its folder ``codec`` along.
+    """
+    if not isinstance(run, Run):
+        raise UsageError(f"{run.name} is no run of ours: share its own folder")
+    import shutil
+
     from safetensors.torch import save_file
 
     from .data.cache import atomic
@@ -166,11 +255,15 @@ def export(run: Run, to: str | Path, *, half: bool = True) -> Path:
     to.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in run.model.state_dict().items()}
+    if run.codec is not None:
+        shutil.copytree(run.folder / CODEC, to / CODEC, dirs_exist_ok=True)
     # Weights first: a folder with a config.json is a whole card.
     temporary = to / f".{CARD}"
     save_file(tensors, temporary, {"images": str(run.images)})
     temporary.replace(to / CARD)
-    details = json.dumps({**run.details, "images": run.images}, indent=1)
+    from .training.codec import to_dict
+
+    details = json.dumps({**run.details, "model": to_dict(run.spec), "images": run.images}, indent=1)
     with atomic(to / "config.json") as file:
         file.write(details.encode())
     return to

@@ -59,8 +59,10 @@ class EvalArgs:
     """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
     sampler: str = "dpmpp-2m"
     """Sampler, when sampling from a run; auto chooses it with its grid."""
-    steps: int = 20
-    """Length of the time grid, when sampling from a run."""
+    steps: int | None = None
+    """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
+    average: float | None = None
+    """A further average of the run's weights, by its number in --ema.also of the training."""
     seed: int = 0
     """Stream of samples."""
     batch: int = 16
@@ -133,8 +135,8 @@ def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
         if where is None or not needed:
             return ours, None
         return ours, open_data(where, args.n, ours.resolution, args.resize)
-    run = open_run(args.what, device=args.device)
-    height, width = run.spec.shape[-2:]
+    run = open_run(args.what, ema=True if args.average is None else args.average, device=args.device)
+    height, width = run.picture[-2:]
     if args.size not in (None, width):
         raise UsageError(f"--size {args.size} differs from the run's {width}: leave it out")
     if "clip" in request.metrics and run.condition != "text":

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Example, Source
+    from ..interop.diffusers import Piped
     from ..runs import Run
 
 How = Literal["auto", "bicubic", "lanczos"]
@@ -26,7 +27,7 @@ class Sampling:
     """How a run is sampled."""
 
     sampler: str
-    steps: int
+    steps: int | None
     seed: int
     batch: int
 
@@ -87,7 +88,7 @@ def open_data(where: str, n: int, target: Size, how: How) -> Side:
     return Side(name=where, images=source, count=len(source), resolution=target, about=about, source=source)
 
 
-def open_samples(run: Run, n: int, sampling: Sampling, conditions: Source | None) -> Side:
+def open_samples(run: Run | Piped, n: int, sampling: Sampling, conditions: Source | None) -> Side:
     """Samples of a run; a conditional model is told what the images of ``conditions`` are labelled or called."""
     if run.condition != "none":
         if conditions is None:
@@ -109,11 +110,11 @@ def open_samples(run: Run, n: int, sampling: Sampling, conditions: Source | None
         "condition": "none" if conditions is None else f"the {what} of {conditions.name}",
     }
     images = _samples(run, n, sampling, conditions)
-    side = run.spec.shape
+    side = run.picture
     return Side(name=str(run.folder), images=images, count=n, resolution=(side[-2], side[-1]), about=about)
 
 
-def _samples(run: Run, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
+def _samples(run: Run | Piped, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
     from .. import sampling
     from ..data import Example, to_uint8
 
@@ -148,7 +149,7 @@ def _readable(source: Source, index: int) -> Example:
     raise UsageError(f"not one image of {source.name} can be read")
 
 
-def _condition(run: Run, told: list[Example], source: Source) -> dict[str, Tensor]:
+def _condition(run: Run | Piped, told: list[Example], source: Source) -> dict[str, Tensor]:
     if run.condition == "label":
         return run.cond(labels=["" if one.label < 0 else source.classes[one.label] for one in told])
     if not all(one.caption for one in told):

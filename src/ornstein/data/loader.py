@@ -27,9 +27,9 @@ from ornstein.randomness import generator, mix
 class Batch:
     """Examples for one training step.
 
-    ``images`` is float32 (B, 3, R, R) in [−1, 1]; ``labels`` int64 (B,), −1 for none; ``positions`` are the samples'
-    places in the stream; ``skipped`` holds ``(name, reason)`` of the unreadable files met while making this batch,
-    each replaced by the next readable example.
+    ``images`` is float32 (B, 3, R, R) in [−1, 1] (or what a source of latents holds); ``labels`` int64 (B,), −1 for
+    none; ``positions`` are the samples' places in the stream; ``skipped`` holds ``(name, reason)`` of the unreadable
+    files met while making this batch, each replaced by the next readable example.
     """
 
     images: Tensor
@@ -171,7 +171,10 @@ def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
         if isinstance(item, str):
             raise DataError(item)
         yield Batch(
-            images=item.images.to(torch.float32).div_(127.5).sub_(1.0),
+            # Latents are floating point already.
+            images=item.images
+            if item.images.is_floating_point()
+            else item.images.to(torch.float32).div_(127.5).sub_(1.0),
             labels=item.labels,
             captions=item.captions,
             positions=item.positions,

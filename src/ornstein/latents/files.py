@@ -144,9 +144,7 @@ def _from_run(folder: Path, device: str | torch.device, dtype: torch.dtype) -> K
     config = found.spec.network
     if not isinstance(config, KLConfig):
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {_KNOWN}")
-    weights = {
-        name.removeprefix("net."): value for name, value in found.tensors.items() if not name.startswith("net.critic")
-    }
+    weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
     about = {"kind": "autoencoder", "network": to_dict(config), "where": str(folder), "images": found.images}
     return _own(about, weights, found.weights, device, dtype)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import tyro
@@ -83,6 +83,8 @@ class CascadeConfig(TrainConfig):
     With --front RUN the first network is that run's, kept as it is, and only the refiner is trained: path, predicts,
     network and condition are then those of RUN. The same command continues a run that was stopped.
     """
+
+    takes_latents: ClassVar[bool] = False  # its metric compares pictures
 
     predicts: Prediction = "noise"
     """What the first network's output means; the second predicts the clean image."""

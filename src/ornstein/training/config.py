@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 import tyro
@@ -120,6 +120,23 @@ class Text:
             raise ConfigError(f"text.width must be a multiple of 32, got {self.width}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentOptions:
+    """The latents that a model with --codec is trained on."""
+
+    statistics: Literal["element", "channel", "none"] = "element"
+    """What brings them to a mean of 0: the data's statistics of each element, of each channel, or only the codec's own
+    factor."""
+    std: float = 0.5
+    """The standard deviation that the statistics bring them to."""
+    draw: bool = True
+    """Draw from the encoder's posterior at every visit; --latents.no-draw always takes its mean."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.std < float("inf"):
+            raise ConfigError(f"latents.std must be positive, got {self.std}")
+
+
 @tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
@@ -130,6 +147,8 @@ class TrainConfig:
     The same command continues a run that was stopped, exactly where it was.
     """
 
+    takes_latents: ClassVar[bool] = True
+
     data: str = "critters"
     """What to train on: critters, another built-in set, an image folder, parquet, hf:OWNER/NAME or shards."""
     out: str
@@ -138,6 +157,10 @@ class TrainConfig:
     """Side of the pictures in pixels."""
     images: int = 1_000_000
     """Budget: how many images the network sees, over all epochs."""
+    codec: str = ""
+    """Train on the latents of this codec: a run of ornstein train autoencoder, or a diffusers AutoencoderKL."""
+    latents: LatentOptions = field(default_factory=LatentOptions)
+    """The latents of --codec."""
     batch: int = 32
     """Images a step, over all processes."""
     seed: int = 0
@@ -193,7 +216,11 @@ class TrainConfig:
                 f"path ve with predicts {self.predicts}: its states reach a size of 80 and only edm scales them for "
                 "the network; use --predicts edm"
             )
-        require_fit(self.network, "network", self.size)
+        if self.codec and not self.takes_latents:
+            raise ConfigError(f"--codec {self.codec}: this method works on pictures, not on latents: leave it out")
+        if self.codec and self.flip:
+            raise ConfigError("--flip mirrors pictures, and the latents of mirrored pictures are others: leave it out")
+        require_fit(self.network, "network", None if self.codec else self.size)
 
     @staticmethod
     def from_dict(data: object) -> TrainConfig:
@@ -210,12 +237,14 @@ class TrainConfig:
         from .conditions import told
 
         known = told(self, source)
+        shape = shape_of(source)
+        require_fit(self.network, "network", shape[-1])
         return Spec(
-            shape=(3, self.size, self.size),
+            shape=shape,
             path=self.path,
             predicts=self.predicts,
             sigma_data=self.sigma_data,
-            network=replace(self.network, **known.options()),
+            network=replace(self.network, channels=shape[0], **known.options()),
             text=known.text,
             classes=known.classes,
         )
@@ -255,22 +284,22 @@ class TrainConfig:
         """What looks at every batch before the optimizer does; here nothing."""
         return None
 
-    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
-        """`loss`, where it must know the model: its classes, say."""
-        del spec
-        return self.loss(device)
-
     def rivalry(self) -> Optimizer:
         """The optimizer of the objective's own network, where it has one (`ornstein.objectives.Contested`)."""
         return self.optimizer
 
 
-def require_fit(network: UNetConfig | DiTConfig, name: str, size: int) -> None:
+def shape_of(source: Source) -> tuple[int, int, int]:
+    """(C, H, W) of what a model of this data is asked for: pictures, or latents."""
+    return getattr(source, "shape", (3, source.size, source.size))
+
+
+def require_fit(network: UNetConfig | DiTConfig, name: str, size: int | None) -> None:
     """Raise `ConfigError` for a network that does not fit the size, or that says what follows from the data."""
-    if size % network.factor:
+    if size is not None and size % network.factor:
         raise ConfigError(f"size {size} does not divide by {network.factor}, as the network needs")
     for key in ("classes", "text_width", "vector_width"):
-        if getattr(network, key):
+        if getattr(network, key, 0):
             raise ConfigError(f"{name}.{key} follows from --condition and the data: leave it out")
-    if network.channels != 3 or network.out_channels is not None:
+    if network.channels != 3 or getattr(network, "out_channels", None) is not None:
         raise ConfigError(f"{name}.channels and {name}.out_channels follow from the data: leave them out")

@@ -14,7 +14,7 @@ from ..data.cache import write_json
 from ..errors import CheckpointError, ConfigError
 from .codec import flat, from_dict, to_dict
 from .config import TrainConfig
-from .methods import METHODS, method_of, spec_class
+from .methods import METHODS, config_class, method_of, spec_class
 from .spec import Spec
 
 VERSION = 1
@@ -23,7 +23,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 
 # What may change between two sittings of one run without changing a bit of it. The data is compared by its fingerprint.
-_FREE = ("out", "data", "images", "workers", "keep", "device", "tensorboard", "every.")
+_FREE = ("out", "data", "codec", "images", "workers", "keep", "device", "tensorboard", "every.")
 
 
 def document(config: TrainConfig, spec: Spec, source: Source) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def compare(out: Path, new: dict[str, Any]) -> None:
         was, now = (method_of({"kind": kind}) for kind in kinds)
         raise ConfigError(f"the run in {out} was begun with `ornstein train {was}`, not {now}: choose another --out")
     for part, prefix in (("train", "--"), ("model", "model.")):
-        before, now = flat(old[part]), flat(new[part])
+        before, now = flat(_completed(part, old[part])), flat(new[part])
         for key in [*now, *(key for key in before if key not in now)]:
             if part == "train" and key.startswith(_FREE):
                 continue
@@ -99,6 +99,15 @@ def compare(out: Path, new: dict[str, Any]) -> None:
                     f"the run in {out} was begun with {prefix}{key} {_short(before.get(key))}, not "
                     f"{_short(now.get(key))}: use that value to go on, or choose another --out"
                 )
+
+
+def _completed(part: str, old: dict[str, Any]) -> dict[str, Any]:
+    """What a file holds, with the defaults of options that are newer than it; as it is where it cannot be read."""
+    kind = (config_class if part == "train" else spec_class)(old.get("kind"))
+    try:
+        return to_dict(from_dict(kind, old))
+    except ConfigError:
+        return old
 
 
 def begin(out: Path, new: dict[str, Any]) -> None:

@@ -25,6 +25,7 @@ from ..randomness import mix
 from . import checkpoint, events, folder
 from .codec import to_dict
 from .config import TrainConfig
+from .latents import encoded, keep_codec
 from .session import Session, accelerator
 from .tally import record
 
@@ -82,6 +83,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         with hardware.main_process_first():
             whole = open_source(config.data, size=config.size)
             read(whole, 0)
+            codec, whole = encoded(config, whole, hardware.device)
             source = config.view(whole)
         spec = config.specify(source)
         objective = config.loss_for(spec, hardware.device)
@@ -93,6 +95,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
             folder.compare(out, ours)
         hardware.wait_for_everyone()
         session = Session.of(config, spec, source, hardware, objective)
+        session.codec = codec
         session.validation = config.validation(whole, hardware.device)
         if before:
             session.restore(before[-1])
@@ -101,6 +104,7 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         if hardware.is_main_process:
             checkpoint.sweep(out)
             folder.begin(out, ours)
+            keep_codec(out, codec)
             folder.truncate(out, session.logged)
             (out / folder.SUMMARY).unlink(missing_ok=True)
         hardware.wait_for_everyone()
@@ -183,7 +187,7 @@ def _step(session: Session, batch: Batch) -> None:
     for group in session.optimizer.param_groups:
         group["lr"] = rate
     examples = Examples(
-        clean=batch.images.to(hardware.device, non_blocking=True),
+        clean=session.clean(batch),
         cond=session.cond(batch.labels, batch.captions),
         positions=batch.positions,
     )

@@ -54,6 +54,12 @@ METHODS: Mapping[str, Method] = {
         config="TrainConfig",
         spec="Spec",
     ),
+    "autoencoder": Method(
+        what="a small autoencoder, in whose latents the others can be trained",
+        module=".autoencoder",
+        config="AutoencoderConfig",
+        spec="AutoencoderSpec",
+    ),
     "rarity-classifier": Method(
         what="a classifier of the rarity of noisy images, for minority guidance",
         module=".rarity",
@@ -65,12 +71,6 @@ METHODS: Mapping[str, Method] = {
         module=".cas_dm",
         config="CascadeConfig",
         spec="CascadeSpec",
-    ),
-    "udpm": Method(
-        what="a network that doubles the picture's size at every evaluation, with an adversarial loss",
-        module=".udpm",
-        config="UDPMConfig",
-        spec="UDPMSpec",
     ),
     "slct": Method(
         what="a consistency model from scratch: pictures in one or two evaluations",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -293,6 +293,8 @@ class RarityConfig(TrainConfig):
     --scores is a table of ornstein score for the same data. With --condition label the classes are quantiles within
     each label, and the classifier is told the label. The same command continues a run that was stopped.
     """
+
+    takes_latents: ClassVar[bool] = False
 
     scores: str
     """The table of scores, made by ornstein score from the same data."""

@@ -16,9 +16,11 @@ from torch import Tensor, nn
 from .. import grids
 from ..data import Batch
 from ..data.base import Source
+from ..data.latents import moments_of
 from ..data.loader import read
 from ..denoisers import Denoiser
 from ..errors import ConfigError
+from ..latents import Codec
 from ..objectives import Losses, Objective
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
@@ -28,7 +30,7 @@ from ..samplers.heun import Heun
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
 from .rival import Rival
-from .spec import Conditioned, Spec, Validation
+from .spec import Conditioned, Shows, Spec, Validation
 from .tally import Tally, emptied, merged
 from .watch import Guard
 
@@ -77,6 +79,7 @@ class Session:
     guard: Guard | None
     rival: Rival | None = None
     validation: Validation | None = None
+    codec: Codec | None = None
     images: int = 0
     step: int = 0
     logged: int = 0
@@ -131,6 +134,15 @@ class Session:
     def noise(self, positions: tuple[int, ...]) -> Noise:
         """The noise of these samples: a function of the run's seed and their positions."""
         return Noise.of(mix(self.config.seed, "train"), positions)
+
+    def clean(self, batch: Batch) -> Tensor:
+        """The clean samples of a batch on the device; latents are drawn from their posteriors here."""
+        images = batch.images.to(self.accelerator.device, non_blocking=True)
+        moments = None if self.codec is None else moments_of(images, self.codec.channels)
+        if moments is None:
+            return images
+        white = self.noise(batch.positions).white("latent", moments.mean.shape[1:])
+        return moments.draw(white.to(images, non_blocking=True))
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """What the network is told, as tensors on its device."""
@@ -246,6 +258,9 @@ class Session:
         """A few samples from the averaged weights, always of the same noise and conditions."""
         denoiser = self.spec.denoiser(self.average)
         examples = [read(self.source, index % len(self.source))[0] for index in range(_SAMPLES)]
+        if isinstance(self.spec, Shows):
+            images = torch.stack([example.image for example in examples]).to(self.accelerator.device)
+            return self.spec.show(self.average, images.float().div_(127.5).sub_(1.0))
         labels = torch.arange(_SAMPLES) % max(len(self.spec.classes), 1)
         denoiser = denoiser.given(self.cond(labels, [example.caption for example in examples]))
         noise = Noise.of(mix(self.config.seed, "samples"), range(_SAMPLES), device=self.accelerator.device)
@@ -253,4 +268,6 @@ class Session:
         times = grid(denoiser.path)
         x = denoiser.path.prior(noise, self.spec.shape, times[0])
         rule = Heun() if isinstance(denoiser.path, AffinePath) else Ancestral()
-        return run(solve(rule, denoiser.path, x, times, noise), denoiser)
+        clean = run(solve(rule, denoiser.path, x, times, noise), denoiser)
+        with torch.no_grad():
+            return clean if self.codec is None else self.codec.decode(clean)

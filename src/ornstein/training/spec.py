@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -60,9 +60,23 @@ class Spec:
             return {"label": labels}
         return {} if self.text is None else {"words": self.text.encode(captions)}
 
+    def settled(self, found: object) -> Spec:
+        """The model with what was found out after its training, the content of the run's sampling.json; here nothing."""
+        del found
+        return self
+
     def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
         """The weights in groups whose gradients have nothing in common, and are clipped apart. Here: one group."""
         return [list(model.parameters())]
+
+
+@runtime_checkable
+class Shows(Protocol):
+    """A `Spec` whose grids of samples are made of pictures of the data."""
+
+    def show(self, model: Conditioned, images: Tensor) -> Tensor:
+        """Pictures (M, 3, H, W) for the eye, of pictures of the data (N, 3, H, W) in [−1, 1]."""
+        ...
 
 
 class Validation(Protocol):

@@ -1,0 +1,142 @@
+"""The losses of an autoencoder: pixels, a perceptual metric, the width of its latents, and a critic."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..denoisers import Denoiser
+from ..errors import ConfigError
+from ..randomness import Noise
+from .base import Examples, Losses
+
+Metric = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReconstructionLoss:
+    """|x − x̂| + λ·M(x̂, x) + β·KL/(3·H·W) + w·adversarial, x̂ decoded from a draw z ~ N(mean, e^{logvar}).
+
+    The first term is the mean over pixels. KL is the divergence from N(0, 1) summed over the latent, in the unit of
+    Rombach et al. 2022, where 1e-6 leaves it almost free. The adversarial term is −critic(x̂) over patches, with
+
+        w = adversarial · ‖∇ rest‖/‖∇ adversarial‖
+
+    where the gradients are those of the decoder's last layer (Esser et al. 2021, eq. 7).
+    """
+
+    pixels: Literal["l1", "l2"] = "l1"
+    """Distance of pixels: l1, or l2, the square."""
+    metric: str = "lite0"
+    """The perceptual metric: none, lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
+    metric_weight: float = 0.5
+    """Its weight λ."""
+    kl: float = 1e-6
+    """Weight β of the divergence."""
+    adversarial: float = 0.0
+    """Weight of the critic of patches, relative to the other terms; 0 has none, 0.5 is usual."""
+    adversarial_from: int = 50_000
+    """Images after which the critic begins to learn and to be listened to."""
+
+    def __post_init__(self) -> None:
+        for name in ("metric_weight", "kl", "adversarial", "adversarial_from"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
+        if not self.metric:
+            raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
+
+    def with_parts(self, device: torch.device | str, critic: nn.Module | None) -> Reconstructing:
+        """The objective with its metric loaded, and its critic."""
+        metric: Metric | None = None
+        if self.metric != "none" and self.metric_weight > 0.0:
+            from ..metrics.perceptual import lpips
+
+            metric = lpips(self.metric).to(device)
+        return Reconstructing(loss=self, metric=metric, rival=critic)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Reconstructing:
+    """The objective of an autoencoder: see `ReconstructionLoss`.
+
+    The model's network is called as ``net(image, time, noise=…)`` and answers (reconstruction, mean, logvar). Terms:
+    ``pixels``, ``metric``, ``kl`` and ``adversarial``. Watched: ``psnr`` (dB) and ``latent_std``.
+    """
+
+    loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
+    metric: Metric | None = None
+    rival: nn.Module | None = None
+
+    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+        """The losses of one batch."""
+        del progress
+        loss, image = self.loss, batch.clean
+        again, mean, logvar = asked(model.net, image, noise)
+        again, mean, logvar = again.float(), mean.float(), logvar.float()
+        error = again - image
+        terms = {"pixels": (error.abs() if loss.pixels == "l1" else error.square()).flatten(1).mean(1)}
+        if self.metric is not None:
+            terms["metric"] = loss.metric_weight * self.metric(again, image)
+        divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
+        terms["kl"] = loss.kl / image[0].numel() * divergence
+        if self.rival is not None and self.begun(batch):
+            terms["adversarial"] = self._adversarial(model, again, terms)
+        power = error.detach().square().flatten(1).mean(1).clamp_min(1e-10)
+        watched = {"psnr": 10.0 * (4.0 / power).log10(), "latent_std": mean.detach().flatten(1).std(1)}
+        return Losses(terms=terms, times=torch.zeros(len(image), dtype=torch.float64), watched=watched)
+
+    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+        """The critic's hinge loss on pictures and their reconstructions (Lim & Ye 2017)."""
+        del progress
+        if self.rival is None or not self.begun(batch):
+            return None
+        with torch.no_grad():
+            again = asked(model.net, batch.clean, noise)[0].float()
+        real, fake = self.rival(batch.clean), self.rival(again)
+        terms = {
+            "real": functional.relu(1.0 - real).flatten(1).mean(1),
+            "fake": functional.relu(1.0 + fake).flatten(1).mean(1),
+        }
+        return Losses(terms=terms, times=torch.zeros(len(real), dtype=torch.float64))
+
+    def begun(self, batch: Examples) -> bool:
+        """Whether the critic has its say about this batch."""
+        return min(batch.positions) >= self.loss.adversarial_from
+
+    def _adversarial(self, model: Denoiser, again: Tensor, terms: dict[str, Tensor]) -> Tensor:
+        assert self.rival is not None
+        # The critic's weights take no gradient here: they are not the model's to change.
+        frozen = {name: value.detach() for name, value in self.rival.state_dict().items()}
+        verdict: Tensor = torch.func.functional_call(self.rival, frozen, (again,))
+        plain = -verdict.flatten(1).mean(1)
+        last = last_layer(model.net)
+        rest = torch.stack([value.mean() for value in terms.values()]).sum()
+        (ours,) = torch.autograd.grad(rest, last, retain_graph=True)
+        (theirs,) = torch.autograd.grad(plain.mean(), last, retain_graph=True)
+        ratio = (ours.norm() / (theirs.norm() + 1e-4)).clamp(0.0, 1e4).detach()
+        return self.loss.adversarial * ratio * plain
+
+
+def asked(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+    """The network's answer about pictures, with the noise of these samples for its latents."""
+    inner = unwrapped(net)
+    shape = inner.latent_shape(image.shape[1:])
+    white = noise.white("latent", shape).to(image, non_blocking=True)
+    return net(image, image.new_zeros(len(image)), noise=white)
+
+
+def last_layer(net: Any) -> Tensor:
+    """The weights of the decoder's last layer."""
+    return unwrapped(net).auto.to_pixels.weight
+
+
+def unwrapped(net: Any) -> Any:
+    """The autoencoder inside what trains it (a data-parallel wrapper, a model with conditions)."""
+    while not hasattr(net, "latent_shape"):
+        net = net.module if hasattr(net, "module") else net.net
+    return net
