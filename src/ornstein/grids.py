@@ -341,6 +341,23 @@ def partial(grid: GridLike, start: float) -> Grid:
     return Grid("partial", rule)
 
 
+def skip(grid: GridLike, steps: int) -> Grid:
+    """A grid without its first ``steps`` steps, as Boost-and-Skip asks for (Um, Kim & Ye 2025).
+
+    >>> from ornstein.paths import VP
+    >>> skip(uniform(4), 1)(VP())
+    (0.75, 0.5, 0.25, 0.0)
+    """
+    return Grid(f"skip({steps})", lambda path: without_first(times_of(grid, path), steps))
+
+
+def without_first(times: Sequence[float], steps: int) -> tuple[float, ...]:
+    """Times without the first ``steps``; `GridError` where fewer than two would be left."""
+    if not 0 <= steps <= len(times) - 2:
+        raise GridError(f"{steps} of {len(times) - 1} steps cannot be skipped: at least one must be left")
+    return tuple(times[steps:])
+
+
 def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float = 50.0) -> Grid:
     """EDM's stochastic churn (Karras et al. 2022, algorithm 2) as a climbing grid.
 

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +17,7 @@ from .denoisers import DenoiserLike, codec_of, grid_of
 from .errors import GridError, UsageError
 from .estimates import Estimate
 from .grids import GridLike, times_of
+from .guidance.boost import Boosted
 from .interpolation import Latents
 from .paths.base import Cond, Path
 from .randomness import Noise, NoiseSource
@@ -113,6 +114,8 @@ def sample(
     dtype: torch.dtype = torch.float32,
     strict: bool = False,
     decode: bool = True,
+    boost: float = 1.0,
+    skip: int = 0,
 ) -> Tensor:
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
@@ -138,6 +141,8 @@ def sample(
         dtype: of the state.
         strict: see above.
         decode: turn the samples of a model of latents into pictures with its codec; False leaves them as they are.
+        boost: start from so many times the usual noise (Boost-and-Skip, see `ornstein.guidance.boost`).
+        skip: leave out so many steps at the beginning of the grid.
 
     Raises:
         UsageError: arguments that do not fit together (and its subclasses for paths and grids).
@@ -149,7 +154,7 @@ def sample(
     """
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
-    request = resolve(model, sampler, steps, evaluations, grid, shape, dtype)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
     denoiser = _OneByOne(model) if strict else model
     size = n if batch is None else batch
     if size < 1:
@@ -160,10 +165,9 @@ def sample(
         for start in range(0, n, size):
             rows = range(start, min(start + size, n))
             part = denoiser if cond is None else denoiser.given(_slice(cond, rows, n))
-            x, source = _begin(part.path, request, seed, range(first + rows.start, first + rows.stop))
-            if noise is not None:
-                source = noise(rows, request.device, request.dtype)
-                x = part.path.prior(source, request.shape, request.times[0])
+            samples = range(first + rows.start, first + rows.stop)
+            source = None if noise is None else noise(rows, request.device, request.dtype)
+            x, source = _begin(part.path, request, seed, samples, boost, source)
             clean = run(solve(request.sampler, part.path, x, request.times, source), part)
             parts.append(clean if codec is None else _decoded(codec, clean, strict))
     return torch.cat(parts)
@@ -182,6 +186,8 @@ def stream(
     cond: Cond | None = None,
     shape: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
+    boost: float = 1.0,
+    skip: int = 0,
 ) -> Iterator[Event]:
     """The same as one batch of `sample`, seen evaluation by evaluation; the last event's ``x`` is the result.
 
@@ -194,15 +200,23 @@ def stream(
     """
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
-    request = resolve(model, sampler, steps, evaluations, grid, shape, dtype)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
     bound = model if cond is None else model.given(cond)
-    x, noise = _begin(bound.path, request, seed, range(first, first + n))
+    x, noise = _begin(bound.path, request, seed, range(first, first + n), boost)
     return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
 
 
-def _begin(path: Path, request: Request, seed: int, samples: range) -> tuple[Tensor, NoiseSource]:
-    noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype)
-    return path.prior(noise, request.shape, request.times[0]), noise
+def _begin(
+    path: Path, request: Request, seed: int, samples: range, boost: float, noise: NoiseSource | None = None
+) -> tuple[Tensor, NoiseSource]:
+    noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype) if noise is None else noise
+    source = noise if boost == 1.0 else Boosted(noise, boost)
+    return path.prior(source, request.shape, request.times[0]), source
+
+
+def skipped(request: Request, steps: int) -> Request:
+    """The request without its first ``steps`` steps; `GridError` where none would be left."""
+    return replace(request, times=grids.without_first(request.times, steps)) if steps else request
 
 
 def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:
