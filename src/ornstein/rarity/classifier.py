@@ -61,10 +61,10 @@ class RarityClassifier:
 
 def load(where: str | Path, *, ema: bool = True, device: str | torch.device = "cpu") -> RarityClassifier:
     """The classifier of a run of `ornstein train rarity-classifier`; `UsageError` for a run of another kind."""
-    from ..runs import open_run
+    from ..runs import open_own
     from ..training.rarity import RaritySpec
 
-    run = open_run(where, ema=ema, device=device)
+    run = open_own(where, ema=ema, device=device)
     if not isinstance(run.spec, RaritySpec):
         raise UsageError(
             f"{where} is no rarity classifier but a run that makes images: give one of ornstein train rarity-classifier"

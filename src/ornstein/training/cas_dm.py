@@ -11,6 +11,8 @@ import tyro
 from ..cascade import Cascade, GateShape, Squash
 from ..denoisers import Denoiser
 from ..errors import ConfigError
+from ..interop.diffusers import is_pipeline
+from ..interop.fronts import PipelineFront, open_front
 from ..networks import DiTConfig, UNetConfig, build
 from ..networks.stages import Stages
 from ..objectives import CascadeLoss, Objective
@@ -32,10 +34,12 @@ NetworkConfig = UNetConfig | DiTConfig
 class CascadeSpec(Spec):
     """A cascade without its weights: the fields of `Spec` are its front's, ``back`` is the second network.
 
-    ``frozen``: the front was another run's, and is not trained. The rest is `ornstein.cascade.Cascade`'s.
+    ``frozen``: the front was another run's, and is not trained. ``pipeline``: it is that of a diffusers pipeline, and
+    ``path``, ``predicts`` and ``network`` mean nothing. The rest is `ornstein.cascade.Cascade`'s.
     """
 
     back: UNetConfig | DiTConfig
+    pipeline: PipelineFront | None = None
     frozen: bool = False
     clip: float | None = 1.0
     gate: GateShape = "map"
@@ -45,7 +49,7 @@ class CascadeSpec(Spec):
 
     def build(self, seed: int = 0) -> Conditioned:
         """Both networks; the front has the weights that it has without a back."""
-        alone = Spec.build(self, seed)
+        alone = Spec.build(self, seed) if self.pipeline is None else Conditioned(self.pipeline.build(), None)
         stages = Stages(alone.net, build(self.back, mix(seed, "back")))
         if self.frozen:
             stages.freeze()
@@ -55,7 +59,7 @@ class CascadeSpec(Spec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser that blends its two stages."""
-        alone = Spec.denoiser(self, net)
+        alone = Spec.denoiser(self, net) if self.pipeline is None else self.pipeline.denoiser(net, self.shape)
         reading = Cascade(
             front=alone.reading,
             clip=self.clip,
@@ -81,7 +85,7 @@ class CascadeConfig(TrainConfig):
     Example: ornstein train cas-dm --data critters --out runs/cascade --images 500000 --objective.metric lite0
 
     With --front RUN the first network is that run's, kept as it is, and only the refiner is trained: path, predicts,
-    network and condition are then those of RUN. The same command continues a run that was stopped.
+    network and condition are then those of RUN, which may be a diffusers pipeline of pixels. The same command continues a run that was stopped.
     """
 
     takes_latents: ClassVar[bool] = False  # its metric compares pictures
@@ -89,7 +93,8 @@ class CascadeConfig(TrainConfig):
     predicts: Prediction = "noise"
     """What the first network's output means; the second predicts the clean image."""
     front: str = ""
-    """A run, checkpoint, card or shipped model to be the first network, frozen; by default both are trained."""
+    """A run, checkpoint, card, shipped model or folder of a diffusers pipeline to be the first network, frozen; by
+    default both are trained."""
     back: (
         Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
         | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
@@ -121,7 +126,10 @@ class CascadeConfig(TrainConfig):
 
         Raises `ConfigError` for a front of another image size, with other labels than the data, or a cascade itself.
         """
-        alone = self._front(source) if self.front else TrainConfig.specify(self, source)
+        front = self._pipeline() if self.front and is_pipeline(self.front) else None
+        alone = self._front(source) if self.front and front is None else TrainConfig.specify(self, source)
+        if front is not None:
+            alone = replace(alone, text=None, classes=())
         like = self.back or alone.network
         return CascadeSpec(
             shape=alone.shape,
@@ -138,6 +146,7 @@ class CascadeConfig(TrainConfig):
                 classes=len(alone.classes),
                 text_width=0 if alone.text is None else alone.text.width,
             ),
+            pipeline=front,
             frozen=bool(self.front),
             clip=self.clip or None,
             gate=self.gate,
@@ -146,10 +155,19 @@ class CascadeConfig(TrainConfig):
             residual=self.residual,
         )
 
-    def _front(self, source: Source) -> Spec:
-        from ..runs import open_run
+    def _pipeline(self) -> PipelineFront:
+        front, piped = open_front(self.front)
+        if piped.picture != (3, self.size, self.size):
+            side = piped.picture[-1]
+            raise ConfigError(f"--front {self.front} makes images of {side} pixels: give --size {side}")
+        if self.condition != "none":
+            raise ConfigError(f"--condition {self.condition}: the pipeline {self.front} is told nothing: leave it out")
+        return front
 
-        spec = open_run(self.front).spec
+    def _front(self, source: Source) -> Spec:
+        from ..runs import open_own
+
+        spec = open_own(self.front).spec
         if isinstance(spec, CascadeSpec):
             raise ConfigError(f"--front {self.front} is a cascade itself: give a run of ornstein train ddpm")
         if spec.shape[1:] != (self.size, self.size):
@@ -166,9 +184,13 @@ class CascadeConfig(TrainConfig):
         """The average weights of the run in ``front``, if there is one."""
         if not self.front:
             return
-        from ..runs import open_run
+        if is_pipeline(self.front):
+            net = open_front(self.front)[1].denoiser.net
+            model.net.front.load_state_dict(net.state_dict())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
+            return
+        from ..runs import open_own
 
-        given = open_run(self.front).model
+        given = open_own(self.front).model
         model.net.front.load_state_dict(given.net.state_dict())  # pyright: ignore[reportAttributeAccessIssue, reportCallIssue]
         if model.text is not None and given.text is not None:
             model.text.load_state_dict(given.text.state_dict())

@@ -376,9 +376,9 @@ class RarityConfig(TrainConfig):
         )
 
     def _front(self) -> Spec:
-        from ..runs import open_run
+        from ..runs import open_own
 
-        spec = open_run(self.features).spec
+        spec = open_own(self.features).spec
         if isinstance(spec, RaritySpec):
             raise ConfigError(f"--features {self.features} is a rarity classifier itself: give a run that makes images")
         if spec.shape != (3, self.size, self.size):
@@ -419,10 +419,10 @@ class RarityConfig(TrainConfig):
         """The weights of the frozen feature network."""
         if self.features in {"", LITE0}:
             return
-        from ..runs import open_run
+        from ..runs import open_own
 
         net: Any = model.net
-        net.features.net.load_state_dict(open_run(self.features).model.net.state_dict())
+        net.features.net.load_state_dict(open_own(self.features).model.net.state_dict())
 
     def loss(self, device: torch.device) -> Rating:
         """The objective with the table."""
