@@ -85,7 +85,8 @@ class CascadeConfig(TrainConfig):
     Example: ornstein train cas-dm --data critters --out runs/cascade --images 500000 --objective.metric lite0
 
     With --front RUN the first network is that run's, kept as it is, and only the refiner is trained: path, predicts,
-    network and condition are then those of RUN, which may be a diffusers pipeline of pixels. The same command continues a run that was stopped.
+    network and condition are then those of RUN, which may be a diffusers pipeline of pixels. The same command continues
+    a run that was stopped.
     """
 
     takes_latents: ClassVar[bool] = False  # its metric compares pictures
