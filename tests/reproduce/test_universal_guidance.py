@@ -12,7 +12,6 @@ from torch import nn
 import ornstein as orn
 from ornstein import guidance as guide
 from ornstein.denoisers import Denoiser
-from ornstein.lab import targets as lab
 from ornstein.paths import VP
 from ornstein.randomness import Noise
 from ornstein.reproduce import Budget, Cells, Record, experiment

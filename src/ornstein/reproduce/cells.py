@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import inspect
 import json
 import os
+import shutil
+import tempfile
 import time
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -27,6 +31,9 @@ class Cells:
     results: the settings hold the seed. ``cells.map(function, rows)`` does the same for many settings and, with
     ``jobs`` above 1, in that many single-threaded processes. Each cell is written atomically the moment it is done;
     an unreadable one is computed again.
+
+    A function with a parameter ``files`` is given a folder for what is too large for a cell, such as weights; it is no
+    part of the settings. It stays with the cells, or goes with this object if they are kept in memory.
 
     Args:
         folder: where cells are kept (made if missing); None keeps them in memory.
@@ -49,6 +56,7 @@ class Cells:
             raise ConfigError(f"jobs must be at least 1, got {jobs}")
         self.folder, self.experiment, self.version, self.jobs, self.note = folder, experiment, version, jobs, note
         self.seconds, self.used = 0.0, 0
+        self._passing: Path | None = None
         self._memory: dict[str, dict[str, Json]] = {}
         self._asked: set[str] = set()
 
@@ -64,7 +72,7 @@ class Cells:
             self._many(function, todo)
         else:
             for place, (name, row) in enumerate(todo.items(), 1):
-                self._store(name, row, *_timed(function, row))
+                self._store(name, row, *_timed(function, self._given(function, row)))
                 self._say(function, row, place, len(todo))
         stored = {name: self._load(name) for name in names}
         fresh = stored.keys() - self._asked
@@ -79,7 +87,9 @@ class Cells:
             min(self.jobs, len(todo)), mp_context=get_context("spawn"), initializer=_alone
         ) as pool:
             place = (function.__module__, function.__qualname__)
-            futures = {pool.submit(_elsewhere, *place, dict(row)): (name, row) for name, row in todo.items()}
+            futures = {
+                pool.submit(_elsewhere, *place, self._given(function, row)): (name, row) for name, row in todo.items()
+            }
             try:
                 for done, future in enumerate(as_completed(futures), 1):
                     name, row = futures[future]
@@ -88,6 +98,22 @@ class Cells:
             except BaseException:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
+
+    def files(self) -> Path:
+        """The folder that functions with a parameter ``files`` are given."""
+        if self.folder is not None:
+            return self.folder / "files"
+        if self._passing is None:
+            self._passing = Path(tempfile.mkdtemp(prefix="ornstein-cells-"))
+            weakref.finalize(self, shutil.rmtree, self._passing, ignore_errors=True)
+        return self._passing
+
+    def _given(self, function: Job, row: Mapping[str, Json]) -> dict[str, Any]:
+        """The arguments of a cell's function."""
+        takes = "files" in inspect.signature(function).parameters
+        if takes:
+            self.files().mkdir(parents=True, exist_ok=True)
+        return {**row, "files": self.files()} if takes else dict(row)
 
     def _say(self, function: Job, row: Mapping[str, Json], done: int, total: int) -> None:
         self.note(f"{function.__name__} {' '.join(f'{k}={v}' for k, v in row.items())} ({done} of {total})"[:160])

@@ -25,20 +25,20 @@ from .verdicts import Part
 
 # ------------------------------------------------------------------------------------------------ a trained network
 
-IMAGES, FEW, MANY = 8, 8, 32
+IMAGES, FEW, MANY = 8, 6, 24
 STRENGTHS: Mapping[str, float] = {"colour": 0.1, "inpainting": 3e-4, "class": 3.0}
 DPS_SCALE: Mapping[str, float] = {"colour": 3.0, "inpainting": 1.0}
-NOISY_WEIGHT = 3.0
+NOISY_WEIGHT = 10.0
 MEASURED = ("colour", "inpainting")
 
 
 def image_arms(task: str) -> list[tuple[str, int, int, float]]:
     """(method, steps, recurrence, strength) of a task."""
     w = STRENGTHS[task]
-    arms = [("forward", FEW, k, w) for k in (RECURRENCES if task in MEASURED else (1, 4))]
+    arms = [("forward", FEW, k, w) for k in (RECURRENCES if task in MEASURED else (4,))]
     arms += [("forward", MANY, 1, w), ("backward", MANY, 1, 0.0), ("both", MANY, 1, w)]
     if task in MEASURED:
-        return [*arms, ("paper", MANY, 1, w), ("dps", MANY, 1, DPS_SCALE[task]), ("posterior", MANY // 2, 1, 1.0)]
+        return [*arms, ("dps", MANY, 1, DPS_SCALE[task]), ("posterior", MANY // 2, 1, 1.0)]
     return [*arms, ("noisy", MANY, 1, NOISY_WEIGHT)]
 
 
