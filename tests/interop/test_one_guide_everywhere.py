@@ -1,0 +1,128 @@
+"""One guide object, unchanged, on pixels, latents, a consistency model, and a diffusers pipeline."""
+
+import pytest
+import torch
+from torch import nn
+
+import ornstein as orn
+from ornstein import grids
+from ornstein.denoisers import codec_of
+from ornstein.guidance import CFG, Backward, Colour, Universal, stack, together, within
+from ornstein.interop.diffusers import from_pipeline
+from ornstein.latents import KLCodec, Normalisation
+from ornstein.paths import VE, VP
+
+RED = Colour(target=torch.tensor([[0.9, -0.9, -0.9]]))
+GUIDES = {
+    "forward": Universal(energies=RED, strength=3.0, limit=0.5),
+    "backward": Universal(energies=RED, strength=0.0, backward=Backward(steps=3, rate=5.0)),
+    "both": Universal(energies=RED, strength=1.0, limit=0.5, backward=Backward(steps=2, rate=5.0), checkpoint=True),
+    "in pictures": Universal(energies=RED, strength=0.0, backward=Backward(steps=2, rate=20.0, space="image")),
+    "estimate": Universal(energies=RED, strength=3.0, limit=0.5, through="estimate"),
+}
+
+
+class Doubling(nn.Module):
+    """Latents are pictures at half the size, with a fourth channel that nobody looks at."""
+
+    def moments(self, image):
+        half = nn.functional.avg_pool2d(image, 2)
+        mean = torch.cat((half, half[:, :1]), dim=1)
+        return mean, torch.full_like(mean, -10.0)
+
+    def decode(self, latent):
+        return nn.functional.interpolate(latent[:, :3], scale_factor=2.0, mode="nearest")
+
+
+def small_net(channels):
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = nn.Conv2d(channels, channels, 3, padding=1)
+
+        def forward(self, x, time):
+            return 0.5 * x + 0.1 * self.body(x)
+
+    return Net().eval().requires_grad_(False)
+
+
+def pixels():
+    return orn.Denoiser(small_net(3), VP(), "clean", shape=(3, 16, 16)), None
+
+
+def latents():
+    codec = KLCodec(net=Doubling(), factor=2, channels=4, normalisation=Normalisation.of(shift=0.1, scale=2.0))
+    return orn.Denoiser(small_net(4), VP(), "clean", shape=(4, 8, 8), codec=codec), None
+
+
+def consistency():
+    model = orn.Denoiser(small_net(3), VE(), "consistency", shape=(3, 16, 16))
+    return model, grids.Grid("two", lambda path: (80.0, 0.0, 0.8, 0.0))
+
+
+@pytest.fixture(params=["pixels", "latents", "consistency", "ddpm", "stable"])
+def model(request):
+    """(denoiser, grid)."""
+    if request.param in ("ddpm", "stable"):
+        pytest.importorskip("diffusers")
+        pytest.importorskip("transformers")
+        folder = request.getfixturevalue("pixels" if request.param == "ddpm" else "stable")
+        return from_pipeline(folder, bound=False).denoiser, None
+    return globals()[request.param]()
+
+
+def energy(pictures):
+    return RED(pictures).mean()
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_the_same_guide_brings_every_model_closer(model, name):
+    denoiser, grid = model
+    guide = GUIDES[name]
+    if name == "in pictures" and codec_of(denoiser) is None:
+        pytest.skip("needs a codec")
+    if name == "in pictures" and denoiser.codec.about:
+        pytest.skip("an autoencoder with random weights encodes nothing that it would decode")
+    options = {"n": 2, "sampler": "ddim", "seed": 1}
+    options |= {"steps": 6} if grid is None else {"grid": grid}
+    plain, guided = orn.sample(denoiser, **options), orn.sample(guide(denoiser), **options)
+    assert plain.shape == guided.shape
+    assert plain.shape[1] == 3
+    assert guided.isfinite().all()
+    assert energy(guided) < energy(plain)
+
+
+def test_no_strength_is_no_guidance(model):
+    denoiser, grid = model
+    options = {"n": 1, "sampler": "ddim"} | ({"steps": 3} if grid is None else {"grid": grid})
+    none = Universal(energies=RED, strength=0.0)
+    assert torch.equal(orn.sample(none(denoiser), **options), orn.sample(denoiser, **options))
+
+
+def test_the_codec_shows_through_everything():
+    denoiser, _ = latents()
+    codec = denoiser.codec
+    guide = GUIDES["estimate"]
+    wrapped = [
+        guide(denoiser),
+        stack(guide, guide)(denoiser),
+        together(guide)(denoiser),
+        within(guide, sigma=(0.1, 10.0))(denoiser),
+        orn.Memo(denoiser),
+        denoiser.given({}),
+        CFG(weight=2.0, null={})(denoiser),
+    ]
+    for one in wrapped:
+        assert codec_of(one) is codec
+    assert orn.sample(denoiser, 1, steps=2).shape == (1, 3, 16, 16)
+    assert orn.sample(denoiser, 1, steps=2, decode=False).shape == (1, 4, 8, 8)
+    own = Universal(energies=lambda z: z[:, 3].square().flatten(1).mean(1), strength=0.1, decode=lambda z: z)
+    assert orn.sample(own(denoiser), 1, steps=2).isfinite().all()
+
+
+def test_decoding_is_split_as_sampling_is():
+    denoiser, _ = latents()
+    whole = orn.sample(denoiser, 3, steps=2, strict=True)
+    assert torch.equal(whole, orn.sample(denoiser, 3, steps=2, strict=True, batch=2))
