@@ -10,6 +10,7 @@ import tyro
 
 from ..errors import UsageError
 from .guides import read_guides, told_once
+from .interpolate import LatentArgs, Later
 from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
+    from ..interpolation import Latents
     from ..runs import Run
     from ..sampling import Request
     from .guides import Asked
@@ -25,7 +27,7 @@ _SHOWN = 256  # pictures in grid.png, the first ones
 
 
 @dataclass(frozen=True, kw_only=True)
-class SampleArgs:
+class SampleArgs(LatentArgs):
     """Images from a run, a checkpoint folder, or the shipped model ("critters").
 
     Example: ornstein sample runs/critters --sampler dpmpp-2m --steps 20 --seed 0 --n 16 --out out/critters
@@ -37,9 +39,9 @@ class SampleArgs:
     """Folder for the PNGs (000000.png, …) and grid.png."""
     n: int = 16
     """How many images."""
-    sampler: str = "dpmpp-2m"
-    """Name of the sampler, or auto, which chooses sampler and grid by path and number of evaluations; an unknown name
-    lists them all."""
+    sampler: str | None = None
+    """Name of the sampler; by default dpmpp-2m, or ancestral on a pyramid. Or auto, which chooses
+    sampler and grid by path and number of evaluations; an unknown name lists them all."""
     steps: int | None = None
     """Length of the time grid (20 unless --evaluations is given)."""
     evaluations: int | None = None
@@ -90,10 +92,13 @@ def sample(args: SampleArgs) -> int:
     import time
 
     from ..runs import open_run
-    from ..samplers import plan
+    from ..samplers import default_for, plan
 
     _check(args)
     run = open_run(args.run, device=args.device)
+    run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
+    args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
+    latents = args.latents(args.n, args.seed, args.first, args.recur, run.denoiser.path)
     cond = _condition(run, args)
     asked = _guides(run, args)
     guided = _guided(run, args, asked)
@@ -101,7 +106,7 @@ def sample(args: SampleArgs) -> int:
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
-    written = _write(args, guided, request, cond)
+    written = _write(args, guided, request, cond, latents)
     pace = (time.perf_counter() - started) / args.n
     result = {
         "run": args.run,
@@ -111,6 +116,7 @@ def sample(args: SampleArgs) -> int:
         "seed": args.seed,
         "first": args.first,
         "guidance_scale": args.guidance_scale,
+        **args.told(),
         **asked.record,
         "images": written,
         "grid": str(args.out / "grid.png"),
@@ -134,7 +140,13 @@ def _check(args: SampleArgs) -> None:
     refuse_file(args.out)
 
 
-def _write(args: SampleArgs, model: DenoiserLike, request: Request, cond: dict[str, Tensor] | None) -> list[str]:
+def _write(
+    args: SampleArgs,
+    model: DenoiserLike,
+    request: Request,
+    cond: dict[str, Tensor] | None,
+    latents: Latents | None,
+) -> list[str]:
     """Draw the images batch by batch, write them and the grid; the names of the files."""
     import torch
 
@@ -153,6 +165,7 @@ def _write(args: SampleArgs, model: DenoiserLike, request: Request, cond: dict[s
                 grid=request.times,
                 seed=args.seed,
                 first=args.first + rows.start,
+                noise=None if latents is None else Later(latents=latents, start=rows.start),
                 cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
                 strict=args.strict,
             )
@@ -222,6 +235,7 @@ def _shared(args: SampleArgs) -> int | None:
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids
     from ..denoisers import grid_of
+    from ..samplers import default_for
     from ..samplers import sampler as sampler_named
     from ..samplers import steps_for
 
@@ -241,7 +255,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     if args.sampler == "auto":  # its samplers ask once a step
         return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
     if args.evaluations is not None:
-        rule = sampler_named(args.sampler)
+        rule = sampler_named(args.sampler or default_for(model.path))
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     if own is not None and args.grid == "default" and args.steps is None:
         return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)

@@ -1,0 +1,79 @@
+"""The part of `ornstein sample` about images between images, variations of one, and the posterior of a pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..denoisers import Denoiser
+    from ..interpolation import Latents
+    from ..paths.base import Path
+    from ..randomness import NoiseSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentArgs:
+    """What else but (seed, number) an image's noise may be."""
+
+    interpolate: tuple[int, int] | None = None
+    """Numbers A B of two images of the stream: --n images from the one to the other, by their noise."""
+    vary: int | None = None
+    """A level of a udpm model: image --first, and then variations of it with fresh noise at this level alone, 1 for
+    details to the last for everything."""
+    keep: float = 0.0
+    """With --vary, the share of the level's own noise that is kept: 1 changes nothing."""
+    posterior: Literal["exact", "published"] | None = None
+    """The posterior between the levels of a udpm model, if not the one of its training."""
+
+    def latents(self, n: int, seed: int, first: int, recur: int, path: Path) -> Latents | None:
+        """Where the noise of the call comes from, if not from seed and number; `UsageError` for what does not fit."""
+        from ..interpolation import Between, Varied, level_key
+
+        if self.interpolate is not None and self.vary is not None:
+            raise UsageError("give --interpolate or --vary, not both")
+        if self.keep and self.vary is None:
+            raise UsageError(f"--keep {self.keep:g} belongs to --vary: name a level")
+        if self.interpolate is not None:
+            a, b = self.interpolate
+            return Between(a=a, b=b, frames=n, seed=seed)
+        if self.vary is None:
+            return None
+        if recur > 1:
+            raise UsageError("--vary needs every level once: leave --recur out")
+        return Varied(image=first, key=level_key(path, self.vary), keep=self.keep, seed=seed)
+
+    def ruled(self, model: Denoiser) -> Denoiser:
+        """The model with the posterior asked for; `UsageError` where its path has no choice."""
+        from ..paths import PyramidPath
+
+        if self.posterior is None:
+            return model
+        if not isinstance(model.path, PyramidPath):
+            raise UsageError(
+                f"--posterior {self.posterior}: a {type(model.path).__name__} has one alone, a model of train udpm two"
+            )
+        return replace(model, path=replace(model.path, rule=self.posterior))
+
+    def told(self) -> Mapping[str, Any]:
+        """What of this was asked for, for the record."""
+        given = {"interpolate": self.interpolate, "vary": self.vary, "posterior": self.posterior}
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
+        return found | ({"keep": self.keep} if self.vary is not None else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Later:
+    """The noise of a later part of a call."""
+
+    latents: Latents
+    start: int
+
+    def __call__(self, rows: range, device: torch.device, dtype: torch.dtype) -> NoiseSource:
+        """See `Latents`."""
+        return self.latents(range(self.start + rows.start, self.start + rows.stop), device, dtype)
