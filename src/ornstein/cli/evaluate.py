@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -147,8 +148,19 @@ def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
     theirs = None
     if where is not None and (needed or run.condition != "none"):
         theirs = open_data(where, args.n, (height, width), how)
-    sampling = Sampling(sampler=args.sampler, steps=args.steps, seed=args.seed, batch=args.batch)
+    sampling = Sampling(sampler=args.sampler, steps=_steps(args, run), seed=args.seed, batch=args.batch)
     return open_samples(run, args.n, sampling, None if theirs is None else theirs.source), theirs
+
+
+def _steps(args: EvalArgs, run: Any) -> int:
+    """--steps, or what is usual: 20, or the evaluations that the model's own grid has."""
+    from ..denoisers import grid_of
+
+    own = grid_of(run.denoiser)
+    if args.steps is not None or own is None:
+        return 20 if args.steps is None else args.steps
+    times = own(None)(run.denoiser.path)
+    return sum(s < t for t, s in itertools.pairwise(times))
 
 
 def _handled_apart(ours: Side, theirs: Side | None, reference: Sequence[Statistics] | None) -> list[str]:
@@ -253,7 +265,7 @@ def _document(
         if getattr(args, name) is not None:
             result[name] = str(getattr(args, name))
     if "sampler" in ours.about:
-        result |= {"sampler": args.sampler, "steps": args.steps, "condition": ours.about["condition"]}
+        result |= {"sampler": args.sampler, "steps": int(ours.about["steps"]), "condition": ours.about["condition"]}
     return result
 
 

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "distances, precision, rarity and diversity of a run or a folder against data",
     ),
     "guides": ("guides", "GuidesArgs", "guides", "what can steer a sample, and with which network"),
+    "middle": ("middle", "MiddleArgs", "middle", "search the levels at which a consistency model is asked again"),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
     "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "each paper's claims measured again, with verdicts"),
 }

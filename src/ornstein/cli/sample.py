@@ -43,7 +43,7 @@ class SampleArgs(LatentArgs):
     """Name of the sampler; by default dpmpp-2m, or ancestral on a pyramid. Or auto, which chooses
     sampler and grid by path and number of evaluations; an unknown name lists them all."""
     steps: int | None = None
-    """Length of the time grid (20 unless --evaluations is given)."""
+    """Length of the time grid (20 unless --evaluations is given); of a consistency model the evaluations (1 or 2)."""
     evaluations: int | None = None
     """Instead of --steps: as many steps as fit into this number of network evaluations."""
     grid: Literal["default", "karras", "log-snr", "uniform", "quadratic"] = "default"
@@ -77,6 +77,8 @@ class SampleArgs(LatentArgs):
     """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
     recur: int = 1
     """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
+    average: float | None = None
+    """A further average of the weights, by its number in --ema.also of the training."""
     columns: int = 0
     """Columns of the grid picture (0: about square)."""
     strict: bool = False
@@ -95,7 +97,7 @@ def sample(args: SampleArgs) -> int:
     from ..samplers import default_for, plan
 
     _check(args)
-    run = open_run(args.run, device=args.device)
+    run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
     latents = args.latents(args.n, args.seed, args.first, args.recur, run.denoiser.path)

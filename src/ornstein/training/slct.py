@@ -13,7 +13,7 @@ import tyro
 
 from .. import grids
 from ..denoisers import Denoiser
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
@@ -73,6 +73,13 @@ class ConsistencySpec(Spec):
             clock=log_level if self.clock == "log" else None,
             grid=self.grid,
         )
+
+    def settled(self, found: object) -> Spec:
+        """With the middle levels that `ornstein middle` found; `CheckpointError` for a file that holds none."""
+        levels = found.get("middle") if isinstance(found, dict) else None
+        if not isinstance(levels, list) or not all(isinstance(x, float) and self.sigma_min < x for x in levels):
+            raise CheckpointError("the run's sampling.json holds no middle levels: delete it, or search them again")
+        return replace(self, middle=tuple(levels))
 
     def grid(self, evaluations: int | None) -> grids.Grid:
         """The climbing grid of this many evaluations; by default one and each middle level that is known.
@@ -217,10 +224,10 @@ class SLCTConfig(TrainConfig):
         return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
 
     def _origin(self, source: Source) -> Spec:
-        from ..runs import open_run
+        from ..runs import open_own
         from .conditions import captions
 
-        run = open_run(self.origin)
+        run = open_own(self.origin)
         spec = run.spec
         if type(spec) not in {Spec, ConsistencySpec} or not isinstance(run.denoiser.path, AffinePath):
             raise ConfigError(
@@ -239,9 +246,9 @@ class SLCTConfig(TrainConfig):
     def prepare(self, model: Conditioned) -> None:
         """The average weights of the run in ``origin``, if there is one."""
         if self.origin:
-            from ..runs import open_run
+            from ..runs import open_own
 
-            model.load_state_dict(open_run(self.origin).model.state_dict())
+            model.load_state_dict(open_own(self.origin).model.state_dict())
 
     def loss(self, device: torch.device) -> Objective:
         """The losses with their curriculum."""

@@ -61,7 +61,7 @@ class Spec:
         return {} if self.text is None else {"words": self.text.encode(captions)}
 
     def settled(self, found: object) -> Spec:
-        """The model with what was found out after its training, the content of the run's sampling.json; here nothing."""
+        """The model with what was found after its training, the content of the run's sampling.json; here nothing."""
         del found
         return self
 
