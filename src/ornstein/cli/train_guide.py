@@ -26,7 +26,7 @@ class TrainGuideArgs:
     """The file to write, NAME.safetensors; NAME.json beside it tells how it was made and how good it is."""
     seed: int = 0
     """The same seed gives the same weights."""
-    images: int = 40_000
+    images: int = 16_000
     """Pictures seen in all."""
     drawings: int = 2048
     """Critters to make them of; an eighth is held out."""

@@ -59,7 +59,12 @@ class Detection:
         return _composed(layers, kinds, varied(rng, count))
 
     def _slot(
-        self, drawings: Drawings, kinds: np.ndarray, plain: np.ndarray, rng: np.random.Generator, scale: tuple[float, float]
+        self,
+        drawings: Drawings,
+        kinds: np.ndarray,
+        plain: np.ndarray,
+        rng: np.random.Generator,
+        scale: tuple[float, float],
     ) -> Layer:
         """One drawing of the wanted kind for every picture; nothing where the kind is −1."""
         count = len(kinds)

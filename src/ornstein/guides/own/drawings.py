@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -26,7 +26,7 @@ PARTS = ("body", "top", "eyes", "mouth")
 """Of a critter; label 0 of a mask is the background, label i the part before it."""
 
 OTHERS = ("cutouts", "gaze", "stack", "thumbs", "landscape", "shapes", "blobs", "cameo")
-"""Styles beside the critters that are quick to draw; the first `OBJECTS` of them are single things with a clear edge."""
+"""Styles beside the critters that are quick to draw; the first `OBJECTS` of them are single things with clear edges."""
 
 OBJECTS = 4
 _LAST = "none"  # the variant of a part that a critter does not have
@@ -34,7 +34,7 @@ _LAST = "none"  # the variant of a part that a critter does not have
 
 @dataclass(frozen=True, kw_only=True)
 class Cutouts:
-    """Drawings of one style without their backgrounds: drawing i has the seed ``first + i``.
+    """Drawings of one style, of consecutive seeds, without their backgrounds.
 
     ``colour`` uint8 (N, 3, 64, 64) is the colour times the coverage; ``coverage`` and ``labels`` uint8 (N, 64, 64); the
     labels are those of `PARTS`, all zero for other styles than critters. ``notes`` are the raw attributes.
@@ -50,8 +50,10 @@ class Cutouts:
         return len(self.notes)
 
     def part(self, first: int, last: int) -> Cutouts:
-        """The drawings ``first`` … ``last − 1``."""
-        cut = slice(first, last)
+        """From the ``first`` to the ``last`` eighth; at least one drawing is left behind the seventh."""
+        seventh = min(len(self) - 1, len(self) * 7 // 8)
+        ends = {0: 0, 7: seventh, 8: len(self)}
+        cut = slice(ends[first], ends[last])
         return Cutouts(
             style=self.style,
             colour=self.colour[cut],
@@ -83,23 +85,30 @@ class Drawings:
     recoloured: Cutouts
     others: tuple[Cutouts, ...]
 
+    def part(self, first: int, last: int) -> Drawings:
+        """From the ``first`` to the ``last`` eighth of each style; the ends are 0, 7 and 8."""
+        return Drawings(
+            critters=self.critters.part(first, last),
+            recoloured=self.recoloured.part(first, last),
+            others=tuple(other.part(first, last) for other in self.others),
+        )
+
 
 def open_drawings(count: int, each: int, progress: Progress | None = None) -> tuple[Drawings, Drawings]:
     """Drawings to learn from and held-out ones: ``count`` critters and ``each`` of every other style; an eighth is held
     out. They are drawn once and then found in the cache.
     """
-    critters = _cutouts("critters", count, recolour=False, progress=progress)
-    recoloured = _cutouts("critters", count, recolour=True, progress=progress)
-    others = tuple(_cutouts(style, each, recolour=False, progress=progress) for style in OTHERS)
+    every = fresh_drawings(0, count, each, progress)
+    return every.part(0, 7), every.part(7, 8)
 
-    def part(first: float, last: float) -> Drawings:
-        return Drawings(
-            critters=critters.part(round(first * count), round(last * count)),
-            recoloured=recoloured.part(round(first * count), round(last * count)),
-            others=tuple(other.part(round(first * each), round(last * each)) for other in others),
-        )
 
-    return part(0, 7 / 8), part(7 / 8, 1)
+def fresh_drawings(first: int, count: int, each: int, progress: Progress | None = None) -> Drawings:
+    """The drawings with the seeds ``first``, ``first + 1``, …: ``count`` critters and ``each`` of every other style."""
+    return Drawings(
+        critters=_cutouts("critters", first, count, recolour=False, progress=progress),
+        recoloured=_cutouts("critters", first, count, recolour=True, progress=progress),
+        others=tuple(_cutouts(style, first, each, recolour=False, progress=progress) for style in OTHERS),
+    )
 
 
 def background_colours() -> dict[str, tuple[float, float, float]]:
@@ -132,19 +141,15 @@ def _without_background(chosen: dict[str, str]) -> dict[str, str]:
     return {name: value for name, value in chosen.items() if name != "background colour"}
 
 
-def _cutouts(style: str, count: int, *, recolour: bool, progress: Progress | None) -> Cutouts:
+def _cutouts(style: str, first: int, count: int, *, recolour: bool, progress: Progress | None) -> Cutouts:
     versions = {p: version(p) for p in ("dicebear-core", "dicebear-styles", "resvg_py")}
     key: dict[str, Any] = {"cutouts": style, "recolour": recolour, "versions": versions}
-
-    def on_black(index: int) -> tuple[Picture, dict[str, str]]:
-        return _on(style, "#000000", index, recolour)
-
+    if first:
+        key["first"] = first
+    on_black = partial(_coloured, style, first, recolour)
     colour = pictures({**key, "layer": "colour"}, count, SIDE, on_black, progress)
-
-    def planes(index: int) -> tuple[Picture, dict[str, str]]:
-        return _planes(style, index, np.asarray(colour.array[index])), {}
-
     # Other colours of the same creature have the same coverage and the same parts.
+    planes = partial(_planes, style, first)
     masks = pictures({**key, "recolour": False, "layer": "masks"}, count, SIDE, planes, progress)
     array = np.asarray(masks.array)
     return Cutouts(
@@ -156,7 +161,7 @@ def _cutouts(style: str, count: int, *, recolour: bool, progress: Progress | Non
     )
 
 
-def _on(style: str, background: str, index: int, recolour: bool, **options: Any) -> tuple[Picture, dict[str, str]]:
+def _on(style: str, background: str, recolour: bool, index: int, **options: Any) -> tuple[Picture, dict[str, str]]:
     chosen: dict[str, Any] = {"seed": str(index), "backgroundColor": [background], **options}
     if recolour:
         known = _colours("body")
@@ -165,18 +170,24 @@ def _on(style: str, background: str, index: int, recolour: bool, **options: Any)
     return embedded.draw(style, SIDE, chosen)
 
 
-def _planes(style: str, index: int, on_black: Picture) -> Picture:
+def _coloured(style: str, first: int, recolour: bool, index: int) -> tuple[Picture, dict[str, str]]:
+    """Colour times coverage."""
+    return _on(style, "#000000", recolour, first + index)
+
+
+def _planes(style: str, first: int, index: int) -> tuple[Picture, dict[str, str]]:
     """Coverage and labels of a drawing as the first two of three planes."""
-    on_white, _ = _on(style, "#ffffff", index, False)
+    index += first
+    on_black, on_white = (_on(style, background, False, index)[0] for background in ("#000000", "#ffffff"))
     coverage = 255 - (on_white.astype(np.int16) - on_black).clip(0, 255).max(axis=0)
     labels = np.zeros((SIDE, SIDE), dtype=np.uint8)
     if style == "critters":
         inside = coverage >= 128
         labels[inside] = 1
         for label, part in _layers():
-            without, _ = _on(style, "#000000", index, False, **{f"{part}Probability": 0})
+            without, _ = _on(style, "#000000", False, index, **{f"{part}Probability": 0})
             labels[inside & (without != on_black).any(axis=0)] = label
-    return np.stack([coverage.astype(np.uint8), labels, np.zeros_like(labels)])
+    return np.stack([coverage.astype(np.uint8), labels, np.zeros_like(labels)]), {}
 
 
 def _layers() -> Iterator[tuple[int, str]]:

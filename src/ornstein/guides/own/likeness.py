@@ -22,8 +22,8 @@ from ornstein.networks.text import PADDING, UNKNOWN, vocabulary
 class Identity:
     """Two pictures of each creature, in different colours, places and backgrounds, find each other in the batch.
 
-    Half the normalised-temperature cross entropy of every pair (Chen et al. 2020, "SimCLR") and half what a linear layer
-    on the vector, used in training alone, makes of the parts: the first alone stops at the silhouette.
+    Half the normalised-temperature cross entropy of every pair (Chen et al. 2020, "SimCLR") and half what a linear
+    layer on the vector, used in training alone, makes of the parts: the first alone stops at the silhouette.
     """
 
     temperature = 0.1
@@ -43,9 +43,7 @@ class Identity:
         sources = [drawings.critters, drawings.recoloured]
         first, second = (
             signed(
-                over(
-                    placed(source, rows, rng, scale=(0.85, 1.2), shift=0.08, mirror=False), flat(rng, len(rows))[0]
-                )
+                over(placed(source, rows, rng, scale=(0.85, 1.2), shift=0.08, mirror=False), flat(rng, len(rows))[0])
             )
             for source in sources
         )
@@ -193,9 +191,7 @@ class Words:
                     asked = net.text([phrase({"style": "critters", key: value}) for value in values])
                     rows = [i for i, f in enumerate(facts) if key in f]
                     guess = (vectors[rows] @ asked.T).argmax(1)
-                    short_right[key] += sum(
-                        values[int(g)] == facts[i][key] for g, i in zip(guess, rows, strict=True)
-                    )
+                    short_right[key] += sum(values[int(g)] == facts[i][key] for g, i in zip(guess, rows, strict=True))
                     short_total[key] += len(rows)
             found[f"caption of 64{name}"] = percent(right / total)
             found |= {f"{key}{name}": percent(short_right[key] / max(1, short_total[key])) for key in short_right}

@@ -94,8 +94,8 @@ class Classifier(Guide):
 class Embedder(Guide):
     """Which creature it is, whatever its colours and its background: unit vectors, alike for the same creature.
 
-    The *identity* of a creature is the choice of its body, top, eyes, mouth, pattern and cheeks – the shapes – as a face
-    stays the same in another light. The angle between two vectors says how much of it two pictures share.
+    The *identity* of a creature is the choice of its body, top, eyes, mouth, pattern and cheeks – the shapes – as a
+    face stays the same in another light. The angle between two vectors says how much of it two pictures share.
     """
 
     kind = "identity"

@@ -52,7 +52,7 @@ def placed(
     shift: float,
     mirror: bool = True,
 ) -> Layer:
-    """The drawings scaled by a factor from ``scale`` and shifted by up to ``shift`` of the picture, perhaps mirrored."""
+    """The drawings scaled by a factor from ``scale``, shifted by up to ``shift`` of the picture, perhaps mirrored."""
     count = len(rows)
     size = np.exp(rng.uniform(np.log(scale[0]), np.log(scale[1]), count))
     offset = rng.uniform(-shift, shift, (count, 2)) * 2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -103,7 +103,7 @@ class Attributes:
     """The cross entropy of every group of classes; style for all drawings, the others for critters."""
 
     shares = 0.75  # of critters in a batch
-    sources = {
+    sources: ClassVar[dict[str, str]] = {
         "colour": "body colour", "top": "top", "eyes": "eyes", "mouth": "mouth", "pattern": "pattern",
         "cheeks": "cheeks", "shape": "body",
     }  # fmt: skip

@@ -36,23 +36,25 @@ Report = Callable[[int, int, float], None]  # (images seen, images in all, loss)
 class GuideTraining:
     """How a guide network is trained.
 
-    ``images`` are seen in all, in batches of ``batch``; they are made of ``drawings`` critters (an eighth of which are
-    held out) and an eighth of that number divided by four of every other style.
+    ``images`` are seen in all, in batches of ``batch`` (0 is the kind's own, 32 or 64). They are made of ``drawings``
+    critters and, for every other style, a sixty-fourth of that number; an eighth of each is held out.
     """
 
     kind: str
     seed: int = 0
-    images: int = 40_000
-    batch: int = 64
+    images: int = 16_000
+    batch: int = 0
     drawings: int = 2048
-    lr: float = 3e-3
+    lr: float = 2e-3
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
             raise ConfigError(f"unknown guide network {self.kind!r}: choose one of {', '.join(TASKS)}")
-        if self.images < 0 or self.batch < 16 or self.drawings < 128:
+        if self.batch == 0:
+            object.__setattr__(self, "batch", 64 if self.kind in {"identity", "text"} else 32)
+        if self.images < 0 or self.batch < 16 or self.drawings < 32:
             raise ConfigError(
-                f"images={self.images}, batch={self.batch}, drawings={self.drawings}: they must be at least 0, 16, 128"
+                f"images={self.images}, batch={self.batch}, drawings={self.drawings}: they must be at least 0, 16, 32"
             )
         if not 0 < self.lr < math.inf:
             raise ConfigError(f"lr must be positive, got {self.lr}")
@@ -68,7 +70,7 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
 
     ``report`` hears of the progress and ``drawing`` (done, total) of the drawings that are not yet in the cache.
     """
-    seen, held_out = open_drawings(how.drawings, how.drawings // 32, drawing)
+    seen, held_out = open_drawings(how.drawings, max(2, how.drawings // 64), drawing)
     task = TASKS[how.kind]()
     net = fitted_network(how, task, seen, report)
     card = {"format": files.FORMAT, "kind": how.kind, "parameters": net.parameter_count, "train": asdict(how)}
@@ -80,7 +82,8 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
 
 def command(how: GuideTraining) -> str:
     """The command line that does this."""
-    return f"ornstein train-guide {how.kind} --out {how.kind}.safetensors --seed {how.seed} --images {how.images}"
+    line = f"ornstein train-guide {how.kind} --out {how.kind}.safetensors --seed {how.seed} --images {how.images}"
+    return line if how.drawings == GuideTraining(kind=how.kind).drawings else f"{line} --drawings {how.drawings}"
 
 
 def quality(task: Task, net: Guide, held_out: Drawings) -> Mapping[str, float]:
@@ -106,9 +109,9 @@ def fitted_network(how: GuideTraining, task: Task, drawings: Drawings, report: R
         loss.backward()
         nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
-        _follow(average, net, min(0.995, step / (step + 10)))
+        _follow(average, net, min(0.99, step / (step + 10)))
         if report is not None and (step % 20 == 19 or step + 1 == how.steps):
-            report((step + 1) * how.batch, how.steps * how.batch, float(loss))
+            report((step + 1) * how.batch, how.steps * how.batch, float(loss.detach()))
     average.load_state_dict({name: tensor.half().float() for name, tensor in average.state_dict().items()})
     return files.frozen(average)
 
