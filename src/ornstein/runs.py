@@ -201,7 +201,6 @@ def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
     """What `open_run` makes a model of, read and not yet built; it raises the same."""
     from .data.cache import read_json
     from .training import checkpoint
-    from .data.cache import read_json
     from .training.folder import CONFIG, read_document, read_spec
 
     folder = _place(where)
