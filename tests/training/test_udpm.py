@@ -1,0 +1,224 @@
+"""UDPM as a method of the trainer: it learns, resumes to the bit with its discriminator, opens and samples."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import ornstein as orn
+from ornstein.cli.main import main
+from ornstein.data.decode import decode_file
+from ornstein.errors import CheckpointError, ConfigError
+from ornstein.networks import UNetConfig
+from ornstein.networks.discriminator import DiscriminatorConfig
+from ornstein.objectives.pyramid import PyramidLoss
+from ornstein.parameterizations import LevelBelow
+from ornstein.paths import PyramidPath
+from ornstein.runs import export, open_run
+from ornstein.training import Every, Optimizer, train
+from ornstein.training import loop as training_loop
+from ornstein.training.udpm import UDPMConfig, UDPMSpec
+
+BATCH = 8
+NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8, patch=1, dropout=0.1)
+
+
+def config(out: Path, **changes) -> UDPMConfig:
+    given = {
+        "data": "critters:16",
+        "out": str(out),
+        "size": 16,
+        "images": 6 * BATCH,
+        "batch": BATCH,
+        "network": NETWORK,
+        "discriminator": DiscriminatorConfig(width=8, dropout=0.2),
+        "objective": PyramidLoss(metric="none"),
+        "optimizer": Optimizer(lr=2e-3, warmup=0),
+        "rival": Optimizer(lr=1e-3, warmup=0),
+        "every": Every(log=2 * BATCH, checkpoint=2 * BATCH, seconds=0, samples=4 * BATCH),
+        "tensorboard": False,
+        "workers": 0,
+        "keep": 9,
+    }
+    return UDPMConfig(**(given | changes))
+
+
+def newest(run: Path) -> Path:
+    return max((run / "checkpoints").iterdir())
+
+
+def tensors(run: Path) -> dict[str, torch.Tensor]:
+    parts = sorted(newest(run).glob("*.safetensors"))
+    return {f"{part.stem}/{name}": value for part in parts for name, value in load_file(part).items()}
+
+
+def lines(run: Path) -> list[dict]:
+    found = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    for line in found:
+        line.pop("time")
+    return found
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("udpm") / "run"
+    train(config(out, condition="label"), quiet=True)
+    return out
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, tmp_path, monkeypatch):
+    out, step, count = tmp_path / "run", training_loop._step, [0]
+
+    def dying(session, batch):
+        count[0] += 1
+        if count[0] == 4:  # between two checkpoints, after two steps of the log
+            raise KeyboardInterrupt
+        step(session, batch)
+
+    monkeypatch.setattr(training_loop, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(out, condition="label"), quiet=True)
+    monkeypatch.undo()
+    assert newest(out).name == f"{2 * BATCH:012d}"
+    train(config(out, condition="label"), quiet=True)
+    whole, resumed = tensors(trained), tensors(out)
+    assert {name.split("/")[0] for name in whole} == {"model", "ema", "optimizer", "rival", "rival_optimizer"}
+    assert whole.keys() == resumed.keys()
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert lines(trained) == lines(out)
+    last = lines(out)[-1]
+    assert set(last["rival"]["terms"]) == {"fake", "real", "penalty"}
+    assert last["rival"]["grad_norm"] > 0.0
+
+
+def test_a_checkpoint_without_its_discriminator_is_refused(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "run")
+    state = newest(tmp_path / "run") / "state.json"
+    found = json.loads(state.read_text())
+    del found["files"]["rival.safetensors"]
+    state.write_text(json.dumps(found))
+    (newest(tmp_path / "run") / "rival.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"rival\.safetensors is missing"):
+        train(config(tmp_path / "run", condition="label", images=8 * BATCH), quiet=True)
+
+
+def test_the_discriminator_learns_and_is_not_in_the_model(trained):
+    first = load_file(min((trained / "checkpoints").iterdir()) / "rival.safetensors")
+    last = load_file(newest(trained) / "rival.safetensors")
+    assert not all(torch.equal(first[name], last[name]) for name in first)
+    card = export(open_run(trained), trained.parent / "card")
+    assert sorted(path.name for path in card.iterdir()) == ["config.json", "ema.safetensors"]
+
+
+def test_without_adversarial_weight_there_is_none(tmp_path):
+    out = tmp_path / "run"
+    train(config(out, objective=PyramidLoss(metric="none", adversarial=(0.0,)), images=2 * BATCH), quiet=True)
+    assert {path.stem for path in newest(out).glob("*.safetensors")} == {"model", "ema", "optimizer"}
+    line = lines(out)[-1]
+    assert set(line["terms"]) == {"fidelity"}
+    assert "rival" not in line
+
+
+def test_a_run_opens_and_samples_in_three_evaluations(trained):
+    run = open_run(trained)
+    assert isinstance(run.spec, UDPMSpec)
+    assert run.denoiser.path == PyramidPath()
+    assert run.denoiser.reading == LevelBelow()
+    assert run.spec.network.out_channels == 12
+    images = orn.sample(run.denoiser, 2, cond=run.cond(labels=[0, 1]))
+    assert images.shape == (2, 3, 16, 16)
+    assert list(trained.glob("samples/*"))
+
+
+def test_training_lowers_the_loss(tmp_path):
+    out = tmp_path / "run"
+    train(
+        config(
+            out,
+            objective=PyramidLoss(metric="none", adversarial=(0.0,), draw="all"),
+            network=replace(NETWORK, dropout=0.0),
+            images=60 * BATCH,
+            every=Every(log=10 * BATCH, checkpoint=60 * BATCH, seconds=0, samples=0),
+        ),
+        quiet=True,
+    )
+    losses = [line["loss"] for line in lines(out)]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_other_levels_train_too(tmp_path):
+    path = PyramidPath(alphas=(0.5, 1e-3), sigmas=(0.1, 0.3), factors=(4, 2), kernel=(1.0, 3.0, 3.0, 1.0))
+    out = tmp_path / "run"
+    train(config(out, path=path, images=2 * BATCH, network=replace(NETWORK, multipliers=(1,))), quiet=True)
+    run = open_run(out)
+    assert run.denoiser.path == path
+    assert run.spec.network.out_channels == 48
+    assert orn.sample(run.denoiser, 1).shape == (1, 3, 16, 16)
+
+
+def test_what_cannot_be_is_refused(tmp_path):
+    out = tmp_path / "run"
+    with pytest.raises(ConfigError, match="shrinks by 8"):
+        config(out, network=replace(NETWORK, multipliers=(1, 2, 2)))
+    with pytest.raises(ConfigError, match="follow from the data"):
+        config(out, discriminator=DiscriminatorConfig(classes=3))
+    with pytest.raises(ConfigError, match="2 values for 3 levels"):
+        config(out, objective=PyramidLoss(fidelity=(1.0, 2.0)))
+    assert not out.exists()
+
+
+# ----------------------------------------------------------------------------------------------------- the command line
+
+
+def command(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict, str]:
+    status = main(["sample", *words, "--json"])
+    said = capsys.readouterr()
+    return status, json.loads(said.out) if said.out else {}, said.err
+
+
+def test_the_command_takes_three_evaluations_and_refuses_other_samplers(trained, tmp_path, capsys):
+    status, found, _ = command(capsys, str(trained), "--n", "2", "--label", "0", "--out", str(tmp_path / "a"))
+    assert status == 0
+    assert (found["evaluations"], found["sampler"], found["times"]) == (3, "ancestral", [3.0, 2.0, 1.0, 0.0])
+    for sampler in ("ddim", "heun", "dpmpp-2m"):
+        status, _, said = command(capsys, str(trained), "--sampler", sampler, "--out", str(tmp_path / "a"))
+        assert status == 2
+        assert "PyramidPath does not have: use the Ancestral sampler" in said
+
+
+def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
+    words = (str(trained), "--label", "0", "--seed", "3", "--strict")
+
+    def drawn(name: str, *more: str) -> tuple[dict, list[torch.Tensor]]:
+        status, found, said = command(capsys, *words, *more, "--out", str(tmp_path / name))
+        assert status == 0, said
+        return found, [decode_file(Path(file), 16, "a") for file in found["images"]]
+
+    _, two = drawn("plain", "--first", "5", "--n", "1")
+    _, nine = drawn("other", "--first", "9", "--n", "1")
+    found, frames = drawn("between", "--interpolate", "5", "9", "--n", "5", "--batch", "2")
+    assert found["interpolate"] == [5, 9]
+    assert torch.equal(frames[0], two[0])
+    assert torch.equal(frames[-1], nine[0])
+    found, varied = drawn("varied", "--vary", "1", "--first", "5", "--n", "3", "--keep", "0.5")
+    assert (found["vary"], found["keep"]) == (1, 0.5)
+    assert torch.equal(varied[0], two[0])
+    found, _ = drawn("published", "--posterior", "published", "--n", "1")
+    assert found["posterior"] == "published"
+    for wrong, why in (
+        (("--interpolate", "1", "2", "--vary", "1"), "not both"),
+        (("--vary", "4"), "choose 1"),
+        (("--keep", "0.5"), "belongs to --vary"),
+        (("--vary", "1", "--keep", "2"), "keep must lie"),
+        (("--interpolate", "1", "2", "--n", "1"), "at least 2 frames"),
+        (("--vary", "1", "--recur", "2"), "leave --recur out"),
+    ):
+        status, _, said = command(capsys, *words, *wrong, "--out", str(tmp_path / "no"))
+        assert status == 2, said
+        assert why in said
+    assert not (tmp_path / "no").exists()
