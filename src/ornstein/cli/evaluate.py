@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ..errors import UsageError
+from ..latents.files import is_codec
 from .output import emit_json, note, say
+from .reconstruct import reconstruct
 from .request import Request, read_request
 from .sides import RESIZED, How, Sampling, Side, open_data, open_measured, open_samples
 
@@ -25,13 +27,13 @@ class EvalArgs:
     """Distances between a run's samples (or a folder of images) and data, and the rarity and diversity of samples.
 
     The features are EfficientNet-lite0's by default and every number carries their name; only the standard Inception
-    weights, from a file or the cache, make it an FID.
+    weights, from a file or the cache, make it an FID. Of an autoencoder the reconstructions are measured.
 
     Example: ornstein eval runs/critters --against critters --n 1000 --sampler dpmpp-2m --steps 20
     """
 
     what: tyro.conf.Positional[str]
-    """A run, checkpoint folder or shipped model to sample from; or a folder of images."""
+    """A run, checkpoint folder or shipped model to sample from; an autoencoder; or a folder of images."""
     other: tyro.conf.Positional[str | None] = None
     """The same as --against: ornstein eval A B."""
     against: str | None = None
@@ -82,6 +84,8 @@ def evaluate(args: EvalArgs) -> int:
     from ..metrics.measure import needs
     from .observe import load_instruments, look, write_images
 
+    if is_codec(args.what):
+        return reconstruct(args)
     request = read_request(args)
     reference = None if args.reference is None else files.read(args.reference)
     ours, theirs = _sides(args, request)

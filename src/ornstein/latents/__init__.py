@@ -9,7 +9,7 @@ again = codec.decode(latent)                        # gradients reach the latent
 """
 
 from .codec import Codec, Identity, KLCodec, KLNetwork, Moments, Normalisation, Running, normalisation, weights_digest
-from .files import open_codec, save_codec
+from .files import is_codec, open_codec, save_codec
 from .report import Reconstruction, reconstruction
 from .tiles import Tiles
 
@@ -23,6 +23,7 @@ __all__ = [
     "Reconstruction",
     "Running",
     "Tiles",
+    "is_codec",
     "normalisation",
     "open_codec",
     "reconstruction",

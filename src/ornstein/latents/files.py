@@ -23,7 +23,8 @@ def open_codec(
     """The codec that ``where`` names.
 
     * ``identity``: pictures as they are;
-    * a run of ``ornstein train autoencoder``, one of its checkpoints or a card: the averaged weights;
+    * a run of ``ornstein train autoencoder``, one of its checkpoints or a card: the averaged weights, in float32
+      whatever ``dtype`` says;
     * a folder that `save_codec` wrote, such as ``RUN/codec``;
     * a diffusers AutoencoderKL (SD, SDXL, …) by folder or hub name, or the one of a whole pipeline. Its scaling and
       shift factors are applied, or its latents_mean and latents_std. With ``dtype=torch.float16`` a VAE that overflows
@@ -45,10 +46,25 @@ def open_codec(
 
         if not is_run(folder) and not (folder / "state.json").is_file():
             raise CheckpointError(f"{where} is no codec: give {_KNOWN}")
-        return _from_run(folder, device, dtype)
+        return _from_run(folder, device)
     if str(where).count("/") == 1 and not str(where).startswith((".", "/", "~")):
         return _from_diffusers(where, device, dtype)
     raise CheckpointError(f"there is no codec {str(where)!r}: give {_KNOWN}")
+
+
+def is_codec(where: str | Path) -> bool:
+    """Whether a folder holds a codec and nothing else: an autoencoder's run or card, a saved codec, a diffusers VAE."""
+    folder = Path(where).expanduser()
+    if (folder / DOCUMENT).is_file() or _class_of(folder) == "AutoencoderKL":
+        return True
+    home = folder if (folder / "config.json").is_file() else folder.parent.parent
+    if home != folder and not (folder / "state.json").is_file():
+        return False
+    try:
+        found = json.loads((home / "config.json").read_text("utf-8"))
+        return found["model"]["kind"] == "autoencoderspec"
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def save_codec(codec: Codec, folder: str | Path) -> Path:
@@ -102,7 +118,7 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
         raise CheckpointError(f"{path} and {TENSORS} beside it do not describe a codec: copy both again")
     if document.get("kind") == "autoencoder":
         weights = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
-        codec = _own(about, weights, folder / TENSORS, device, dtype)
+        codec = _own(about, weights, folder / TENSORS, device)
     else:
         codec = _from_diffusers(str(about.get("where")), device, dtype)
         if codec.weights != document.get("weights") and dtype == torch.float32:
@@ -114,9 +130,7 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
     return codec.tiled(*tiles) if tiles else codec
 
 
-def _own(
-    about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device, dtype: torch.dtype
-) -> KLCodec:
+def _own(about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device) -> KLCodec:
     """An autoencoder of ours from its configuration and weights."""
     from ..networks.autoencoder import KLAutoencoder, KLConfig
     from ..training.checkpoint import fill
@@ -130,11 +144,11 @@ def _own(
         net = KLAutoencoder(config)
     fill(net, weights, path)
     codec = KLCodec(net=net, factor=config.factor, channels=config.latent, about=about)
-    net.to(device, dtype)
+    net.to(device)
     return codec
 
 
-def _from_run(folder: Path, device: str | torch.device, dtype: torch.dtype) -> KLCodec:
+def _from_run(folder: Path, device: str | torch.device) -> KLCodec:
     """The averaged weights of an autoencoder's run."""
     from ..networks.autoencoder import KLConfig
     from ..runs import read_run
@@ -146,7 +160,7 @@ def _from_run(folder: Path, device: str | torch.device, dtype: torch.dtype) -> K
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {_KNOWN}")
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
     about = {"kind": "autoencoder", "network": to_dict(config), "where": str(folder), "images": found.images}
-    return _own(about, weights, found.weights, device, dtype)
+    return _own(about, weights, found.weights, device)
 
 
 class DiffusersVAE(nn.Module):
