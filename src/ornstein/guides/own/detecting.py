@@ -43,7 +43,8 @@ class Detection:
         """The mean over the batch."""
         del helper
         scene = self.scenes(drawings, rng, count)
-        return boxing.loss(*net(degraded(scene.pictures, rng)), scene.boxes, scene.labels).mean()
+        logits, boxes = net(degraded(scene.pictures, rng))
+        return boxing.loss(logits, boxes, scene.boxes, scene.labels).mean()
 
     def scenes(self, drawings: Drawings, rng: np.random.Generator, count: int) -> Scene:
         """A third of the pictures show one critter where critters stand; the others up to three things anywhere."""

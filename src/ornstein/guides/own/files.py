@@ -34,7 +34,7 @@ def make(kind: str, settings: Mapping[str, Any], seed: int = 0) -> Guide:
 
 def frozen(net: Guide) -> Guide:
     """The network in evaluation mode, its weights taking no gradient."""
-    return net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+    return net.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def write(net: Guide, path: Path, card: Mapping[str, Any]) -> None:

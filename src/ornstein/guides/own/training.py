@@ -94,7 +94,7 @@ def quality(task: Task, net: Guide, held_out: Drawings) -> Mapping[str, float]:
 
 def fitted_network(how: GuideTraining, task: Task, drawings: Drawings, report: Report | None = None) -> Guide:
     """The trained network, frozen: the moving average of the weights, rounded to half precision as in its file."""
-    net = files.make(how.kind, task.settings(drawings), how.seed).to(memory_format=torch.channels_last)
+    net = files.make(how.kind, task.settings(drawings), how.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         helper = task.helper() or nn.Identity()
