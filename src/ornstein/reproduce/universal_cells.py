@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from .. import grids
 from .. import guidance as guide
 from ..denoisers import Guidance
+from ..errors import UsageError
 from ..guidance.energies import Measured
 from ..lab import targets as lab
 from ..lab.meters import propagate
 from ..lab.targets import GaussianTarget, MixtureTarget
 from ..paths import VP
-from ..randomness import Noise, generator
+from ..randomness import Key, Noise, generator
 from ..samplers import DDIM, Ancestral, Sampler, run, solve
 
 # ------------------------------------------------------------------------------------------------------ a Gaussian
@@ -57,7 +59,7 @@ def gaussian_dps(*, scale: float, sampler: str, steps: int, samples: int) -> Map
     path, seen = VP.table(), _seen(torch.eye(1, dtype=torch.float64), torch.tensor([[SEEN]], dtype=torch.float64), STD)
     grid = grids.uniform(steps)
     dps = guide.DPS(misfit=guide.misfit_of(seen), scale=scale, grid=grid, eta=float(sampler == "ancestral"))
-    noise = Noise.of(0, range(samples), dtype=torch.float64)
+    noise = Draws(seed=0, rows=samples)
     model = dps(GaussianTarget([MEAN], [VARIANCE]).denoiser(path))
     times = grids.times_of(grid, path)
     x = run(solve(SAMPLERS[sampler], path, path.prior(noise, (1,)), times, noise), model)
@@ -67,6 +69,39 @@ def gaussian_dps(*, scale: float, sampler: str, steps: int, samples: int) -> Map
 def _told(mean: float, variance: float) -> Mapping[str, float]:
     distance = math.hypot(mean - POSTERIOR[0], math.sqrt(variance) - math.sqrt(POSTERIOR[1]))
     return {"mean": mean, "variance": variance, "w2": distance}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draws:
+    """A `NoiseSource` of very many small samples: one generator a key, where `Noise` has one a sample and key."""
+
+    seed: int
+    rows: int
+    name: str = ""
+
+    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+        """(rows, *event), float64."""
+        return torch.from_numpy(self._generator("white", key).standard_normal((self.rows, *event)))
+
+    def uniform(self, key: Key) -> float:
+        """One number for all."""
+        return float(self._generator("uniform", key).random())
+
+    def uniforms(self, key: Key) -> Tensor:
+        """One number a sample."""
+        return torch.from_numpy(self._generator("uniforms", key).random(self.rows))
+
+    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+        """Brownian paths need more than one generator a key."""
+        raise UsageError(f"no Brownian path here ({key!r}, {t0} to {t1}, {tuple(event)}): use Noise")
+
+    def fork(self, name: str) -> Draws:
+        """Independent draws."""
+        return Draws(seed=self.seed, rows=self.rows, name=f"{self.name}/{name}")
+
+    def _generator(self, kind: str, key: Key) -> np.random.Generator:
+        parts = key if isinstance(key, tuple) else (key,)
+        return generator("reproduce", self.seed, self.name, kind, *parts)
 
 
 def _seen(matrix: Tensor, y: Tensor, std: float) -> Measured:
@@ -152,15 +187,15 @@ def mixture(
     given = problem(target)
     y = given.observed(seed)
     law = posterior(given.target, given.matrix, y, given.std)
-    truth = law.sample(Noise.of(seed, range(samples), dtype=torch.float64), "exact")
+    truth = law.sample(Draws(seed=seed, rows=samples), "exact")
     evaluations = 0
     if method == "exact":
-        found = law.sample(Noise.of(seed, range(samples), dtype=torch.float64), "again")
+        found = law.sample(Draws(seed=seed, rows=samples), "again")
     else:
         path = VP()
         grid = grids.log_snr(steps)
         times = grids.times_of(grids.recur(grid, recur), path)
-        noise = Noise.of(seed, range(samples), dtype=torch.float64)
+        noise = Draws(seed=seed, rows=samples)
         model = _guided(method, given, _seen(given.matrix, y, given.std), scale, grid)(given.target.denoiser(path))
         found = run(solve(DDIM(), path, path.prior(noise, (given.target.dim,)), times, noise), model)
         evaluations = sum(t > s for t, s in itertools.pairwise(times))

@@ -143,7 +143,7 @@ def _gaussian_plot(found: Mapping[Any, Numbers]) -> Plot:
 
 # -------------------------------------------------------------------------------------------------------- mixtures
 
-MIXTURES, DRAWS = ("M1", "M2", "M16"), 1000
+MIXTURES, DRAWS = ("M1", "M2", "M16"), 2000
 SHORT, LONG = 20, 80
 SCALES = (0.1, 0.3, 1.0)
 # method, steps, recurrence, scale
