@@ -30,6 +30,8 @@ class TrainGuideArgs:
     """Pictures seen in all."""
     drawings: int = 2048
     """Critters to make them of; an eighth is held out."""
+    start: Path | None = None
+    """A classifier's file, whose lower layers the network starts with: the other kinds then learn sooner."""
     json: bool = False
     """Print one JSON document: the card."""
 
@@ -38,7 +40,8 @@ def train_guide(args: TrainGuideArgs) -> int:
     """Train and write; nothing is written before the end."""
     from ..guides.own.training import GuideTraining, train
 
-    how = GuideTraining(kind=args.kind, seed=args.seed, images=args.images, drawings=args.drawings)
+    start_with = "" if args.start is None else str(args.start)
+    how = GuideTraining(kind=args.kind, seed=args.seed, images=args.images, drawings=args.drawings, start=start_with)
     if args.out.suffix != ".safetensors":
         raise UsageError(f"--out {args.out} must end in .safetensors: its card is the .json beside it")
     refuse_target("--out", args.out)

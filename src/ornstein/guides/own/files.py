@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from ornstein.data.cache import atomic
 from ornstein.errors import CheckpointError, OrnsteinError
-from ornstein.guides.own.networks import GUIDES, Guide
+from ornstein.guides.own.networks import GUIDES, Classifier, Guide
+from ornstein.guides.own.towers import MapOf, Summary
 
 FOLDER = Path(__file__).parents[2] / "weights" / "guides"
 FORMAT = "ornstein-guide-1"
@@ -30,6 +31,15 @@ def make(kind: str, settings: Mapping[str, Any], seed: int = 0) -> Guide:
     with torch.random.fork_rng(devices=[]):
         net = GUIDES[kind](**settings)
     return initialise(net, seed)  # type: ignore[return-value]
+
+
+def begin(net: Guide, source: Classifier) -> None:
+    """Start ``net`` where ``source`` has arrived: with all its layers but the last, or with its tower alone."""
+    learned = source.summary.seen()
+    tower = {name: value for name, value in learned.items() if name.startswith("tower.")}
+    for module in net.modules():
+        if isinstance(module, Summary | MapOf):
+            module.load_state_dict(learned if isinstance(module, Summary) else tower, strict=False)
 
 
 def frozen(net: Guide) -> Guide:

@@ -125,7 +125,7 @@ class TextImage(Guide):
 
     def __init__(self, *, vocabulary: Sequence[str], length: int = 40) -> None:
         super().__init__()
-        self.tower = Summary(self.width, hidden=192)
+        self.tower = Summary(self.width)
         self.words = TextEncoder(TextConfig(vocabulary=tuple(vocabulary), length=length))
         self.head = nn.Linear(self.words.config.width, self.width)
         self.log_scale = nn.Parameter(torch.tensor(3.0))

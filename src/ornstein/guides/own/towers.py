@@ -92,6 +92,10 @@ class Summary(nn.Module):
         h = self.squeeze(functional.silu(self.norm(self.tower(x)[-1])))
         return self.out(functional.silu(self.hidden(shrink(h).flatten(1))))
 
+    def seen(self) -> dict[str, Tensor]:
+        """The weights of all layers but the last: what another network can start from."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("out.")}
+
 
 class MapOf(nn.Module):
     """Pictures (B, 3, 64, 64) to maps (B, outputs, 64/stride, 64/stride): a tower and the way back up."""

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -37,7 +37,8 @@ class GuideTraining:
     """How a guide network is trained.
 
     ``images`` are seen in all, in batches of ``batch`` (0 is the kind's own, 32 or 64). They are made of ``drawings``
-    critters and, for every other style, a sixty-fourth of that number; an eighth of each is held out.
+    critters and, for every other style, a sixty-fourth of that number; an eighth of each is held out. ``start`` is the
+    file of a classifier whose tower the network starts with; "" starts it with nothing.
     """
 
     kind: str
@@ -46,6 +47,7 @@ class GuideTraining:
     batch: int = 0
     drawings: int = 2048
     lr: float = 2e-3
+    start: str = ""
 
     def __post_init__(self) -> None:
         if self.kind not in TASKS:
@@ -70,6 +72,8 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
 
     ``report`` hears of the progress and ``drawing`` (done, total) of the drawings that are not yet in the cache.
     """
+    if how.start:
+        files.read("classifier", how.start)  # complains before the drawing starts
     seen, held_out = open_drawings(how.drawings, max(2, how.drawings // 64), drawing)
     task = TASKS[how.kind]()
     net = fitted_network(how, task, seen, report)
@@ -83,7 +87,9 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
 def command(how: GuideTraining) -> str:
     """The command line that does this."""
     line = f"ornstein train-guide {how.kind} --out {how.kind}.safetensors --seed {how.seed} --images {how.images}"
-    return line if how.drawings == GuideTraining(kind=how.kind).drawings else f"{line} --drawings {how.drawings}"
+    if how.drawings != GuideTraining(kind=how.kind).drawings:
+        line += f" --drawings {how.drawings}"
+    return f"{line} --start {how.start}" if how.start else line
 
 
 def quality(task: Task, net: Guide, held_out: Drawings) -> Mapping[str, float]:
@@ -95,6 +101,8 @@ def quality(task: Task, net: Guide, held_out: Drawings) -> Mapping[str, float]:
 def fitted_network(how: GuideTraining, task: Task, drawings: Drawings, report: Report | None = None) -> Guide:
     """The trained network, frozen: the moving average of the weights, rounded to half precision as in its file."""
     net = files.make(how.kind, task.settings(drawings), how.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if how.start:
+        files.begin(net, cast("files.Classifier", files.read("classifier", how.start)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         helper = task.helper() or nn.Identity()
