@@ -181,6 +181,10 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
         "sample": sorted(
             [
                 "--out",
+                "--interpolate",
+                "--vary",
+                "--keep",
+                "--posterior",
                 "--n",
                 "--sampler",
                 "--steps",

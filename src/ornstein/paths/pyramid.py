@@ -69,10 +69,15 @@ class PyramidPath:
     """
 
     alphas: tuple[float, ...] = (0.5, 0.2, 1e-3)
+    """Gain of each level."""
     sigmas: tuple[float, ...] = (0.1, 0.2, 0.3)
+    """Noise of each level."""
     factors: tuple[int, ...] = (2, 2, 2)
+    """By how much each level shrinks the picture; 1 keeps its size."""
     rule: Literal["exact", "published"] = "exact"
+    """The posterior between the levels; published is the authors' scalar one."""
     kernel: tuple[float, ...] = ()
+    """Taps of the blur, in one direction, before the picture is subsampled; by default the mean of the block."""
 
     def __post_init__(self) -> None:
         if not len(self.alphas) == len(self.sigmas) == len(self.factors) > 0:
