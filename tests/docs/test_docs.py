@@ -34,10 +34,12 @@ HELP = {  # section of command.md: words before --help
     "network:unet": ["train", "ddpm", "--out", "x", "network:unet"],
     "network:dit": ["train", "ddpm", "--out", "x", "network:dit"],
     "ornstein train cas-dm": ["train", "cas-dm"],
+    "ornstein train slct": ["train", "slct"],
     "ornstein train udpm": ["train", "udpm"],
     "ornstein sample RUN": ["sample"],
     "ornstein guides": ["guides"],
     "ornstein eval WHAT": ["eval"],
+    "ornstein middle RUN": ["middle"],
     "ornstein rates": ["rates"],
     "ornstein reproduce": ["reproduce"],
 }
