@@ -29,12 +29,14 @@ class Source:
       which the user has the weights.
     * ``load(weights, device)``: the network; ``weights`` is a path, or None for where they usually are.
     * ``missing()``: what this machine lacks to load it without a path, in words; None if nothing.
+    * ``weight``: the default weight with this network, where it is not the kind's.
     """
 
     name: SourceName
     what: str
     load: Callable[[str | None, torch.device], Any] = field(repr=False)
     missing: Callable[[], str | None] = field(repr=False, default=lambda: None)
+    weight: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,10 @@ class Kind:
     sources: tuple[Source, ...] = ()
     yields: Literal["energy", "guidance"] = "energy"
     example: str = ""
+
+    def weight_with(self, source: Source | None) -> float:
+        """The default weight with a network of that source."""
+        return self.weight if source is None or source.weight is None else source.weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,9 +153,9 @@ class Choice:
 
 def kinds() -> dict[str, Kind]:
     """All kinds of guides by name, in the order of the documentation."""
-    from . import pictures, semantic
+    from . import pictures, rarity, semantic
 
-    return {kind.name: kind for kind in (*semantic.KINDS, *pictures.KINDS)}
+    return {kind.name: kind for kind in (*semantic.KINDS, *pictures.KINDS, *rarity.KINDS)}
 
 
 def kind_named(name: str) -> Kind:
@@ -233,8 +239,8 @@ def make(
     guidances: list[Callable[[Any], Any]] = []
     records: list[Mapping[str, Any]] = []
     for wish, kind in zip(asked, found, strict=True):
-        weight = kind.weight if wish.weight is None else wish.weight
         source, network = networks.of(kind)
+        weight = kind.weight_with(source) if wish.weight is None else wish.weight
         name = None if source is None else source.name
         made = kind.make(
             Job(
