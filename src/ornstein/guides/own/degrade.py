@@ -18,7 +18,7 @@ _GROUPS = 4  # of a batch, each with its own blur and its own size
 
 
 def degraded(images: Tensor, rng: np.random.Generator, strength: float = 1.0) -> Tensor:
-    """The pictures, a third of the groups nearly untouched, the others blurred, resized, mixed and noised.
+    """The pictures, a tenth of the groups nearly untouched, the others blurred, resized, mixed or noised.
 
     ``strength`` scales all of it; 0 changes nothing.
     """

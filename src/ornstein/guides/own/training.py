@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -79,6 +80,8 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
     net = fitted_network(how, task, seen, report)
     card = {"format": files.FORMAT, "kind": how.kind, "parameters": net.parameter_count, "train": asdict(how)}
     card["command"] = command(how)
+    if how.start:
+        card["start_sha256"] = hashlib.sha256(Path(how.start).read_bytes()).hexdigest()
     card["quality"] = quality(task, net, held_out)
     files.write(net, out, card)
     return card
