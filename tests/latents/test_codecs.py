@@ -1,5 +1,6 @@
 """Codecs: normalisation, draws, tiles, gradients, precision, and what can be opened."""
 
+import itertools
 import json
 import shutil
 
@@ -153,7 +154,7 @@ def test_tiles_cover_everything_once_weighed():
         starts = tiles.starts(length)
         covered = {i for start in starts for i in range(start, start + min(6, length))}
         assert covered == set(range(length))
-        assert all(b - a <= 4 for a, b in zip(starts, starts[1:], strict=False))
+        assert all(b - a <= 4 for a, b in itertools.pairwise(starts))
     with pytest.raises(ConfigError, match="overlap < side"):
         Tiles(side=4, overlap=4)
 
