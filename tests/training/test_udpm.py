@@ -222,3 +222,10 @@ def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
         assert status == 2, said
         assert why in said
     assert not (tmp_path / "no").exists()
+
+
+def test_a_run_is_evaluated_by_its_own_sampler(trained, capsys):
+    words = ["eval", str(trained), "--against", "critters:16", "--metrics", "diversity", "--n", "4", "--json"]
+    assert main(words) == 0, capsys.readouterr().err
+    found = json.loads(capsys.readouterr().out)
+    assert (found["sampler"], found["steps"]) == ("ancestral", 3)

@@ -60,8 +60,9 @@ class EvalArgs:
     """Write what avgknn, lof, rarity and clip say of each image: a .csv or .jsonl file."""
     resize: How = "auto"
     """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
-    sampler: str = "dpmpp-2m"
-    """Sampler, when sampling from a run; auto chooses it with its grid."""
+    sampler: str | None = None
+    """Sampler, when sampling from a run; by default dpmpp-2m, or ancestral on a pyramid; auto chooses it with its
+    grid."""
     steps: int | None = None
     """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
     average: float | None = None
@@ -132,6 +133,7 @@ def evaluate(args: EvalArgs) -> int:
 def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
     """Both sides opened, nothing sampled; the second is the data, None where neither the call nor a metric names it."""
     from ..runs import is_run, open_run
+    from ..samplers import default_for
 
     needed = request.compares or args.against is not None or args.other is not None
     where = request.where
@@ -152,13 +154,18 @@ def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
     theirs = None
     if where is not None and (needed or run.condition != "none"):
         theirs = open_data(where, args.n, (height, width), how)
-    sampling = Sampling(sampler=args.sampler, steps=_steps(args, run), seed=args.seed, batch=args.batch)
+    name = args.sampler or default_for(run.denoiser.path)
+    sampling = Sampling(sampler=name, steps=_steps(args, run), seed=args.seed, batch=args.batch)
     return open_samples(run, args.n, sampling, None if theirs is None else theirs.source), theirs
 
 
 def _steps(args: EvalArgs, run: Any) -> int:
-    """--steps, or what is usual: 20, or the evaluations that the model's own grid has."""
+    """--steps, or what is usual: 20, or the evaluations that the model's own grid or its levels have."""
     from ..denoisers import grid_of
+    from ..paths import PyramidPath
+
+    if isinstance(run.denoiser.path, PyramidPath):
+        return run.denoiser.path.levels
 
     own = grid_of(run.denoiser)
     if args.steps is not None or own is None:
@@ -269,7 +276,11 @@ def _document(
         if getattr(args, name) is not None:
             result[name] = str(getattr(args, name))
     if "sampler" in ours.about:
-        result |= {"sampler": args.sampler, "steps": int(ours.about["steps"]), "condition": ours.about["condition"]}
+        result |= {
+            "sampler": ours.about["sampler"],
+            "steps": int(ours.about["steps"]),
+            "condition": ours.about["condition"],
+        }
     return result
 
 
