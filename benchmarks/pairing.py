@@ -1,4 +1,4 @@
-"""Optimal pairs of noise and samples: what the two solvers cost in processor time, and how much nearer the pairs are."""
+"""Optimal pairs of noise and samples: what two solvers cost in processor time, and how much nearer the pairs are."""
 
 from __future__ import annotations
 
