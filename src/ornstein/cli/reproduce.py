@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,8 +27,8 @@ class ReproduceArgs:
     """
 
     methods: tyro.conf.Positional[tuple[str, ...]] = ()
-    """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance and
-    cas-dm; none means all."""
+    """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance,
+    minority-guidance and cas-dm; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
     budget: float = 1.0
@@ -71,6 +72,7 @@ def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
     if args.fresh and folder.is_dir():
         for cell in folder.glob("*.json"):
             cell.unlink(missing_ok=True)  # another process may be at it
+        shutil.rmtree(folder / "files", ignore_errors=True)
     cells = Cells(folder, name, chosen.version, args.jobs, lambda line: note(f"{name}: {line}"))
     begin = time.perf_counter()
     found = chosen.run(cells, budget)

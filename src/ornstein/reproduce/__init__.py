@@ -20,6 +20,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "randomized-midpoint": ("ornstein.reproduce.randomized_midpoint", "EXPERIMENT"),
     "exponential-integrator": ("ornstein.reproduce.exponential_integrator", "EXPERIMENT"),
     "universal-guidance": ("ornstein.reproduce.universal_guidance", "EXPERIMENT"),
+    "minority-guidance": ("ornstein.reproduce.minority", "EXPERIMENT"),
     "cas-dm": ("ornstein.reproduce.cas_dm", "EXPERIMENT"),
 }
 
