@@ -203,6 +203,8 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--guide-placement",
                 "--backward",
                 "--recur",
+                "--boost",
+                "--skip",
                 "--columns",
                 "--strict",
                 "--device",

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "methods": ("catalog", "MethodsArgs", "methods", "the eleven methods: what each does, its state, its command"),
     "demo": ("demo", "DemoArgs", "demo", "the main job on the embedded data; ends with a page"),
     "train": ("train", "TrainArgs", "train", "train a model: ornstein train ddpm --data WHERE --out runs/NAME"),
+    "train-guide": ("train_guide", "TrainGuideArgs", "train_guide", "train a small guide network on the embedded drawings"),
     "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
     "eval": (
         "evaluate",
@@ -30,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
         "evaluate",
         "distances, precision, rarity and diversity of a run or a folder against data",
     ),
+    "score": ("score", "ScoreArgs", "score", "how rare every image of a data set is to a trained model, as a table"),
     "guides": ("guides", "GuidesArgs", "guides", "what can steer a sample, and with which network"),
     "middle": ("middle", "MiddleArgs", "middle", "search the levels at which a consistency model is asked again"),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),

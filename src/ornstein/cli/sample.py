@@ -79,6 +79,11 @@ class SampleArgs(LatentArgs):
     """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
     average: float | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
+    boost: float = 1.0
+    """Start from so many times the usual noise, for rarer images (Boost-and-Skip): with --skip, and a sampler with
+    noise."""
+    skip: int = 0
+    """Leave out so many steps at the beginning."""
     columns: int = 0
     """Columns of the grid picture (0: about square)."""
     strict: bool = False
@@ -95,6 +100,7 @@ def sample(args: SampleArgs) -> int:
 
     from ..runs import open_run
     from ..samplers import default_for, plan
+    from ..sampling import skipped
 
     _check(args)
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
@@ -104,11 +110,12 @@ def sample(args: SampleArgs) -> int:
     cond = _condition(run, args)
     asked = _guides(run, args)
     guided = _guided(run, args, asked)
-    request = _request(args, run.denoiser)
+    request = skipped(_request(args, run.denoiser), args.skip)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
-    written = _write(args, guided, request, cond, latents)
+    with told_once():
+        written = _write(args, guided, request, cond, latents)
     pace = (time.perf_counter() - started) / args.n
     result = {
         "run": args.run,
@@ -118,6 +125,8 @@ def sample(args: SampleArgs) -> int:
         "seed": args.seed,
         "first": args.first,
         "guidance_scale": args.guidance_scale,
+        "boost": args.boost,
+        "skip": args.skip,
         **args.told(),
         **asked.record,
         "images": written,
@@ -137,6 +146,10 @@ def _check(args: SampleArgs) -> None:
         raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
     if args.columns < 0:
         raise UsageError(f"--columns must not be negative, got {args.columns}: 0 makes the grid about square")
+    if not 0.0 < args.boost < float("inf") or args.skip < 0:
+        raise UsageError(
+            f"--boost must be positive and --skip not negative, got {args.boost:g} and {args.skip}: 1 and 0 are none"
+        )
     if args.recur < 1:
         raise UsageError(f"--recur must be at least 1, got {args.recur}: 1 takes every step once")
     refuse_file(args.out)
@@ -159,18 +172,18 @@ def _write(
     pictures: list[Tensor] = []
     for begin in range(0, args.n, args.batch):
         rows = range(begin, min(begin + args.batch, args.n))
-        with told_once():
-            images = sampling.sample(
-                model,
-                len(rows),
-                sampler=request.sampler,
-                grid=request.times,
-                seed=args.seed,
-                first=args.first + rows.start,
-                noise=None if latents is None else Later(latents=latents, start=rows.start),
-                cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
-                strict=args.strict,
-            )
+        images = sampling.sample(
+            model,
+            len(rows),
+            sampler=request.sampler,
+            grid=request.times,
+            seed=args.seed,
+            first=args.first + rows.start,
+            noise=None if latents is None else Later(latents=latents, start=rows.start),
+            cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
+            strict=args.strict,
+            boost=args.boost,
+        )
         for i, image in zip(rows, images, strict=True):
             written.append(str(save_png(image, args.out / f"{args.first + i:06d}.png")))
         pictures.extend(images[: _SHOWN - len(pictures)].cpu())
@@ -237,9 +250,8 @@ def _shared(args: SampleArgs) -> int | None:
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids
     from ..denoisers import grid_of
-    from ..samplers import default_for
+    from ..samplers import default_for, steps_for
     from ..samplers import sampler as sampler_named
-    from ..samplers import steps_for
 
     own = grid_of(model)
     families = {
