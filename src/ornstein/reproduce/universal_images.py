@@ -213,9 +213,11 @@ def network() -> Denoiser:
     """The shipped network, frozen."""
     from ..runs import open_run
 
-    run = open_run(MODEL)
-    run.model.requires_grad_(False)
-    return run.denoiser
+    denoiser = open_run(MODEL).denoiser
+    net = guide.network_of(denoiser)
+    assert net is not None
+    net.requires_grad_(False)
+    return denoiser
 
 
 @lru_cache(maxsize=1)
