@@ -56,14 +56,14 @@ class Cell:
 def demo(args: DemoArgs) -> int:
     """Run every stage and write the page."""
     from ..errors import UsageError
-    from ..runs import open_run
+    from ..runs import open_own
     from .demo_page import page
 
     if args.n < 1 or args.images < 0:
         raise UsageError(f"--n must be at least 1 and --images at least 0, got {args.n} and {args.images}")
     refuse_file(args.out)
     started = time.perf_counter()
-    run = open_run(args.model)
+    run = open_own(args.model)
     make_folder(args.out)
     live = _train(args) if args.images else None
     note(f"sampling {args.model}: {len(SAMPLERS)} samplers at {', '.join(map(str, EVALUATIONS))} evaluations")

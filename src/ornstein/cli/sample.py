@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
+    from ..interop.diffusers import Piped
     from ..interpolation import Latents
     from ..runs import Run
     from ..sampling import Request
@@ -193,7 +194,7 @@ def _write(
     return written
 
 
-def _guides(run: Run, args: SampleArgs) -> Asked:
+def _guides(run: Run | Piped, args: SampleArgs) -> Asked:
     return read_guides(
         run,
         guide=args.guide,
@@ -206,7 +207,7 @@ def _guides(run: Run, args: SampleArgs) -> Asked:
     )
 
 
-def _guided(run: Run, args: SampleArgs, asked: Asked) -> DenoiserLike:
+def _guided(run: Run | Piped, args: SampleArgs, asked: Asked) -> DenoiserLike:
     """The model under classifier-free guidance and the guides, or bare."""
     cfg = _toward_condition(run, args)
     if cfg is None and not args.guide:
@@ -218,7 +219,7 @@ def _guided(run: Run, args: SampleArgs, asked: Asked) -> DenoiserLike:
     return run.denoiser if guidance is None else guidance(run.denoiser)
 
 
-def _toward_condition(run: Run, args: SampleArgs) -> Guidance | None:
+def _toward_condition(run: Run | Piped, args: SampleArgs) -> Guidance | None:
     if args.guidance_scale == 1.0:
         return None
     if args.caption is None and not args.label:
@@ -276,7 +277,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     return family(20 if args.steps is None else args.steps)
 
 
-def _condition(run: Run, args: SampleArgs) -> dict[str, Tensor] | None:
+def _condition(run: Run | Piped, args: SampleArgs) -> dict[str, Tensor] | None:
     if args.caption is not None:
         return run.cond(captions=[args.caption] * args.n)
     if args.label:

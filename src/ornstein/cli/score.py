@@ -52,12 +52,12 @@ def score(args: ScoreArgs) -> int:
     """Score, and say what was found."""
     from .. import rarity
     from ..data import open_source
-    from ..runs import open_run
+    from ..runs import open_own
 
     shard = _shard(args.shard)
     refuse_target("--out", args.out)
     recipe = rarity.Recipe(log_snr=args.log_snr, distance=args.distance, draws=args.draws, seed=args.seed)
-    run = open_run(args.run, device=args.device)
+    run = open_own(args.run, device=args.device)
     where = args.data or run.details.get("train", {}).get("data") or "critters"
     source = open_source(where, size=run.spec.shape[-1])
 
