@@ -117,7 +117,8 @@ def _run(session: Session, sinks: events.Sinks) -> Summary:
     config, hardware = session.config, session.accelerator
     began, saved_at, resumed_at = time.perf_counter() - session.seconds, time.perf_counter(), session.images
     fresh = time.perf_counter()  # since the last line of the log, sampling and saving left out
-    pace, since, last = 0.0, session.images, {}
+    pace, since = 0.0, session.images
+    last: dict[str, Any] = {"loss": math.nan, "levels": {}}
     alone = hardware.num_processes == 1
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
