@@ -59,7 +59,7 @@ def score(args: ScoreArgs) -> int:
     recipe = rarity.Recipe(log_snr=args.log_snr, distance=args.distance, draws=args.draws, seed=args.seed)
     run = open_own(args.run, device=args.device)
     where = args.data or run.details.get("train", {}).get("data") or "critters"
-    source = open_source(where, size=run.spec.shape[-1])
+    source = open_source(where, size=run.picture[-1])
 
     def progress(done: int, total: int) -> None:
         note(f"{done} of {total} images" if shard[1] == 1 else f"{done} images of shard {args.shard} (of {total})")

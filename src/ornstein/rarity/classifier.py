@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -65,8 +65,9 @@ def load(where: str | Path, *, ema: bool = True, device: str | torch.device = "c
     from ..training.rarity import RaritySpec
 
     run = open_own(where, ema=ema, device=device)
-    if not isinstance(run.spec, RaritySpec):
+    spec = getattr(run, "spec", None)
+    if not isinstance(spec, RaritySpec):
         raise UsageError(
             f"{where} is no rarity classifier but a run that makes images: give one of ornstein train rarity-classifier"
         )
-    return RarityClassifier(net=run.model.net, spec=run.spec, details=run.details)
+    return RarityClassifier(net=cast("Any", run).model.net, spec=spec, details=run.details)

@@ -144,7 +144,7 @@ class RunFeatures(nn.Module):
         with modulated(self.net, dict.fromkeys(self.at, keep)):
             denoiser.raw(x * scale[:, None, None, None], t)
         features = [seen[name].float() for name in self.at]
-        size = min((feature.shape[-2:] for feature in features), key=lambda s: s[0] * s[1])
+        size = min(((f.shape[-2], f.shape[-1]) for f in features), key=lambda s: s[0] * s[1])
         return torch.cat([functional.adaptive_avg_pool2d(f, size) if f.shape[-2:] != size else f for f in features], 1)
 
 

@@ -19,9 +19,9 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,9 +35,12 @@ from ..guidance.base import affine_path
 from ..randomness import Noise, mix
 from ..runs import Run
 from ..scalars import sigmoid
-from .distances import Distance
+from .distances import PLAIN, Distance
 from .distances import distance as distance_named
 from .table import FORMAT, VERSION, Table, suffix_of
+
+if TYPE_CHECKING:
+    from ..latents import Codec
 
 LSUN_LOG_SNR = -3.703
 """Where the paper scores LSUN: index 60 of 100 steps of the linear schedule, ᾱ = 0.0241, σ/α = 6.37."""
@@ -112,7 +115,9 @@ def score(
     goes on where it was. ``shard=(i, n)`` does part i of n and leaves the rest to other calls; whoever finishes last,
     or a call without a shard, puts the table together and removes the folder. No split changes a bit.
 
-    A class- or text-conditional model is told the label or caption of each image. Unreadable images get NaN.
+    A class- or text-conditional model is told the label or caption of each image. Unreadable images get NaN. A model
+    of latents reconstructs the encoded image, without clamp; "squared" and "absolute" compare latents, the others what
+    is decoded.
 
     Raises:
         UsageError: data of another kind than the run's, a log-SNR beyond the path, or a table or parts made otherwise.
@@ -127,6 +132,9 @@ def score(
         raise UsageError(f"batch must be at least 1, got {batch}")
     _check_data(run, source)
     name, distance = distance_named(recipe.distance, run.denoiser.device)
+    if run.codec is not None:
+        recipe = replace(recipe, clamp=None)
+        distance = distance if name in PLAIN else _decoded(run.codec, distance)
     header = _header(run, source, recipe, name)
     finished = _finished(out, header)
     if finished is not None:
@@ -170,11 +178,19 @@ def _block(run: Run, source: Source, block: int, recipe: Recipe, distance: Dista
     device = run.denoiser.device
     clean = torch.stack([example.image for example in full]).to(device, torch.float32).div_(127.5).sub_(1.0)
     noise = Noise.of(mix(recipe.seed, "rarity"), range(block * GROUP, (block + 1) * GROUP), device=device)
+    if run.codec is not None:
+        with torch.no_grad():
+            clean = run.codec.encode(clean)
     values = rarities(_told(run, full), clean, noise, recipe, distance).tolist()
     return [
         (example.name, value, example.label) if isinstance(example, Example) else (example, None, -1)
         for example, value in zip(found, values, strict=False)
     ]
+
+
+def _decoded(codec: Codec, distance: Distance) -> Distance:
+    """A distance of pictures as one of latents, with pictures in their range."""
+    return lambda a, b: distance(codec.decode(a).clamp(-1, 1), codec.decode(b).clamp(-1, 1))
 
 
 def _read(source: Source, index: int) -> Example | str:
@@ -196,10 +212,10 @@ def _told(run: Run, examples: list[Example]) -> DenoiserLike:
 
 def _check_data(run: Run, source: Source) -> None:
     """Raise `UsageError` for data of another size or other labels than the run's."""
-    if run.spec.shape[1:] != (source.size, source.size):
-        raise UsageError(
-            f"{run.folder} makes images of {run.spec.shape[-1]} pixels, not {source.size}: open the data so"
-        )
+    if not isinstance(run, Run):  # pyright: ignore[reportUnnecessaryIsInstance] - a pipeline, from the command line
+        raise UsageError("only runs of ornstein train can score images: give one of them")
+    if run.picture[1:] != (source.size, source.size):
+        raise UsageError(f"{run.folder} makes images of {run.picture[-1]} pixels, not {source.size}: open the data so")
     if run.classes and run.classes != tuple(source.classes):
         raise UsageError(f"{run.folder} knows other labels than {source.name}: score the data it was trained on")
 
