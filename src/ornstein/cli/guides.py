@@ -37,7 +37,7 @@ def guides(args: GuidesArgs) -> int:
         return 0
     for kind in found.values():
         facts = _facts(kind)
-        say(f"{kind.name}:{kind.takes}[:WEIGHT]   {kind.what}; weight {kind.weight:g}")
+        say(f"{kind.name}:{kind.takes}[:WEIGHT]   {kind.what}")
         say(f"    for example  {kind.example}")
         if facts["classes"]:
             say(f"    classes      {', '.join(facts['classes'])}")
@@ -45,7 +45,9 @@ def guides(args: GuidesArgs) -> int:
             state = "used here" if source["name"] == facts["source"] else "ready here"
             if source["missing"]:
                 state = f"needs {source['missing']}"
-            say(f"    {source['name']:<9}    {source['what']} ({state})")
+            say(f"    {source['name']:<9}    {source['what']}; weight {source['weight']:g} ({state})")
+        if not facts["sources"]:
+            say(f"    no network   weight {kind.weight:g}")
     return 0
 
 
@@ -58,12 +60,15 @@ def _facts(kind: Kind) -> dict[str, Any]:
         "name": kind.name,
         "takes": kind.takes,
         "what": kind.what,
-        "weight": kind.weight,
+        "weight": kind.weight_with(used),
         "yields": kind.yields,
         "example": kind.example,
         "source": None if used is None else used.name,
         "classes": _classes(used),
-        "sources": [{"name": s.name, "what": s.what, "missing": s.missing()} for s in kind.sources],
+        "sources": [
+            {"name": s.name, "what": s.what, "weight": kind.weight_with(s), "missing": s.missing()}
+            for s in kind.sources
+        ],
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,8 @@ FASTER_RCNN_FILE = "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
 RESNET_FILE = "resnet50-11ad3fa6.pth"
 FACENET_FILE = "20180402-114759-vggface2.pt"
 
-CLIP = Source(name="standard", what="CLIP (transformers), ViT-B/32", load=_clip, missing=_clip_missing)
+CLIP = Source(name="standard", what="CLIP (transformers), ViT-B/32", load=_clip, missing=_clip_missing, weight=10.0)
+CLIP_STYLE = replace(CLIP, weight=6.0)
 
 SEGMENTERS = (
     own("segmenter", "a small network for the parts of critters"),
@@ -185,6 +187,7 @@ SEGMENTERS = (
         name="standard",
         what="LR-ASPP with MobileNetV3-Large (torchvision), 21 classes of Pascal VOC",
         load=_lraspp,
+        weight=400.0,
         missing=_torchvision(LRASPP_FILE),
     ),
 )
@@ -204,6 +207,7 @@ EMBEDDERS = (
         name="standard",
         what="faces: MTCNN and InceptionResnetV1 on VGGFace2 (facenet-pytorch)",
         load=_facenet,
+        weight=20000.0,
         missing=_facenet_missing,
     ),
 )
@@ -213,6 +217,7 @@ DETECTORS = (
         name="standard",
         what="Faster R-CNN with ResNet-50 FPN v2 (torchvision), classes of COCO",
         load=_faster_rcnn,
+        weight=100.0,
         missing=_torchvision(FASTER_RCNN_FILE),
     ),
 )
@@ -223,13 +228,16 @@ STYLES = (
         name="package",
         what="Gram matrices of the VGG-16 inside HED",
         load=_hed_features,
+        weight=0.1,
         missing=_hed_missing,
     ),
-    CLIP,
+    CLIP_STYLE,
 )
 EDGES = (
     Source(name="own", what="Sobel differences, no network", load=lambda weights, _: _no_weights(weights, "Sobel")),
-    Source(name="package", what="holistically-nested edge detection (HED)", load=_hed, missing=_hed_missing),
+    Source(
+        name="package", what="holistically-nested edge detection (HED)", load=_hed, missing=_hed_missing, weight=300.0
+    ),
 )
 
 __all__ = [

@@ -167,9 +167,13 @@ def _table(path: str, classes: Sequence[str]) -> dict[tuple[int, int, int], int]
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:
-    """The number of a class by its name or number. Raises `UsageError` that lists them."""
-    if name in classes:
-        return classes.index(name)
+    """The number of a class by its name, the part of it after a slash if no other has that, or its number.
+
+    Raises `UsageError` that lists them.
+    """
+    named = [i for i, known in enumerate(classes) if known == name or known.rpartition("/")[2] == name]
+    if name in classes or len(named) == 1:
+        return classes.index(name) if name in classes else named[0]
     if name.isdecimal() and int(name) < len(classes):
         return int(name)
     raise UsageError(f"unknown class {name!r}: {suggestion(name, classes)}")
