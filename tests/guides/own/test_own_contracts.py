@@ -249,29 +249,31 @@ def test_giou_of_known_boxes() -> None:
     torch.testing.assert_close(boxes.iou(one[None], others)[0], torch.tensor([1.0, 1 / 3, 0.0]))
 
 
-def test_every_box_has_a_place_and_the_smallest_wins() -> None:
+def test_every_box_has_a_place_and_the_smallest_of_its_class_wins() -> None:
     rng = torch.Generator().manual_seed(0)
     low = 0.9 * torch.rand(64, 1, 2, generator=rng)
     box = torch.cat([low, low + 0.02 + (0.98 - low) * torch.rand(64, 1, 2, generator=rng)], 2).clamp(max=1)
-    which = boxes.assigned(box, torch.zeros(64, 1).long())
-    assert (which == 0).any(1).all()
-    assert (boxes.assigned(box, -torch.ones(64, 1).long()) == -1).all()
+    which = boxes.assigned(box, torch.ones(64, 1).long(), 2)
+    assert (which[..., 1] == 0).any(1).all()
+    assert (which[..., 0] == -1).all()
+    assert (boxes.assigned(box, -torch.ones(64, 1).long(), 2) == -1).all()
     nested = torch.tensor([[[0.0, 0.0, 1.0, 1.0], [0.4, 0.4, 0.6, 0.6]]])
-    which = boxes.assigned(nested, torch.tensor([[0, 1]]))
     middle = (boxes.centres(nested) - 0.5).abs().amax(1) < 0.05
-    assert (which[0, middle] == 1).all()
-    assert (which == 0).any()
+    rivals = boxes.assigned(nested, torch.tensor([[0, 0]]), 2)[0, :, 0]
+    assert (rivals[middle] == 1).all()
+    assert (rivals == 0).any()
+    apart = boxes.assigned(nested, torch.tensor([[0, 1]]), 2)[0]
+    assert (apart[middle] == torch.tensor([0, 1])).all()
 
 
 def test_the_right_answer_has_the_least_loss() -> None:
     truth = torch.tensor([[[0.1, 0.1, 0.6, 0.7]]])
     labels = torch.tensor([[1]])
-    held = boxes.assigned(truth, labels) == 0
-    logits = torch.where(held[..., None] & (torch.arange(3) == 1), 20.0, -20.0)
-    right = boxes.loss(logits, truth.expand(1, 256, 4), truth, labels)
-    assert right < 1e-6
-    assert boxes.loss(logits, truth.expand(1, 256, 4) + 0.1, truth, labels) > 0.1
-    assert boxes.loss(-logits, truth.expand(1, 256, 4), truth, labels) > 1
-    found = boxes.chosen(logits[0], truth.expand(1, 256, 4)[0], 0.5)
+    logits = torch.where(boxes.assigned(truth, labels, 3) == 0, 20.0, -20.0)
+    exact = truth[:, None].expand(1, 256, 3, 4)
+    assert boxes.loss(logits, exact, truth, labels) < 1e-6
+    assert boxes.loss(logits, exact + 0.1, truth, labels) > 0.1
+    assert boxes.loss(-logits, exact, truth, labels) > 1
+    found = boxes.chosen(logits[0], exact[0], 0.5)
     torch.testing.assert_close(found[0], truth[0])
     assert found[1].tolist() == [1]

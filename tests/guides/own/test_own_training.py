@@ -136,9 +136,9 @@ def test_short_captions_say_what_is_true() -> None:
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_same_seed_gives_the_same_bits(kind: str, few: Drawings) -> None:
-    how = GuideTraining(kind=kind, images=64, batch=32, drawings=32)
+    how = GuideTraining(kind=kind, images=32, batch=16, drawings=32)
     first, second = (training.fitted_network(how, TASKS[kind](), few) for _ in range(2))
-    other = training.fitted_network(GuideTraining(kind=kind, images=64, batch=32, seed=1), TASKS[kind](), few)
+    other = training.fitted_network(GuideTraining(kind=kind, images=32, batch=16, seed=1), TASKS[kind](), few)
     state = first.state_dict()
     assert all(torch.equal(value, second.state_dict()[name]) for name, value in state.items())
     assert any(not torch.equal(value, other.state_dict()[name]) for name, value in state.items())
@@ -152,6 +152,33 @@ def test_the_same_seed_gives_the_same_bits(kind: str, few: Drawings) -> None:
 def test_a_bad_training_is_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ConfigError):
         GuideTraining(**bad)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TASKS if kind != "classifier"])
+def test_a_training_can_start_from_the_classifier(kind: str) -> None:
+    from ornstein.guides.own import files
+
+    settings = own.TextImage(vocabulary=["a"]).settings if kind == "text" else files.read(kind).settings
+    net, source = files.make(kind, settings), own.classifier()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    files.begin(net, source)
+    theirs = source.summary.seen()
+    changed = {n for n, v in net.state_dict().items() if not torch.equal(v, before[n])}
+    assert any(".stem." in name for name in changed)
+    assert not any(name.rsplit(".", 2)[-2] == "out" and "tower" not in name for name in changed)
+    for name in changed:
+        inner = name.split(".", 1)[1]
+        assert torch.equal(net.state_dict()[name], theirs[inner])
+
+
+def test_a_start_that_is_no_classifier_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ornstein.guides.own import files
+
+    args = ["train-guide", "text", "--out", str(tmp_path / "t.safetensors"), "--start"]
+    assert main([*args, str(files.shipped("text"))]) == 2
+    assert "holds text, not classifier" in capsys.readouterr().err
+    assert main([*args, str(tmp_path / "missing.safetensors")]) == 2
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_command_writes_a_network_and_its_card(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,8 +12,8 @@ from torch.nn import functional
 
 GRID = 16
 PRIOR = 4.0  # an untrained place holds every class for improbable: sigmoid(-4) = 0.018
-_REACH = 0.3  # a place answers for a box if it is this near to its centre, as a part of the box's size
-_LEAST = 0.75 / GRID  # … or as near as this, so that every box has a place
+_REACH = 0.3  # a place answers for a box if it is this near to its centre, as a part of the box's size,
+_LEAST, _MOST = 0.75 / GRID, 1.6 / GRID  # within limits: every box has a place, and large ones not many more
 
 
 def centres(like: Tensor) -> Tensor:
@@ -23,24 +23,25 @@ def centres(like: Tensor) -> Tensor:
 
 
 def decoded(raw: Tensor) -> Tensor:
-    """Raw distances (B, N, 4) as boxes: each side is 0.25·softplus(raw) from the place's centre."""
+    """Raw distances (B, N, C, 4) as boxes: each side is 0.25·softplus(raw) from the place's centre."""
     reach = 0.25 * functional.softplus(raw)
-    at = centres(raw)
+    at = centres(raw)[:, None]
     return torch.cat([at - reach[..., :2], at + reach[..., 2:]], dim=-1)
 
 
-def assigned(boxes: Tensor, labels: Tensor) -> Tensor:
-    """Which box each place answers for, (B, N) int64, −1 for none; of several the smallest.
+def assigned(boxes: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Which box each place answers for in each class, (B, N, C) int64, −1 for none; of several the smallest.
 
     ``boxes`` (B, K, 4), ``labels`` (B, K), −1 where there is no box. Every box wins the place nearest to its centre
-    unless a smaller one does.
+    unless a smaller one of its class does.
     """
     at = centres(boxes)
     middle, size = (boxes[..., :2] + boxes[..., 2:]) / 2, boxes[..., 2:] - boxes[..., :2]  # (B, K, 2)
-    reach = (_REACH * size).clamp(min=_LEAST)
+    reach = (_REACH * size).clamp(min=_LEAST, max=_MOST)
     near = ((at[:, None] - middle[:, None]).abs() <= reach[:, None]).all(-1)  # (B, N, K)
-    area = torch.where(near & (labels >= 0)[:, None], size.prod(-1)[:, None], torch.inf)
-    least, which = area.min(2)
+    own = labels[:, None] == torch.arange(classes, device=labels.device)[:, None]  # (B, C, K)
+    area = torch.where(near[:, :, None] & own[:, None], size.prod(-1)[:, None, None], torch.inf)
+    least, which = area.min(3)
     return torch.where(least.isfinite(), which, -1)
 
 
@@ -63,29 +64,30 @@ def iou(a: Tensor, b: Tensor) -> Tensor:
 def loss(logits: Tensor, predicted: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
     """Focal loss of the classes over all places plus 2·(1 − GIoU) over the places with a box, per such place: (B,).
 
-    ``logits`` (B, N, C), ``predicted`` (B, N, 4); ``boxes`` (B, K, 4) and ``labels`` (B, K), −1 for no box.
+    ``logits`` (B, N, C), ``predicted`` (B, N, C, 4); ``boxes`` (B, K, 4) and ``labels`` (B, K), −1 for no box.
     """
-    which = assigned(boxes, labels)
+    which = assigned(boxes, labels, logits.shape[2])
     held = which >= 0
-    place = which.clamp(min=0)
-    label = labels.gather(1, place)
-    wanted = functional.one_hot(label.clamp(min=0), logits.shape[2]).to(logits) * held[..., None]
+    wanted = held.to(logits)
     cross = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     chance = logits.sigmoid()
     wrong = wanted * (1 - chance) + (1 - wanted) * chance
     balance = 0.25 * wanted + 0.75 * (1 - wanted)
-    target = boxes.gather(1, place[..., None].expand(-1, -1, 4))
+    target = boxes.gather(1, which.clamp(min=0).flatten(1)[..., None].expand(-1, -1, 4)).view_as(predicted)
     fit = torch.where(held, 1 - giou(predicted, target), 0.0)
-    focal = (2 * balance * wrong.square() * cross).sum((1, 2))
-    return (focal + 2 * fit.sum(1)) / held.sum(1).clamp(min=1)
+    focal = 2 * balance * wrong.square() * cross
+    return (focal + 2 * fit).sum((1, 2)) / held.sum((1, 2)).clamp(min=1)
 
 
 def chosen(logits: Tensor, boxes: Tensor, threshold: float, overlap: float = 0.5) -> tuple[Tensor, Tensor, Tensor]:
-    """Boxes, labels and probabilities of one picture after suppressing what overlaps something surer of its class."""
-    chance, label = logits.sigmoid().max(1)
+    """Boxes, labels and probabilities of one picture: logits (N, C), boxes (N, C, 4).
+
+    What overlaps something surer of its class is left out.
+    """
+    chance = logits.sigmoid().flatten()
     order = chance.argsort(descending=True, stable=True)
     order = order[chance[order] > threshold]
-    boxes, label, chance = boxes[order].clamp(0, 1), label[order], chance[order]
+    boxes, label, chance = boxes.flatten(0, 1)[order].clamp(0, 1), order % logits.shape[1], chance[order]
     rival = (iou(boxes, boxes) > overlap) & (label[:, None] == label[None])
     keep = torch.ones(len(order), dtype=torch.bool, device=boxes.device)
     for i in range(len(order)):

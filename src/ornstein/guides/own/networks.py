@@ -188,7 +188,7 @@ class Detector(Guide):
     def __init__(self, *, classes: Sequence[str]) -> None:
         super().__init__()
         self.classes = tuple(classes)
-        self.map = MapOf(len(self.classes) + 4, stride=4)
+        self.map = MapOf(5 * len(self.classes), stride=4)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -196,10 +196,11 @@ class Detector(Guide):
         return {"classes": list(self.classes)}
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits (B, N, K) and boxes (B, N, 4) of N = 256 places, row by row."""
+        """Class logits (B, N, K) and the box of each class (B, N, K, 4) at N = 256 places, row by row."""
         with torch.autocast(images.device.type, enabled=False):
             raw = self.map(fitted(images)).flatten(2).transpose(1, 2).float()
-            return raw[..., :-4] - boxing.PRIOR, boxing.decoded(raw[..., -4:])
+            logits, sides = raw.split([len(self.classes), 4 * len(self.classes)], dim=2)
+            return logits - boxing.PRIOR, boxing.decoded(sides.unflatten(2, (-1, 4)))
 
     def loss(self, images: Tensor, boxes: Tensor, labels: Tensor) -> Tensor:
         """How far the pictures are from showing exactly these things: the loss of training, (B,).
@@ -215,9 +216,9 @@ class Detector(Guide):
     def checked(self, boxes: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The boxes in float32 and the labels, if they can be meant."""
         boxes, labels = torch.as_tensor(boxes).float(), torch.as_tensor(labels)
-        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1]:
+        if boxes.ndim != 2 or boxes.shape[1] != 4 or labels.shape != boxes.shape[:1] or len(labels) == 0:
             raise UsageError(
-                f"boxes must be (K, 4) with K labels, got {tuple(boxes.shape)} with {tuple(labels.shape)}: "
+                f"boxes must be (K, 4) with K labels, K > 0, got {tuple(boxes.shape)} with {tuple(labels.shape)}: "
                 "give x0 y0 x1 y1 and one class for each"
             )
         inside = bool(((boxes >= 0) & (boxes <= 1)).all())
@@ -228,7 +229,7 @@ class Detector(Guide):
         return boxes, labels.to(torch.int64)
 
     @torch.no_grad()
-    def detect(self, images: Tensor, threshold: float = 0.4) -> list[tuple[Tensor, Tensor, Tensor]]:
+    def detect(self, images: Tensor, threshold: float = 0.3) -> list[tuple[Tensor, Tensor, Tensor]]:
         """What is found in each picture: boxes (M, 4), labels (M,), probabilities (M,), the surest first."""
         logits, boxes = self(images)
         return [boxing.chosen(*row, threshold) for row in zip(logits, boxes, strict=True)]
