@@ -7,17 +7,22 @@ Cells name their arm: one more changes none of the others.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from .. import grids, sampling
 from .. import guidance as guide
 from ..data import to_uint8
+from ..data.base import digest
+from ..data.cache import atomic
 from ..denoisers import DenoiserLike, Guidance
 from ..rarity import RarityClassifier
 from .minority_cells import RARITIES, Json, Setting, classifier, model
@@ -146,7 +151,10 @@ def pictures(
 
 
 def drawn(*, arm: str, samples: int, evaluations: int, reference: int, files: Path, **row: Any) -> Json:
-    """Draw an arm, compare it with the data (`ornstein.reproduce.minority_measures.measured`), and say what it cost."""
+    """Draw an arm, compare it with the data (`ornstein.reproduce.minority_measures.measured`), and say what it cost.
+
+    The images are kept in ``files``, so that they can be measured otherwise.
+    """
     setting = Setting.of(row)
     known = (setting.data, setting.size, reference, files)
     if arm == REAL:
@@ -155,6 +163,13 @@ def drawn(*, arm: str, samples: int, evaluations: int, reference: int, files: Pa
             "model": 0.0,
             "classifier": 0.0,
         }
-    plain = model(setting, files).denoiser
-    images, spent = pictures(ARMS[arm], plain, lambda: classifier(setting, files), setting.seed, samples, evaluations)
-    return measured(images, *known) | dict(spent)
+    kept = files / f"samples-{arm}-{digest(setting, samples, evaluations)[:12]}.safetensors"
+    if not kept.is_file():
+        plain = model(setting, files).denoiser
+        images, spent = pictures(
+            ARMS[arm], plain, lambda: classifier(setting, files), setting.seed, samples, evaluations
+        )
+        with atomic(kept) as file:
+            file.write(save({"images": images}, {"spent": json.dumps(spent)}))
+    with safe_open(kept, framework="pt") as file:
+        return measured(file.get_tensor("images"), *known) | json.loads(file.metadata()["spent"])

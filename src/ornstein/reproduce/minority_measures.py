@@ -1,7 +1,7 @@
 """How rare a set of images is among the joined data, how good, and how many of them belong to the known rare parts.
 
-Rarity and quality are measured on the features of EfficientNet-lite0, rarity on plain pixels as well. The rare pictures
-to compare with are drawings of the rare parts that were never trained on.
+Rarity and quality are measured on the features of EfficientNet-lite0, and on images shrunk to 8 × 8 pixels, which know
+nothing of that network and forgive fine artefacts. The rare pictures to compare with were never trained on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ..data import open_source
 from ..data.base import digest
 from ..metrics import Statistics, features, measure, mmd2, statistics
 from ..metrics.manifold import manifold
-from ..metrics.rarity import K_AVERAGE
+from ..metrics.rarity import rarity
 from ..metrics.sets import VECTORS
 from .cas_dm_cells import Pixels
 from .minority_cells import source
@@ -40,7 +40,7 @@ _NAMES = {
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class References:
-    """``real``: the training data; ``rare``: new drawings of its rare parts; ``pixels``: the training data at 8 × 8.
+    """``real``: the training data; ``rare``: new drawings of its rare parts; ``pixels``, ``rare_pixels``: at 8 × 8.
 
     ``judge`` (width + 1, parts) is a linear classifier of the parts on features, made of the training data.
     """
@@ -48,26 +48,36 @@ class References:
     real: Statistics
     rare: Statistics
     pixels: Floats
+    rare_pixels: Floats
     judge: Floats
 
 
 def measured(images: Tensor, data: str, size: int, reference: int, files: Path) -> dict[str, Any]:
     """Images (n, 3, R, R) uint8 against the first ``reference`` of the data.
 
-    Rarity among the data: ``avgknn``, ``lof``, ``rarity`` (None where all lies off the manifold), ``undefined``,
-    ``avgknn pixels``. Against the data: ``precision``, ``recall``, ``density``, ``coverage``, ``kid``. Against the
-    held-out rare pictures: ``recall rare``, ``coverage rare``, ``kid rare``. ``share`` is the part of the images that
-    the judge puts into a rare class.
+    Rarity among the data: ``avgknn``, ``lof``, ``rarity`` (None where all lies off the manifold), ``undefined``.
+    Against the data: ``precision``, ``recall``, ``density``, ``coverage``, ``kid``. Against the held-out rare pictures:
+    ``recall rare``, ``coverage rare``, ``kid rare``. ``share`` is the part of the images that the judge puts into a
+    rare class. Names that end in "pixels" are the same on images shrunk to 8 × 8.
     """
     known = references(data, size, reference, files)
     ours = statistics(images, _network(), keep=(VECTORS,))
     found = measure(ours, known.real, ("prdc", "avgknn", "lof", "rarity")).numbers
     mine, rare = _rows(ours), _rows(known.rare)
     near = manifold(mine, rare)
+    flat = pixels(images)
+    plain, flat_rare = manifold(flat, known.pixels), manifold(flat, known.rare_pixels)
+    strange = rarity(flat, known.pixels)
     out: dict[str, Any] = {name: found[f"{label}-lite0"] for name, label in _NAMES.items()}
     return out | {
         "undefined": found["rarity-lite0 undefined"],
-        "avgknn pixels": _nearest(pixels(images), known.pixels),
+        "avgknn pixels": float(strange.average.mean()),
+        "lof pixels": float(strange.outlier.mean()),
+        "rarity pixels": strange.mean_score,
+        "undefined pixels": strange.undefined,
+        "precision pixels": plain.precision,
+        "recall pixels": plain.recall,
+        "recall rare pixels": flat_rare.recall,
         "recall rare": near.recall,
         "coverage rare": near.coverage,
         "kid": mmd2(mine, _rows(known.real)),
@@ -101,6 +111,7 @@ def references(data: str, size: int, reference: int, files: Path) -> References:
         real=real,
         rare=rare,
         pixels=pixels(torch.stack([example.image for example in some])),
+        rare_pixels=pixels(_rare(data, size)),
         judge=judge(_rows(real), np.array([example.label for example in some])),
     )
 
@@ -162,12 +173,6 @@ def _rows(known: Statistics) -> Floats:
 def pixels(images: Tensor) -> Floats:
     """Images shrunk to 8 × 8, (n, 192)."""
     return Pixels()(images).numpy().astype(np.float64)
-
-
-def _nearest(x: Floats, y: Floats) -> float:
-    """Mean distance to the five nearest of y."""
-    squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2.0 * x @ y.T
-    return float(np.sqrt(np.sort(squared, axis=1)[:, :K_AVERAGE].clip(0.0)).mean())
 
 
 def judge(rows: Floats, labels: npt.NDArray[np.int64], ridge: float = 0.1) -> Floats:
