@@ -96,6 +96,7 @@ def energies(words: str, files: dict[str, str], model: orn.Denoiser, share: floa
     return [float(values[torch.isfinite(before + after)].mean()) for values in (before, after)]
 
 
+@pytest.mark.filterwarnings("ignore::ornstein.guidance.GuideWarning")  # nobody is found in the noisiest estimates
 @pytest.mark.parametrize("words", EACH)
 def test_a_guide_lowers_its_energy(words: str, files: dict[str, str], model: orn.Denoiser, plain: torch.Tensor) -> None:
     """In three steps, where a full weight would be too stiff: a part of it, and descent on the clean estimate."""
@@ -104,6 +105,7 @@ def test_a_guide_lowers_its_energy(words: str, files: dict[str, str], model: orn
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::ornstein.guidance.GuideWarning")  # nobody is found in the noisiest estimates
 @pytest.mark.parametrize("words", EACH)
 def test_the_default_weight_works(words: str, files: dict[str, str], model: orn.Denoiser) -> None:
     plain = orn.sample(model, n=4, steps=20, seed=3)
