@@ -38,6 +38,9 @@ def drawn(arm: str, seed: int, factors: Mapping[str, float]) -> dict[str, Any]:
         (
             "precision",
             "recall rare",
+            "recall rare pixels",
+            "density pixels",
+            "coverage pixels",
             "undefined pixels",
             "recall pixels",
             "recall",
@@ -52,7 +55,7 @@ def drawn(arm: str, seed: int, factors: Mapping[str, float]) -> dict[str, Any]:
     own = {
         "precision pixels": 0.8 - (0.3 if arm == "boost-ddim" else 0.0) + 0.001 * seed,
         "share": 0.1 * factor + 0.001 * seed,
-        "recall rare pixels": 0.3 * factor + 0.001 * seed,
+        "coverage rare pixels": 0.3 * factor + 0.001 * seed,
         "kid rare": 1.0 / factor,
     }
     return {**rarity, **quality, **own, "steps": 16, "model": 48.0, "classifier": 0.0}

@@ -155,7 +155,7 @@ def _kept(results: Results) -> list[Finding]:
 
 
 def _rare(results: Results) -> list[Finding]:
-    share, recall = gaps(results, MAIN, PLAIN, "share"), gaps(results, MAIN, PLAIN, "recall rare pixels")
+    share, covered = gaps(results, MAIN, PLAIN, "share"), gaps(results, MAIN, PLAIN, "coverage rare pixels")
     nearer = gaps(results, PLAIN, MAIN, "kid rare")
     names = (PLAIN, MAIN)
     return [
@@ -167,11 +167,11 @@ def _rare(results: Results) -> list[Finding]:
             measured=f"{_means(results, (arms.REAL, *names), 'share')}",
         ),
         _above(
-            recall,
+            covered,
             claim="More of the rare data is covered",
             source=f"{SOURCE}, results on low-density references",
-            expected="recall-pixels8 of new drawings of the rare classes rises, with its interval over seeds",
-            measured=f"{_means(results, (arms.REAL, *names), 'recall rare pixels')}",
+            expected="coverage-pixels8 of new drawings of the rare classes rises, with its interval over seeds",
+            measured=f"{_means(results, (arms.REAL, *names), 'coverage rare pixels')}",
         ),
         _above(
             nearer,
