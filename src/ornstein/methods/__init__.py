@@ -36,7 +36,9 @@ METHODS: tuple[Method, ...] = (
         arxiv="2502.01441",
         what="consistency training in latent space: images in one or two evaluations",
         state="parts",
-        here="the consistency parameterization and the sampler (DDIM on an up-and-down grid); no training yet",
+        here="training with every part switchable, iCT, CM and ECT as presets, one to any number of evaluations, a "
+        "search for the middle levels; its claims are not measured yet",
+        command="ornstein train slct --data critters --size 32 --out runs/slct",
     ),
     Method(
         name="udpm",
@@ -44,24 +46,29 @@ METHODS: tuple[Method, ...] = (
         arxiv="2305.16269",
         what="the state halves its resolution with every level: images in three cheap evaluations",
         state="parts",
-        here="its path with the exact and the published posterior, sampled by `ancestral`; no training yet",
+        here="training with perceptual and adversarial losses, three evaluations, interpolation, any kernel, a reader "
+        "for the authors' checkpoints; its claims are not measured yet",
+        command="ornstein train udpm --data critters --size 32 --out runs/udpm",
     ),
     Method(
         name="universal-guidance",
         title="Universal Guidance for Diffusion Models",
         arxiv="2302.07121",
         what="steer any denoiser with any differentiable function of the clean image",
-        state="parts",
-        here="forward, backward, recurrence and the covariance-corrected strength (`ornstein.guidance`); energies "
-        "that need no network, those with networks are to come",
+        state="ready",
+        here="forward, backward, recurrence, the covariance-corrected strength, a dozen guides by name from three "
+        "sources of networks (`ornstein guides`); claims measured by `ornstein reproduce universal-guidance`",
+        command="ornstein sample critters --guide colour:#7dd3fc --steps 30",
     ),
     Method(
         name="minority-guidance",
         title="Don't Play Favorites: Minority Guidance for Diffusion Models",
         arxiv="2301.12334",
         what="steer sampling towards rare samples",
-        state="planned",
-        here="nothing yet",
+        state="ready",
+        here="scores, classes, the noise-conditioned classifier, guidance toward any class of rarity, and three "
+        "successors; claims measured by `ornstein reproduce minority-guidance`",
+        command="ornstein score critters --data critters --out scores.csv",
     ),
     Method(
         name="contextdiff",
