@@ -107,7 +107,7 @@ def _recurring(found: Mapping[Any, Numbers]) -> Finding:
 def _exactly(claim: str, source: str, expected: str, measured: str, holds: bool, value: float) -> Finding:
     return Finding(
         claim=claim,
-        source=f"{SOURCE}, {source}",
+        source=source if source.startswith("no claim") else f"{SOURCE}, {source}",
         expected=expected,
         measured=measured,
         verdict="reproduced" if holds else "not reproduced",

@@ -72,7 +72,7 @@ def over_seeds(
     size = f"{math.exp(mean):.2f} times" if kind == "ratio" else f"{mean:+.3f}"
     return Finding(
         claim=claim,
-        source=f"{SOURCE}, {source}" if source[0] != "n" else source,
+        source=source if source.startswith("no claim") else f"{SOURCE}, {source}",
         expected=f"{what}, below {edge:.3g} with its whole 95 % interval over seeds",
         measured=f"{size} over {len(values)} seeds" + (f" ({told})" if told else ""),
         verdict=said,
