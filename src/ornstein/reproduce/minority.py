@@ -46,7 +46,7 @@ class MinorityExperiment:
     exact_steps: int = STEPS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
-        """Three models, their scores and classifiers, fifteen ways to draw; and what is exact."""
+        """Three models, their scores and classifiers, all ways to draw; and what is exact."""
         known = known_laws(cells, budget, self.exact_steps)
         sizes = {
             "images": budget.count(IMAGES, 64),

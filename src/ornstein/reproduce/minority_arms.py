@@ -30,9 +30,16 @@ from .minority_measures import held, measured
 from .universal_images import Counted
 
 COMMON, MIDDLE, RAREST = 0, RARITIES // 2, RARITIES - 1
-WINDOWS = {"high noise": (-math.inf, -0.32), "mid noise": (-0.32, 3.41), "low noise": (3.41, math.inf)}
-"""Thirds of the linear table's steps, parted at 333 and 667, at the noise level where a picture of 32 pixels is as hard
-to see as one of 256: log-SNR −4.48 and −0.75, plus 2·log(256/32)."""
+WINDOWS = {
+    "high noise": (-math.inf, -0.32),
+    "mid noise": (-0.32, 3.41),
+    "low noise": (3.41, math.inf),
+    "high noise, same SNR": (-math.inf, -4.48),
+    "mid noise, same SNR": (-4.48, -0.75),
+    "low noise, same SNR": (-0.75, math.inf),
+}
+"""Thirds of the linear table's steps, parted at 333 and 667, which is log-SNR −4.48 and −0.75; and at the noise level
+where a picture of 32 pixels is as hard to see as one of 256: those plus 2·log(256/32)."""
 
 EVERY, SCALE = 5, 0.4  # self-guided sampling, as published for CelebA
 BOOST, START = 4.0, -7.9  # Boost-and-Skip, as published for CelebA: γ, and the log-SNR of step 247 of 250 (cosine)
@@ -63,6 +70,16 @@ ARMS: Mapping[str, Arm] = {
     "noisy-3-high": Arm(name="… at high noise alone", method="noisy", weight=3.0, window="high noise", full=False),
     "noisy-3-mid": Arm(name="… at mid noise alone", method="noisy", weight=3.0, window="mid noise", full=False),
     "noisy-3-low": Arm(name="… at low noise alone", method="noisy", weight=3.0, window="low noise", full=False),
+    **{
+        f"noisy-3-{name}-snr": Arm(
+            name=f"… at {name} noise, same SNR",
+            method="noisy",
+            weight=3.0,
+            window=f"{name} noise, same SNR",
+            full=False,
+        )
+        for name in ("high", "mid", "low")
+    },
     "self": Arm(name="self-guided", method="self", weight=SCALE),
     "boost": Arm(name="Boost-and-Skip", method="boost", weight=BOOST),
     "plain-ddim": Arm(name="plain, DDIM", sampler="ddim"),

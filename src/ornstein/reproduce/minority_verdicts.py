@@ -109,7 +109,8 @@ def claims(results: Results) -> list[Finding]:
         _ratio_down(results),
         *_kept(results),
         *_rare(results),
-        _windows(results),
+        _windows(results, "", "at a noise that hides as much of a picture"),
+        _windows(results, "-snr", "at the same log-SNR; asked after the first seed of the one above"),
         *_successors(results),
     ]
 
@@ -183,8 +184,8 @@ def _rare(results: Results) -> list[Finding]:
     ]
 
 
-def _windows(results: Results) -> Finding:
-    names = ("noisy-3-high", "noisy-3-mid", "noisy-3-low")
+def _windows(results: Results, suffix: str, how: str) -> Finding:
+    names = [f"noisy-3-{name}{suffix}" for name in ("high", "mid", "low")]
     found = {name: logs(results, name, SHORT, "avgknn") for name in names}
     full = statistics.fmean(logs(results, MAIN, SHORT, "avgknn"))
     values = [mid - max(high, low) for high, mid, low in zip(*found.values(), strict=True)]
@@ -193,7 +194,7 @@ def _windows(results: Results) -> Finding:
     )
     return _above(
         values,
-        claim="Guidance at mid noise alone has more of the effect than at high or low noise alone",
+        claim=f"Guidance at mid noise alone has more of the effect than at high or low noise alone ({how})",
         source="a third-party ablation of arXiv 2301.12334: 0.41, 0.69 and 0.38 at high, mid and low noise",
         expected="effect on log AvgkNN-lite0 at mid noise less the larger of the other two above 0, with its interval",
         measured=f"of the whole chain's effect, {math.expm1(full):+.1%}: {shares}",
