@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import weakref
 
 import pytest
 import torch
@@ -198,7 +199,10 @@ def test_the_authors_descent_is_adam_clamped_with_samples_at_rest() -> None:
     torch.testing.assert_close(moved[:1], leaf.detach().clamp(-1, 1), rtol=1e-12, atol=1e-12)
     assert torch.equal(moved[1], clean[1])
     made = Universal.as_in_code(LIKELIHOOD, 2.0, steps=5).backward
-    assert made == Backward(steps=5, rate=0.01, descent="adam", clamp=(-1.0, 1.0), cutoff=1e-5) or made is not None
+    wanted = Backward(steps=5, rate=0.01, descent="adam", clamp=(-1.0, 1.0), cutoff=1e-5)
+    assert {name: getattr(made, name) for name in Backward.__slots__} == {
+        name: getattr(wanted, name) for name in Backward.__slots__
+    }
 
 
 def test_backward_in_the_image_space_of_a_codec() -> None:
@@ -517,6 +521,85 @@ def test_a_guide_that_finds_nothing_leaves_those_samples_unguided() -> None:
         return (clean - clean.detach()).square().sum(1).sqrt() + NEAR(clean)  # √0 has no derivative
 
     assert torch.equal(Universal(energies=bad_gradient)(model)(X4, 0.5).clean, plain)
+
+
+@pytest.mark.filterwarnings("ignore::ornstein.guidance.GuideWarning")
+@pytest.mark.parametrize(
+    "backward",
+    [
+        Backward(steps=2, rate=0.1, descent="adam", clamp=(-0.1, 0.1)),
+        Backward(steps=2, rate=0.1, clamp=(-0.1, 0.1), cutoff=1e9),
+        Backward(steps=2, rate=0.1, space="image"),
+        Backward(steps=2, rate=0.1, clamp=(-0.1, 0.1), space="image"),
+    ],
+    ids=["clamped", "at rest", "decoded", "decoded and clamped"],
+)
+def test_where_nothing_is_found_backward_guidance_neither_clamps_nor_encodes(backward: Backward) -> None:
+    model = Denoiser(network(), VP(), "v")
+    plain = model(X4, 0.5).clean
+    lost = torch.tensor([False, True, False, True])
+
+    def partly(clean: Tensor) -> Tensor:
+        return torch.where(lost, torch.nan, 1.0) * NEAR(clean)
+
+    def lossy(picture: Tensor) -> Tensor:
+        return torch.round(picture, decimals=1)
+
+    found = Universal(energies=partly, backward=backward, strength=0.0, decode=lambda z: 1.0 * z, encode=lossy)
+    guided = found(model)(X4, 0.5).clean
+    assert torch.equal(guided[lost], plain[lost])
+    assert not torch.isclose(guided[~lost], plain[~lost]).all(1).any()
+
+
+@pytest.mark.parametrize("backward", [None, Backward(steps=2, rate=0.1, descent="adam", clamp=(-0.1, 0.1))])
+def test_rows_of_nan_that_no_network_made_are_nothing_found(backward: Backward | None) -> None:
+    """As of a detector of faces that sees none in the whole batch: there is nothing to differentiate."""
+    model = Denoiser(network(), VP(), "v")
+
+    def nobody(clean: Tensor) -> Tensor:
+        return torch.full((len(clean),), torch.nan)
+
+    with pytest.warns(guide.GuideWarning, match="nobody found nothing"):
+        assert torch.equal(Universal(energies=nobody, backward=backward)(model)(X4, 0.5).clean, model(X4, 0.5).clean)
+
+
+class Token:
+    """Something that a graph holds on to."""
+
+
+class Holding(torch.autograd.Function):
+    """The identity, whose place in a graph keeps a token alive."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, token: Token) -> Tensor:
+        ctx.token = token
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, slope: Tensor) -> tuple[Tensor, None]:
+        return slope, None
+
+
+def test_chunks_bound_the_graphs_that_are_alive_under_other_guidances_too() -> None:
+    net, graphs = network(), []
+
+    def watched(x: Tensor, time: Tensor) -> Tensor:
+        assert torch.is_grad_enabled() == x.requires_grad
+        if not x.requires_grad:
+            return net(x, time)
+        gc.collect()
+        assert not any(graph() is not None for graph in graphs), "the graph of an earlier chunk is kept"
+        token = Token()
+        graphs.append(weakref.ref(token))
+        return Holding.apply(net(x, time), token)
+
+    model = Denoiser(watched, VP(), "v")
+    guidance = Universal(energies=NEAR, chunk=1)
+    with torch.no_grad():
+        alone = guidance(model)(X4, 0.5).clean
+        assert torch.equal(guide.stack(guidance)(model)(X4, 0.5).clean, alone)
+        assert torch.equal(guide.together(guidance)(model)(X4, 0.5).clean, alone)
+    assert len(graphs) == 12
 
 
 def test_it_says_so_once() -> None:

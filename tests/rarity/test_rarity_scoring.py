@@ -251,6 +251,13 @@ def test_parts_of_another_recipe_are_refused(run, source, tmp_path):
         score(run, source, out, replace(RECIPE, seed=1))
 
 
+def test_a_refused_call_leaves_nothing_behind(run, source, tmp_path):
+    out = tmp_path / "scores.csv"
+    with pytest.raises(UsageError, match="log-SNR 100"):
+        score(run, source, out, replace(RECIPE, log_snr=100.0))
+    assert not list(tmp_path.iterdir())
+
+
 @dataclass
 class Holed(Failing):
     """A source with an unreadable image."""

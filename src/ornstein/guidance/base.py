@@ -108,6 +108,15 @@ class Guided:
         return [self.given(cond)(x, t) for cond in conds]
 
 
+def bare(denoiser: DenoiserLike) -> DenoiserLike:
+    """The same denoiser without shared answers: what is asked of it often and differently should not be kept."""
+    if isinstance(denoiser, Shared):
+        return bare(denoiser.inner)
+    if isinstance(denoiser, Guided):
+        return Guided(denoiser.guidance, bare(denoiser.inner))
+    return denoiser
+
+
 def condition_of(denoiser: object) -> Cond | None:
     """The condition that a denoiser, or the one inside it, is bound to; None if it does not tell."""
     while denoiser is not None:

@@ -70,31 +70,35 @@ def told(energy: Energy, clean: Tensor) -> Tensor | None:
 
 
 def slope(energies: Sequence[tuple[float, Energy]], clean: Tensor) -> tuple[Tensor, Tensor]:
-    """(∇ ∑ wᵢ·ℓᵢ at ``clean``, the weighted energies (B,)); zero in the rows where a guide finds nothing.
+    """(∇ ∑ wᵢ·ℓᵢ at ``clean``, the weighted energies (B,)), both without the guides that find nothing in a row.
 
-    No gradient flows into whatever made ``clean``.
+    Where none finds anything the gradient is zero and the energy NaN. No gradient flows into whatever made ``clean``.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = (clean.clone() if clean.is_inference() else clean.detach()).requires_grad_()
         total, sum_ = torch.zeros_like(leaf), torch.zeros(len(leaf), dtype=leaf.dtype, device=leaf.device)
+        heard = torch.zeros(len(leaf), dtype=torch.bool, device=leaf.device)
         for weight, energy in energies:
             values = told(energy, leaf)
             if values is None:
                 _say(energy)
                 continue
+            found = torch.isfinite(values)
+            if not bool(found.all()):  # a wait for the device, small beside the gradients
+                _say(energy)
             if not values.requires_grad:
+                if not bool(found.any()):  # rows of NaN that no network made
+                    continue
                 raise UsageError(
                     f"energy {name_of(energy)} does not depend on the sample by differentiable operations: "
                     "no gradient reaches it"
                 )
-            found = torch.isfinite(values)
-            if not bool(found.all()):  # a wait for the device, small beside the gradients
-                _say(energy)
+            heard = heard | found
             values = torch.where(found, values, torch.zeros_like(values))
             (gradient,) = torch.autograd.grad(values.sum(), leaf)
             total = total + weight * finite_rows(gradient)
             sum_ = sum_ + weight * values.detach().to(sum_.dtype)
-    return total.detach(), sum_
+    return total.detach(), torch.where(heard, sum_, torch.nan)
 
 
 def name_of(energy: object) -> str:

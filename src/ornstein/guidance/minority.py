@@ -25,11 +25,11 @@ from ..paths.base import AffinePath, Cond
 from ..randomness import Noise
 from ..scalars import Time, expand
 from .base import (
-    Guided,
     Rule,
     Shared,
     Strength,
     affine_path,
+    bare,
     condition_of,
     detached,
     differentiable,
@@ -181,10 +181,11 @@ class SelfMinority(Rule):
 
     def _slope(self, inner: DenoiserLike, path: AffinePath, clean: Tensor, t: Time) -> Tensor:
         """∇d at the clean estimate, averaged over the draws."""
-        bare = _bare(inner)
+        alone = bare(inner)
         with torch.no_grad():
             others = [
-                _again(bare, path, clean, _white(clean, t, self.seed, draw), self.log_snr) for draw in range(self.draws)
+                _again(alone, path, clean, _white(clean, t, self.seed, draw), self.log_snr)
+                for draw in range(self.draws)
             ]
         leaf = clean.requires_grad_()
         pair = cast("Pair", self.distance)
@@ -263,17 +264,17 @@ class MinorityPrompt(Rule):
             known = "nothing" if not cond else ", ".join(cond)
             raise UsageError(f"MinorityPrompt needs text embeddings {self.text!r} in the condition, got {known}")
         path = affine_path(inner.path, "MinorityPrompt")
-        bare, rows = _bare(inner), x.shape[0]
+        alone, rows = bare(inner), x.shape[0]
         with torch.inference_mode(False), torch.enable_grad():
             known_cond = {key: value.detach().clone() for key, value in cond.items()}
             token = self._first(known_cond, rows).requires_grad_()
             first, second = torch.zeros_like(token), torch.zeros_like(token)
             for step in range(1, self.steps + 1):
-                gradient = self._ascent(bare, path, x.detach().clone(), t, known_cond, token)
+                gradient = self._ascent(alone, path, x.detach().clone(), t, known_cond, token)
                 first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
                 move = (first / (1.0 - 0.9**step)) / ((second / (1.0 - 0.999**step)).sqrt() + 1e-8)
                 token = (token.detach() + self.rate * finite_rows(move)).requires_grad_()
-        return bare.given(self._with(known_cond, token.detach()))(x, t)
+        return alone.given(self._with(known_cond, token.detach()))(x, t)
 
     def _ascent(self, inner: DenoiserLike, path: AffinePath, x: Tensor, t: Time, cond: Cond, token: Tensor) -> Tensor:
         """The gradient of what is raised; each sample's depends on its own token alone."""
@@ -299,15 +300,6 @@ class MinorityPrompt(Rule):
         if mask is not None:
             out[self.mask] = torch.cat((mask.expand(rows, -1), mask.new_ones(rows, 1)), dim=1)
         return out
-
-
-def _bare(denoiser: DenoiserLike) -> DenoiserLike:
-    """The same denoiser without shared answers: what is asked of it often and differently should not be kept."""
-    if isinstance(denoiser, Shared):
-        return _bare(denoiser.inner)
-    if isinstance(denoiser, Guided):
-        return Guided(denoiser.guidance, _bare(denoiser.inner))
-    return denoiser
 
 
 __all__ = ["Minority", "MinorityPrompt", "Rarities", "SelfMinority"]

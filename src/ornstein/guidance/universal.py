@@ -21,6 +21,7 @@ from .base import (
     Shared,
     Strength,
     affine_path,
+    bare,
     condition_of,
     detached,
     differentiable,
@@ -49,7 +50,8 @@ class Backward:
     * ``centre``: "guided" (the code) starts from the forward-guided clean estimate. "plain" (the paper) starts from the
       unguided one, and the two shifts add: with the same energy in both they count the evidence twice.
     * ``clamp``: (low, high), the clean sample is kept in this range before each step and after the last (the code).
-    * ``cutoff``: samples whose energy is below it stand still (the code: 1e-5).
+    * ``cutoff``: samples whose energy is below it stand still (the code: 1e-5). Those in which no guide finds anything
+      are left as they are, unclamped too.
     * ``energies``: by default those of the `Universal` guidance, weights included; its strength does not enter.
     * ``space``: "image" descends on the decoded picture and encodes the result (the code's text-CLIP script); it
       needs ``encode``. By default the descent is in the space of the clean estimate, through the decoder.
@@ -71,11 +73,13 @@ class Backward:
             object.__setattr__(self, "energies", as_energies(self.energies))
 
     def descend(self, clean: Tensor, gradient: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        """``clean`` after the steps; ``gradient(clean)`` gives (∇ℓ, ℓ (B,))."""
+        """``clean`` after the steps; ``gradient(clean)`` gives (∇ℓ, ℓ (B,)), NaN where there is nothing to go by."""
+        begun, heard = clean, torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         first, second = torch.zeros_like(clean), torch.zeros_like(clean)
         for step in range(1, self.steps + 1):
             clean = clean if self.clamp is None else clean.clamp(*self.clamp)
             slope_, values = gradient(clean)
+            heard = heard | ~values.isnan()
             if self.descent == "adam":
                 first, second = 0.9 * first + 0.1 * slope_, 0.999 * second + 0.001 * slope_.square()
                 slope_ = (first / (1.0 - 0.9**step)) / ((second / (1.0 - 0.999**step)).sqrt() + 1e-8)
@@ -83,7 +87,8 @@ class Backward:
             if self.cutoff is not None:
                 moved = torch.where(_column(values < self.cutoff, clean), clean, moved)
             clean = moved
-        return clean if self.clamp is None or not self.steps else clean.clamp(*self.clamp)
+        clean = clean if self.clamp is None or not self.steps else clean.clamp(*self.clamp)
+        return torch.where(_column(heard, clean), clean, begun)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -228,7 +233,7 @@ class Universal(Rule):
             image = _recomputed(self.decode, leaf) if self.checkpoint else self.decode(leaf)
             gradient, values = slope(energies, image)
             (gradient,) = torch.autograd.grad(image, leaf, gradient)
-        return gradient, values
+        return finite_rows(gradient), values
 
     def _descended(self, backward: Backward, start: Tensor) -> Tensor:
         energies: Energies = self.energies if backward.energies is None else backward.energies
@@ -240,12 +245,13 @@ class Universal(Rule):
             )
         with torch.no_grad():
             image = self.decode(start)
-        image = backward.descend(image, lambda picture: slope(energies, picture))
-        with torch.no_grad():
-            return self.encode(image)
+        moved = backward.descend(image, lambda picture: slope(energies, picture))
+        with torch.no_grad():  # what no guide has moved would still change by being decoded and encoded
+            return torch.where(_column((moved != image).flatten(1).any(1), start), self.encode(moved), start)
 
     def _chunked(self, inner: DenoiserLike, x: Tensor, t: Time, size: int) -> Estimate:
         """The same, ``size`` rows at a time."""
+        inner = bare(inner)  # a memory would keep the graphs of all chunks, and no other guidance asks for these rows
         parts = [
             self._rows(which).estimate(_bound(inner, which, len(x)), x[which], _row(t, which))
             for which in _slices(len(x), size)

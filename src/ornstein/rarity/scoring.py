@@ -32,6 +32,7 @@ from ..data.cache import read_json, write_json
 from ..denoisers import DenoiserLike
 from ..errors import ConfigError, UsageError
 from ..guidance.base import affine_path
+from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..runs import Run
 from ..scalars import sigmoid
@@ -72,15 +73,19 @@ def one_step(denoiser: DenoiserLike, clean: Tensor, white: Tensor, log_snr: floa
 
     Raises `UsageError` for a log-SNR that the path does not reach, `PathError` for a path without one.
     """
+    path, t = _level(denoiser, log_snr)
+    with torch.no_grad():
+        return denoiser(path.diffuse(clean, t, white), t).clean
+
+
+def _level(denoiser: DenoiserLike, log_snr: float) -> tuple[AffinePath, float]:
     path = affine_path(denoiser.path, "the minority score")
     low, high = path.log_snr(path.span[1]), path.log_snr(path.floor)
     if not low <= log_snr <= high:
         raise UsageError(
             f"log-SNR {log_snr:g} is outside of what this model was trained on, {low:.4g} to {high:.4g}: choose another"
         )
-    t = path.time_of(log_snr)
-    with torch.no_grad():
-        return denoiser(path.diffuse(clean, t, white), t).clean
+    return path, path.time_of(log_snr)
 
 
 def rarities(denoiser: DenoiserLike, clean: Tensor, noise: Noise, recipe: Recipe, distance: Distance) -> Tensor:
@@ -131,6 +136,7 @@ def score(
     if batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     _check_data(run, source)
+    _level(run.denoiser, recipe.log_snr)
     name, distance = distance_named(recipe.distance, run.denoiser.device)
     if run.codec is not None:
         recipe = replace(recipe, clamp=None)
