@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import ornstein as orn
 from ornstein import guides
 from ornstein.cli.main import main
 from ornstein.data import open_source, save_png
+from ornstein.errors import UsageError
 from ornstein.guides.own.files import shipped
 
 
@@ -210,7 +212,27 @@ def test_the_list_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"{row['name']}:" in out and row["example"] in out for row in listed)
 
 
+def test_a_model_without_an_empty_condition_can_be_guided(model: orn.Denoiser) -> None:
+    """Only --guide-placement separate asks for it."""
+    from ornstein.cli.sample import SampleArgs, _guided, _guides
+
+    class Labelled:
+        denoiser, condition, classes, folder = model, "label", (), Path("labelled")
+
+        def null(self) -> Any:
+            raise UsageError("no empty label")
+
+    args = SampleArgs(run="labelled", guide=("colour:red",))
+    guided: Any = _guided(Labelled(), args, _guides(Labelled(), args))
+    assert guided(torch.zeros(1, 3, 64, 64), 0.5).clean.isfinite().all()
+    args = replace(args, guide_placement="separate")
+    with pytest.raises(UsageError, match="no empty label"):
+        _guided(Labelled(), args, _guides(Labelled(), args))
+
+
 BAD = [
+    ("--guide", "rare:squared", "--backward", "3"),
+    ("--guide", "rare-token:3"),
     ("--guide", "colr:red"),
     ("--guide", "colour"),
     ("--guide", "colour:notacolour"),

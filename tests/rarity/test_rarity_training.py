@@ -1,4 +1,4 @@
-"""The rarity classifier as a method of the trainer: learns, resumes, opens, guides; with features and labels (H8, H10)."""
+"""The rarity classifier as a method of the trainer: learns, resumes, opens, guides; features and labels (H8, H10)."""
 
 import json
 from dataclasses import replace
@@ -248,6 +248,38 @@ def test_what_is_refused(brightness, model_run, learned, tmp_path):
     with pytest.raises(CheckpointError):
         train(config(out, brightness, features="nothing"), quiet=True)
     assert not out.exists(), "a run that cannot begin leaves no folder"
+
+
+def test_a_classifier_that_does_not_fit_the_model_is_refused_before_anything_is_drawn(learned, model_run, monkeypatch):
+    from ornstein.cli.guides import read_guides
+
+    run, classifier = open_run(model_run), rarity.load(learned)
+    words = {"sources": (), "through": "network", "backward": None, "window": None, "placement": "joint", "recur": 1}
+    monkeypatch.setattr("ornstein.rarity.classifier.load", lambda where, device: found)
+
+    found = classifier
+    assert read_guides(run, guide=["rarity:x"], **words).guides.guidances
+    with pytest.raises(UsageError, match="descends on energies"):
+        read_guides(run, guide=["rarity:x"], **words | {"backward": "3"})
+    with pytest.raises(UsageError, match="told none"):
+        read_guides(run, guide=["rare-token:3"], **words)
+
+    found = replace(classifier, spec=replace(classifier.spec, classes=run.classes))
+    assert read_guides(run, guide=["rarity:x"], **words).guides.guidances
+    found = replace(classifier, spec=replace(classifier.spec, classes=run.classes[::-1]))
+    with pytest.raises(UsageError, match="other labels"):
+        read_guides(run, guide=["rarity:x"], **words)
+
+    class Halving:
+        factor, channels = 2, 3
+
+        def decode(self, latent):
+            return torch.nn.functional.interpolate(latent, scale_factor=2.0)
+
+    found = classifier
+    latents = replace(run, denoiser=replace(run.denoiser, shape=(3, 8, 8), codec=Halving()))
+    with pytest.raises(UsageError, match="model of latents"):
+        read_guides(latents, guide=["rarity:x"], **words)
 
 
 def test_the_command_trains(brightness, tmp_path, capsys):

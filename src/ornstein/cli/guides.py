@@ -122,6 +122,10 @@ def read_guides(
         placement=placement,
     )
     made = make(guide, shape=_pictures(run), device=run.denoiser.device, choices=sources)
+    if manner.backward is not None and made.guidances and not made.energies:
+        raise UsageError(f"--backward {backward} descends on energies, and none of these guides is one: leave it out")
+    for guidance in made.guidances:
+        _check_fit(run, guidance)
     record: dict[str, Any] = {
         "guides": [dict(row) for row in made.records],
         "through": through,
@@ -131,6 +135,30 @@ def read_guides(
         "recur": recur,
     }
     return Asked(guides=made, manner=manner, record=record)
+
+
+def _check_fit(run: Run, guidance: object) -> None:
+    """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
+    from ..guidance import Minority, MinorityPrompt
+    from ..rarity import RarityClassifier
+
+    if isinstance(guidance, MinorityPrompt) and run.condition != "text":
+        raise UsageError(
+            f"rare-token learns a token of a caption, and {run.folder} is told none: use the guides rare or rarity"
+        )
+    if not isinstance(guidance, Minority) or not isinstance(guidance.classifier, RarityClassifier):
+        return
+    classifier, shape = guidance.classifier, run.denoiser.shape
+    if shape != classifier.spec.shape:
+        raise UsageError(
+            f"a rarity classifier sees noisy pictures of shape {classifier.spec.shape}, the states of {run.folder} are "
+            f"{shape}: for a model of latents use the guide rare"
+        )
+    if classifier.labels and run.classes and tuple(run.classes) != classifier.labels:
+        raise UsageError(
+            f"the rarity classifier knows other labels ({', '.join(classifier.labels[:4])}, …) than {run.folder} "
+            f"({', '.join(run.classes[:4])}, …): train one on the data of the model"
+        )
 
 
 def _pictures(run: Run) -> tuple[int, ...]:

@@ -214,7 +214,7 @@ def _guided(run: Run | Piped, args: SampleArgs, asked: Asked) -> DenoiserLike:
         return run.denoiser
     from ..guides import compose
 
-    null = None if run.condition == "none" else run.null()
+    null = run.null() if args.guide_placement == "separate" else None
     guidance = compose(asked.guides, asked.manner, cfg, null)
     return run.denoiser if guidance is None else guidance(run.denoiser)
 
