@@ -90,7 +90,8 @@ def _scored(scores: Sequence[Sequence[Mapping[str, Any]]]) -> Finding:
         high=math.inf,
         claim="One-step reconstruction distance is larger for rare images",
         source=f"{SOURCE}, minority score",
-        expected="area under the ROC curve of the known rare classes against the common one above 0.7, with its interval",
+        expected="area under the ROC curve of the known rare classes against the common one above 0.7, with its "
+        "interval",
         measured=f"area {statistics.fmean(areas):.3f} (by seed {', '.join(f'{a:.3f}' for a in areas)}); "
         f"{statistics.fmean(shares):.0%} of the rare images are in the rarest tenth",
     )
@@ -277,11 +278,11 @@ def _over_levels(taught: Sequence[Mapping[str, Any]]) -> Plot:
 
 def _notes(sizes: Mapping[str, int], samples: int, judge: Mapping[str, Any]) -> list[str]:
     parts = ", ".join(f"{count} {name}" for name, count in made.COUNTS.items())
+    draws = f"{sizes['draws']} draw{'s' * (sizes['draws'] > 1)}"
     data = (
         f"Data: {parts} at {made.SIZE} pixels. Each seed trains a model on {sizes['images']} images, scores the data "
-        f"with {sizes['draws']} draw{'s' * (sizes['draws'] > 1)} of the noise, trains a classifier of {made.RARITIES} classes on "
-        f"{sizes['taught']} images and draws {samples} samples a way. The paper's sizes, 250 steps and standard "
-        "networks are out of reach here."
+        f"with {draws} of the noise, trains a classifier of {made.RARITIES} classes on {sizes['taught']} images and "
+        f"draws {samples} samples a way. The paper's sizes, 250 steps and standard networks are out of reach here."
     )
     level = (
         f"The data are scored at log-SNR {LEVEL:.2f}: the paper's −3.70 at 256 pixels, as it is seen at {made.SIZE}. "
