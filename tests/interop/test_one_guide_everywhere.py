@@ -7,10 +7,11 @@ from torch import nn
 import ornstein as orn
 from ornstein import grids
 from ornstein.denoisers import codec_of
-from ornstein.guidance import CFG, Backward, Colour, Universal, stack, together, within
+from ornstein.guidance import CFG, Backward, Colour, SelfMinority, Universal, stack, together, within
 from ornstein.interop.diffusers import from_pipeline
 from ornstein.latents import KLCodec, Normalisation
 from ornstein.paths import VE, VP
+from ornstein.randomness import Noise
 
 RED = Colour(target=torch.tensor([[0.9, -0.9, -0.9]]))
 GUIDES = {
@@ -92,6 +93,30 @@ def test_the_same_guide_brings_every_model_closer(model, name):
     assert plain.shape[1] == 3
     assert guided.isfinite().all()
     assert energy(guided) < energy(plain)
+
+
+@pytest.mark.parametrize("distance", ["squared", "lite0"])
+def test_every_model_can_be_led_away_from_its_own_reconstruction(model, distance):
+    """A named perceptual distance sees pictures; each sample is moved by itself."""
+    denoiser, _ = model
+    path = denoiser.path
+    rule, t = SelfMinority(distance=distance, scale=0.5), path.time_of(-0.5)
+    x = path.diffuse(0.0, t, Noise.of(0, range(2)).white("x", denoiser.shape))
+    shift = rule(denoiser)(x, t).clean - denoiser(x, t).clean
+    largest = 0.5 * path.sigma(t) ** 2 / path.alpha(t)
+    torch.testing.assert_close(shift.flatten(1).abs().amax(1), torch.full((2,), largest), rtol=1e-3, atol=1e-4)
+    cond = {key: value[:1] for key, value in denoiser.cond.items()}
+    alone = rule(denoiser.given(cond))(x[1:], t).clean - denoiser.given(cond)(x[1:], t).clean
+    torch.testing.assert_close(alone, shift[1:], rtol=1e-2, atol=1e-2 * largest)
+
+
+def test_every_model_can_begin_louder_and_later(model):
+    denoiser, grid = model
+    options = {"n": 2, "sampler": "ancestral", "seed": 1} | ({"steps": 4} if grid is None else {"grid": grid})
+    plain, loud = orn.sample(denoiser, **options), orn.sample(denoiser, **options, boost=2.0, skip=1)
+    assert loud.isfinite().all()
+    assert loud.shape == plain.shape
+    assert not torch.allclose(loud, plain)
 
 
 def test_no_strength_is_no_guidance(model):

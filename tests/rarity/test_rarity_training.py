@@ -12,11 +12,14 @@ import ornstein as orn
 from ornstein import guidance, rarity
 from ornstein.cli.main import main
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
+from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
 from ornstein.randomness import Noise
+from ornstein.rarity.network import RunFeatures
 from ornstein.runs import export, open_run
 from ornstein.training import Every, TrainConfig, to_dict, train
-from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, RaritySpec
+from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, RaritySpec, classify
+from ornstein.training.spec import Spec
 
 BATCH = 16
 NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8, patch=2)
@@ -209,6 +212,33 @@ def test_a_cascade_looks_through_a_frozen_network(brightness, model_run, tmp_pat
         assert model_path.log_snr(model_path.span[1]) < 0
     guided = guidance.Minority(classifier, -1, 2.0)(orn.load(model_run))
     assert orn.sample(guided, 2, steps=3).isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["vp-cosine", "ve", "flow"])
+def test_what_the_networks_are_shown_on_every_path(name):
+    """A feature network its own path's state at the level asked for; the classifier the state of unit variance."""
+    spec = Spec(shape=(3, 16, 16), path=name, predicts="noise", network=NETWORK)
+    net, level, site = spec.build().net, torch.tensor([-1.5, 2.0], dtype=torch.float64), "mid.1.hidden"
+    model, noise = spec.denoiser(net), Noise.of(0, range(2))
+    path, seen, shown = model.path, [], []
+    t = path.time_of(level)
+    x = path.diffuse(0.5 * noise.white("x", spec.shape), t, noise.white("z", spec.shape))
+    unit = x / (path.alpha(t) ** 2 + path.sigma(t) ** 2).sqrt().float()[:, None, None, None]
+    with torch.no_grad():
+        features = RunFeatures(spec, net, [site])(unit, level)
+        with modulated(net, {site: lambda feature, site, t: seen.append(feature) or feature}):
+            model.raw(x, t)
+    torch.testing.assert_close(features, seen[0], rtol=1e-4, atol=1e-5)
+    classify(replace(model, net=lambda *fed: shown.append(fed) or fed[0]), x, t, {})
+    torch.testing.assert_close(shown[0][0], unit, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(shown[0][1].double(), level, rtol=1e-5, atol=1e-5)
+
+
+def test_held_out_images_are_not_trained_on(brightness, source, tmp_path):
+    asked = config(tmp_path / "run", brightness)
+    held = asked.validation(source, torch.device("cpu")).rows
+    assert len(held) == 18, "a fifth of three classes of 32, rounded"
+    assert sorted((*held, *asked.view(source).rows)) == list(range(96))
 
 
 def test_a_classifier_that_is_told_labels(brightness, model_run, tmp_path):
