@@ -18,7 +18,13 @@ from ornstein.training.cas_dm import CascadeConfig
 
 def result(fd: float, score: float = 2.0) -> dict:
     numbers = {"FD-lite0": fd, "sFD-lite0": 10 * fd, "IS-lite0": score, "FD-pixels8": fd}
-    return {"parameters": 10, "seconds": 1.0, "loss": 0.1, "at": {str(steps): numbers for steps in measure.STEPS}}
+    return {
+        "parameters": 10,
+        "seconds": 1.0,
+        "images": 7,
+        "loss": 0.1,
+        "at": {str(steps): numbers for steps in measure.STEPS},
+    }
 
 
 def found(**factors: float) -> dict:
@@ -84,6 +90,15 @@ def test_pixels_are_means():
     vectors = measure.Pixels()(images)
     assert vectors.shape == (2, 192)
     assert vectors[0, 0].item() == pytest.approx((0 + 1 + 16 + 17) / 4 / 255)
+
+
+def test_every_arm_gets_the_same_computing():
+    counts = {arm: measure.operations(arm, 16) for arm in measure.ARMS}
+    assert counts["ddpm"] == min(counts.values())
+    assert counts["cas-dm"] == pytest.approx(2.0 * counts["ddpm"], rel=0.02)
+    assert counts["ddpm-metric"] - counts["ddpm"] == pytest.approx(counts["cas-dm-metric"] - counts["cas-dm"], rel=0.02)
+    for arm, cost in counts.items():
+        assert measure.seen(arm, 100_000, 16) * cost == pytest.approx(100_000 * counts["ddpm"], rel=1e-3)
 
 
 @pytest.mark.slow

@@ -1,8 +1,12 @@
-"""What `ornstein.reproduce.cas_dm` measures: one arm of the comparison, trained, sampled and compared with the data."""
+"""What `ornstein.reproduce.cas_dm` measures: one arm of the comparison, trained, sampled and compared with the data.
+
+All arms get the same computing, counted in floating-point operations of a training step, and all are sampled with the
+clean estimate clipped to the range of images: the cascade clips its own, and a noise-predicting network whose
+estimate is not clipped starts from noise divided by a tiny α, whatever it has learned.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +17,7 @@ from torch import Tensor, nn
 
 from ..cascade import Cascade
 from ..denoisers import Denoiser
+from ..guidance import Threshold
 from ..metrics.perceptual import lpips
 from ..networks import UNetConfig
 from ..objectives import CascadeLoss, Denoising, Examples, Losses, Objective
@@ -84,7 +89,7 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int) -> Tra
         "predicts": "noise",
         "network": LARGE if arm == "ddpm-large" else SMALL,
         "optimizer": Optimizer(lr=1e-3, warmup=min(2048, images // 4)),
-        "every": Every(log=max(images // 4, 1), checkpoint=10**9, seconds=0, samples=0),
+        "every": Every(log=max(images // 4, 1), checkpoint=10**9, seconds=120, samples=0),
         "keep": 1,
         "workers": 0,
         "device": "cpu",
@@ -98,17 +103,38 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int) -> Tra
     return TrainConfig(**shared)
 
 
-def trained(*, arm: str, seed: int, images: int, samples: int, size: int) -> Mapping[str, Any]:
-    """Train an arm and measure it: ``{"parameters", "seconds", "gate", "at": {steps: {metric: value}}}``."""
+def operations(arm: str, size: int) -> float:
+    """Floating-point operations of one image in a step of training, forward and backward, the metric's included."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from ..data import open_source
+
+    rows = (0, 1)
+    config = configuration(arm, Path("unused"), 0, 512, size)
+    spec = config.specify(open_source(DATA, size=size, limit=2))
+    model, objective = spec.build(0), config.loss_for(spec, torch.device("cpu"))
+    batch = Examples(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
+    with FlopCounterMode(display=False) as counter:
+        objective(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()
+    return counter.get_total_flops() / len(rows)
+
+
+def seen(arm: str, images: int, size: int) -> int:
+    """How many images an arm is trained on for the computing of the plain denoiser on ``images``, in whole batches."""
+    share = operations(ARMS[0], size) / operations(arm, size)
+    return max(round(images * share / BATCH), 1) * BATCH
+
+
+def trained(*, arm: str, seed: int, images: int, samples: int, size: int, files: Path) -> Mapping[str, Any]:
+    """Train an arm and measure it: ``{"parameters", "seconds", "images", "at": {steps: {metric: value}}}``."""
     from .. import sampling
-    from ..data import open_source, to_uint8
+    from ..data import open_source, save_grid, to_uint8
     from ..metrics import features, measure, statistics
     from ..runs import open_run
 
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "run"
-        summary = train(configuration(arm, out, seed, images, size), quiet=True)
-        run = open_run(out)
+    out, count = files / f"{arm}-{seed}-{images}-{size}", seen(arm, images, size)
+    summary = train(configuration(arm, out, seed, count, size), quiet=True)
+    model = Threshold(quantile=None)(open_run(out).denoiser)
     data = open_source(DATA, size=size, limit=4096)
     lite0, pixels = features("lite0"), Pixels()
     keep = ("spatial", "classes")
@@ -116,10 +142,15 @@ def trained(*, arm: str, seed: int, images: int, samples: int, size: int) -> Map
     flat = statistics((data[i].image for i in range(samples)), pixels)
     at: dict[str, Any] = {}
     for steps in STEPS:
-        drawn = to_uint8(
-            sampling.sample(run.denoiser, samples, sampler="ddim", steps=steps, seed=SAMPLE_SEED, batch=50)
-        )
-        ours = statistics(drawn, lite0, keep=keep)
+        drawn = sampling.sample(model, samples, sampler="ddim", steps=steps, seed=SAMPLE_SEED, batch=50)
+        save_grid(drawn[:32], files / f"{out.name}-{steps}.png", 8)
+        ours = statistics(to_uint8(drawn), lite0, keep=keep)
         numbers = dict(measure(ours, reference, ("fd", "sfd", "is", "kid")).numbers)
-        at[str(steps)] = numbers | dict(measure(statistics(drawn, pixels), flat, ("fd",)).numbers)
-    return {"parameters": summary.parameters, "seconds": summary.seconds, "loss": summary.loss, "at": at}
+        at[str(steps)] = numbers | dict(measure(statistics(to_uint8(drawn), pixels), flat, ("fd",)).numbers)
+    return {
+        "parameters": summary.parameters,
+        "seconds": summary.seconds,
+        "images": count,
+        "loss": summary.loss,
+        "at": at,
+    }
