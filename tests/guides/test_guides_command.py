@@ -231,6 +231,8 @@ def test_a_model_without_an_empty_condition_can_be_guided(model: orn.Denoiser) -
 
 
 BAD = [
+    ("--guide", "segmentation:~no-such-user/map.png"),
+    ("--guide", "rare:~no-such-user/lpips.pth"),
     ("--guide", "rare:squared", "--backward", "3"),
     ("--guide", "rare-token:3"),
     ("--guide", "colr:red"),

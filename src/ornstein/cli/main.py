@@ -23,7 +23,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "methods": ("catalog", "MethodsArgs", "methods", "the eleven methods: what each does, its state, its command"),
     "demo": ("demo", "DemoArgs", "demo", "the main job on the embedded data; ends with a page"),
     "train": ("train", "TrainArgs", "train", "train a model: ornstein train ddpm --data WHERE --out runs/NAME"),
-    "train-guide": ("train_guide", "TrainGuideArgs", "train_guide", "train a small guide network on the embedded drawings"),
+    "train-guide": (
+        "train_guide",
+        "TrainGuideArgs",
+        "train_guide",
+        "train a small guide network on the embedded drawings",
+    ),
     "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
     "eval": (
         "evaluate",
@@ -39,6 +44,9 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
 }
 
 USAGE = "usage: ornstein COMMAND [options]      (ornstein COMMAND --help shows its options and an example)"
+
+
+_NO_HOME = "Could not determine home directory."  # what pathlib says of ~nobody/…
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 141
     except OSError as error:
         return _complain(str(error), 1)
+    except RuntimeError as error:
+        if str(error) != _NO_HOME:
+            raise
+        return _complain("a path begins with ~ and the name of no user of this machine: write it in full", 2)
 
 
 def parse(kind: Any, prog: str, args: Sequence[str]) -> Any:
