@@ -77,7 +77,7 @@ KINDS = (
         name="super-resolution",
         takes="SMALL",
         what="a small picture, whose side is a whole part of the model's",
-        weight=10.0,
+        weight=3.0,
         make=_super_resolution,
         example="super-resolution:small.png",
     ),

@@ -192,7 +192,7 @@ SEGMENTERS = (
     ),
 )
 CLASSIFIERS = (
-    own("classifier", "a small network for the colours of critters"),
+    replace(own("classifier", "a small network for the attributes of critters"), weight=2.0),
     Source(name="package", what="EfficientNet-lite0, 1000 classes of ImageNet by number", load=_lite0),
     Source(
         name="standard",
