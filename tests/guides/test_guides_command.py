@@ -88,7 +88,8 @@ def energies(words: str, files: dict[str, str], model: orn.Denoiser, share: floa
     kind = guides.kinds()[guides.Wish.read(words).kind]
     if kind.name == "identity" and "untrained" in shipped("identity").with_suffix(".json").read_text("utf-8"):
         pytest.skip("the shipped embedder finds nobody before it is trained")
-    ready = guides.make([f"{written(words, files)}:{share * kind.weight}"], shape=model.shape)
+    weight = share * kind.weight_with(guides.source_of(kind))
+    ready = guides.make([f"{written(words, files)}:{weight}"], shape=model.shape)
     ((_, energy),) = ready.energies
     manner = guides.Manner(backward=guides.backward_of("3:0.1") if share < 1.0 else None)
     guided = orn.sample(guides.compose(ready, manner)(model), n=len(plain), seed=3, **how)
