@@ -1,6 +1,7 @@
 """The rarity classifier as a method of the trainer: learns, resumes, opens, guides; features and labels (H8, H10)."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -232,6 +233,21 @@ def test_what_the_networks_are_shown_on_every_path(name):
     classify(replace(model, net=lambda *fed: shown.append(fed) or fed[0]), x, t, {})
     torch.testing.assert_close(shown[0][0], unit, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(shown[0][1].double(), level, rtol=1e-5, atol=1e-5)
+
+
+def test_the_gaussian_head_aims_at_the_middle_of_its_class():
+    """log N(Φ⁻¹((k + ½)/L); μ, s) up to a constant; the classes' middles are symmetric about the median."""
+    from statistics import NormalDist
+    from types import SimpleNamespace
+
+    raw = torch.tensor([[0.3, -0.2], [-1.0, 0.4]])
+    spec = SimpleNamespace(head="gaussian", rarities=4, classes=())
+    classifier = rarity.RarityClassifier(net=lambda state, log_snr: raw, spec=spec)
+    for target in range(4):
+        goal = NormalDist().inv_cdf((2 * target + 1) / 8)
+        law = torch.distributions.Normal(raw[:, 0], raw[:, 1].exp())
+        found = classifier.log_likelihood(torch.zeros(2, 3, 4, 4), torch.zeros(2), target)
+        torch.testing.assert_close(found - 0.5 * math.log(2 * math.pi), law.log_prob(torch.tensor(goal)))
 
 
 def test_held_out_images_are_not_trained_on(brightness, source, tmp_path):
