@@ -16,6 +16,7 @@ from scipy.stats import spearmanr
 
 from ornstein.cli.main import main
 from ornstein.data.base import UnreadableError
+from ornstein.denoisers import Denoiser
 from ornstein.errors import PathError, UsageError
 from ornstein.lab.targets import GaussianTarget
 from ornstein.networks import UNetConfig
@@ -88,6 +89,15 @@ def test_the_limits_of_the_level():
     torch.testing.assert_close(closed(x, 40.0), torch.zeros(20, dtype=torch.float64), atol=1e-10, rtol=0)
     assert float((found(x, clear, 3) / (x - 0.2).square().sum(1)).max()) < 1e-2
     torch.testing.assert_close(found(x, dark, 3), (x - 0.2).square().sum(1), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize(("clamp", "seen"), [(1.0, 1.0), (0.5, 0.5), (None, 3.0)])
+def test_the_clean_estimate_is_clamped_as_the_recipe_says(clamp, seen):
+    model = Denoiser(lambda x, time: torch.full_like(x, 3.0), VP(), "clean")
+    clean, noise = torch.full((2, 3, 4, 4), -0.25), Noise.of(0, range(2))
+    recipe = Recipe(distance="absolute", draws=2, clamp=clamp)
+    found = rarities(model, clean, noise, recipe, distance("absolute")[1])
+    torch.testing.assert_close(found, torch.full((2,), 48 * (seen + 0.25), dtype=torch.float64))
 
 
 def test_what_cannot_be_scored():
@@ -234,7 +244,7 @@ def test_a_stopped_call_goes_on(whole, run, source, tmp_path):
         with pytest.raises(KeyboardInterrupt):
             score(run, Failing(source, at), out, RECIPE, batch=16)
     parts = out.with_name("scores.csv.parts")
-    broken = sorted(parts.glob("0*.json"))[0]
+    broken = min(parts.glob("0*.json"))
     broken.write_text("{")  # a damaged part is made again
     score(run, source, out, RECIPE, batch=16)
     assert out.read_bytes() == whole
