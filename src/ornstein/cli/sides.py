@@ -27,7 +27,7 @@ class Sampling:
     """How a run is sampled."""
 
     sampler: str
-    steps: int | None
+    steps: int
     seed: int
     batch: int
 
