@@ -328,7 +328,7 @@ def test_a_run_with_captions_is_told_those_of_the_data(monkeypatch: pytest.Monke
         weights=Path("ema.safetensors"),
         condition="text",
         denoiser=None,
-        spec=SimpleNamespace(shape=(3, 8, 8)),
+        picture=(3, 8, 8),
         cond=lambda captions: captions,
     )
     data = open_source("critters:4", size=8)

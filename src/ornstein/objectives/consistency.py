@@ -106,7 +106,7 @@ class ConsistencyLoss:
         """c at S = ``count`` intervals, for images of ``size`` values.
 
         >>> [round(ConsistencyLoss().scale_at(S, 4096), 6) for S in (10, 20, 640)]
-        [0.03456, 0.013637, 0.000253]
+        [0.03456, 0.013635, 0.000253]
         """
         first = self.base * math.sqrt(size)
         if self.scale == "constant":

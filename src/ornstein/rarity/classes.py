@@ -58,7 +58,7 @@ def normal_scores(scores: Any, groups: Any = None) -> Floats:
 
     Equal scores share their mean rank; NaN stays NaN. It is what the Gaussian head of a classifier regresses.
 
-    >>> [round(value, 3) for value in normal_scores([0.1, 5.0, 0.2])]
+    >>> normal_scores([0.1, 5.0, 0.2]).round(3).tolist()
     [-0.967, 0.967, 0.0]
     """
     values, own = _groups(scores, groups)
