@@ -281,3 +281,11 @@ def test_bad_words_cost_one_line(
     assert err.startswith("ornstein: ")
     assert err.count("\n") == 1, err
     assert not out_dir.exists()
+
+
+def test_pictures_that_are_no_numbers_are_not_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ("--n", "2", "--steps", "3", "--guide", "colour:navy:1e38", "--out", str(tmp_path / "out"))
+    status, _, err = call(capsys, "sample", "critters", *words)
+    assert status == 2
+    assert "image 0 came out as no numbers" in err
+    assert not list((tmp_path / "out").iterdir())
