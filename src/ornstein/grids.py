@@ -425,7 +425,7 @@ def multistep(*levels: float, start: float | None = None) -> Grid:
     """Multistep sampling of consistency models (Song et al. 2023, algorithm 1) as a climbing grid.
 
     From the noisiest time (or ``start``) straight to the clean end; then for every one of ``levels``, noise levels
-    σ̄ = σ/α, up to it and down again. Each evaluation is one step to the clean end, so any sampler takes it as DDIM does.
+    σ̄ = σ/α, up to it and down again. Each evaluation is one step to the clean end: any sampler takes it as DDIM does.
     A level at the path's floor or below adds no noise worth an evaluation and is left out. The climb adds noise of size
     σ̄, where the paper has √(σ̄² − σ_min²): a part of 10⁻⁵ less at σ̄ = 0.5.
 

@@ -273,6 +273,7 @@ class Anchored:
 
     def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
         """The inner output for the clean sample (x_0 − w·u)/(1 − w); infinite at the boundary itself."""
+        del white
         anchor, rest = self._scales(path, t)
         wanted = (clean - expand(anchor, x) * x) / expand(rest, x)
         affine = _affine(path, "anchored")

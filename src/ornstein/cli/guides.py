@@ -13,6 +13,7 @@ from .output import emit_json, note, say
 
 if TYPE_CHECKING:
     from ..guides import Guides, Kind, Manner, Source
+    from ..interop.diffusers import Piped
     from ..runs import Run
 
 
@@ -96,7 +97,7 @@ class Asked:
 
 
 def read_guides(
-    run: Run,
+    run: Run | Piped,
     *,
     guide: Sequence[str],
     sources: Sequence[str],
@@ -137,7 +138,7 @@ def read_guides(
     return Asked(guides=made, manner=manner, record=record)
 
 
-def _check_fit(run: Run, guidance: object) -> None:
+def _check_fit(run: Run | Piped, guidance: object) -> None:
     """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
     from ..guidance import Minority, MinorityPrompt
     from ..rarity import RarityClassifier
@@ -161,7 +162,7 @@ def _check_fit(run: Run, guidance: object) -> None:
         )
 
 
-def _pictures(run: Run) -> tuple[int, ...]:
+def _pictures(run: Run | Piped) -> tuple[int, ...]:
     """The shape of a run's pictures, which its samples are once they are decoded."""
     import torch
 

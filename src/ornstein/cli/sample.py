@@ -188,8 +188,8 @@ def _write(
         lost = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
         if lost:
             raise UsageError(
-                f"image {args.first + rows[lost[0]]} came out as no numbers: weaken the guides (their weights, --recur, "
-                "--guidance-scale, --boost) or take more steps"
+                f"image {args.first + rows[lost[0]]} came out as no numbers: weaken the guides (their weights, "
+                "--recur, --guidance-scale, --boost) or take more steps"
             )
         for i, image in zip(rows, images, strict=True):
             written.append(str(save_png(image, args.out / f"{args.first + i:06d}.png")))

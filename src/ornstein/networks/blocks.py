@@ -148,9 +148,7 @@ class AttentionSites(nn.Module):
 class SelfAttention(nn.Module):
     """x + linear(attention(norm(x))) over the pixels of a feature, behind `AttentionSites`; starts as the identity."""
 
-    def __init__(
-        self, channels: int, head_width: int, norm: NormKind, site: str = "attention", size: int = 0
-    ) -> None:
+    def __init__(self, channels: int, head_width: int, norm: NormKind, site: str = "attention", size: int = 0) -> None:
         super().__init__()
         self.heads = channels // head_width
         self.norm = Norm(norm, channels, size)

@@ -20,7 +20,6 @@ from ornstein.networks import checks
 from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
 
-
 TokenNorm = Literal["token", "nonscaling"]
 
 
@@ -32,9 +31,9 @@ class DiTConfig:
     * ``width``: channels of a token; ``depth``: blocks; ``head_width``: channels of an attention head.
     * ``expansion``: width of a block's hidden layer as a multiple of ``width``.
     * ``patch``: a token stands for ``patch`` × ``patch`` pixels. Height and width must divide by it.
-    * ``norm``: ``token`` normalises every token by itself; ``nonscaling`` all tokens jointly, with a learned bias. Neither
-      has a learned gain. ``qk_norm``: queries and keys are normalised in every head, again without a gain, which bounds
-      the attention's logits.
+    * ``norm``: ``token`` normalises every token by itself; ``nonscaling`` all tokens jointly, with a learned bias.
+      Neither has a learned gain. ``qk_norm``: queries and keys are normalised in every head, again without a gain,
+      which bounds the attention's logits.
     * ``classes``, ``text_width``, ``vector_width``, ``time_features``, ``time_scale``: as in `UNetConfig`.
     """
 

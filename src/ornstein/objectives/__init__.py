@@ -5,4 +5,14 @@ from .cascading import CascadeLoss, Cascading
 from .consistency import ConsistencyLoss, ConsistencyTraining
 from .denoising import Denoising
 
-__all__ = ["CascadeLoss", "Cascading", "ConsistencyLoss", "ConsistencyTraining", "Contested", "Denoising", "Examples", "Losses", "Objective"]
+__all__ = [
+    "CascadeLoss",
+    "Cascading",
+    "ConsistencyLoss",
+    "ConsistencyTraining",
+    "Contested",
+    "Denoising",
+    "Examples",
+    "Losses",
+    "Objective",
+]
