@@ -255,6 +255,7 @@ BAD = [
     ("--guide", "text:a critter", "--guide-source", "text=own:/no/such.safetensors"),
     ("--guide", "colour:red", "--guide-source", "colour=own"),
     ("--guide", "colour:red", "--guide-source", "own"),
+    ("--guide", "colour:red", "--guide-source", "text=own:/no/such.safetensors"),
     ("--guide", "colour:red", "--backward", "0"),
     ("--guide", "colour:red", "--backward", "five"),
     ("--guide", "colour:red", "--guide-window", "5:1"),

@@ -232,7 +232,13 @@ def make(
     """
     asked = [Wish.read(wish) if isinstance(wish, str) else wish for wish in wishes]
     found = [kind_named(wish.kind) for wish in asked]
-    networks = Networks([Choice.read(c) if isinstance(c, str) else c for c in choices], device)
+    chosen = [Choice.read(c) if isinstance(c, str) else c for c in choices]
+    networks = Networks(chosen, device)
+    for choice in chosen:
+        if choice.kind not in {kind.name for kind in found}:
+            raise UsageError(
+                f"a source is chosen for {choice.kind}, but no guide of that kind is asked for: leave it out"
+            )
     if len(shape) != 3 or (asked and shape[0] != 3):
         raise UsageError(f"guides of pictures need models of three channels (colour), got {tuple(shape)}")
     energies: list[tuple[float, Any]] = []
