@@ -15,9 +15,12 @@ from pathlib import Path
 
 from ornstein.cli.output import write_text
 from ornstein.runs import CARD, export, open_run
-from ornstein.training import TrainConfig, to_dict
+from ornstein.training import to_dict
+from ornstein.training.methods import METHODS
 
 LIMIT = 10 * 2**20
+NEUTRAL = ("data", "out", "images", "seed", "size", "every", "workers", "keep", "tensorboard", "device", "curriculum")
+"""Options that are said already, or change no weights."""
 
 
 def main(source: str, name: str, note: str = "") -> int:
@@ -35,7 +38,7 @@ def main(source: str, name: str, note: str = "") -> int:
     lines = [line for line in map(json.loads, log) if line["images"] <= run.images]
     card = {
         "command": command(run.details, run.images),
-        "data": "DiceBear critters (CC0), seeds 0 to 4095, rendered at 64 px",
+        "data": f"DiceBear critters (CC0), seeds 0 to 4095, rendered at {run.details['train']['size']} px",
         "licence": "Apache-2.0",
         "machine": f"one thread of a shared two-core {platform.machine()} CPU",
         "note": note,
@@ -50,21 +53,33 @@ def main(source: str, name: str, note: str = "") -> int:
 
 def command(details: dict, images: int) -> str:
     """The options that differ from the defaults; no schedule looks at the budget, so it may be cut."""
-    ours, plain = details["train"], to_dict(TrainConfig(out=details["train"]["out"]))
-    words = [
-        f"ornstein train ddpm --data {ours['data']} --out {ours['out']} --images {images}",
-        f"--seed {ours['seed']}",
-    ]
+    ours = details["train"]
+    name, method = next((n, m) for n, m in METHODS.items() if m.config.lower() == ours["kind"])
+    given = {key: ours[key] for key in ("out", "images")} | ({"origin": ours["origin"]} if ours.get("origin") else {})
+    plain = to_dict(method.configuration(**given))
+    words = [f"ornstein train {name} --data {ours['data']} --out {ours['out']} --images {images}"]
+    words += [f"--size {ours['size']}", f"--seed {ours['seed']}"]
+    last: list[str] = []
 
-    def differ(a: dict, b: dict, prefix: str) -> None:
+    def differ(a: dict, b: dict, prefix: str, words: list[str]) -> None:
         for key, value in a.items():
+            option = f"{prefix}{key}".replace("_", "-")
             if isinstance(value, dict):
-                differ(value, b.get(key, {}), f"{prefix}{key}.")
-            elif value != b.get(key) and not f"{prefix}{key}".startswith(("data", "out", "images", "seed", "every")):
-                words.append(f"--{prefix}{key.replace('_', '-')} {value}")
+                differ(value, b.get(key, {}), f"{prefix}{key}.", last if key == "network" else words)
+            elif value != b.get(key) and not option.startswith(NEUTRAL):
+                words.append(_option(option, value))
 
-    differ(ours, plain, "")
-    return " ".join(words)
+    differ(ours, plain, "", words)
+    unions = name in ("slct", "ict", "cm", "ect")  # one network of several is named by a word, at the end
+    return " ".join(words + ([f"network:{ours['network']['kind']}"] if last and unions else []) + last)
+
+
+def _option(name: str, value: object) -> str:
+    """One option as it is typed."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return f"--{'from' if name == 'origin' else name} {text}"
 
 
 def history(lines: list[dict]) -> dict:

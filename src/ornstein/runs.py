@@ -118,7 +118,7 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(card.parent.name for card in _WEIGHTS.glob(f"*/{CARD}")))
 
 
-def _place(where: str | Path) -> Path:
+def place(where: str | Path) -> Path:
     """A folder of that name, or else the shipped model of that name."""
     folder = Path(where)
     return folder if folder.exists() or str(where) not in shipped() else _WEIGHTS / str(where)
@@ -126,7 +126,7 @@ def _place(where: str | Path) -> Path:
 
 def is_run(where: str | Path) -> bool:
     """Whether `open_run` would find something to sample from there (it may still be damaged)."""
-    folder = _place(where)
+    folder = place(where)
     return any((folder / name).is_file() for name in ("config.json", CARD, "model_index.json"))
 
 
@@ -157,7 +157,7 @@ def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch
 
     Raises `CheckpointError` if there is nothing of the kind, or it is damaged.
     """
-    if (_place(where) / "model_index.json").is_file():
+    if (place(where) / "model_index.json").is_file():
         from .interop.diffusers import from_pipeline
 
         return from_pipeline(where, device=usable_device(device))
@@ -203,7 +203,7 @@ def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
     from .training import checkpoint
     from .training.folder import CONFIG, read_document, read_spec
 
-    folder = _place(where)
+    folder = place(where)
     if (folder / checkpoint.STATE).is_file() and not (folder / CONFIG).is_file():
         home, weights = folder.parent.parent, folder
         if not (home / CONFIG).is_file():

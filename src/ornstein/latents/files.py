@@ -14,7 +14,10 @@ from .codec import Codec, Identity, KLCodec, Normalisation
 
 VERSION = 1
 DOCUMENT, TENSORS = "codec.json", "codec.safetensors"
-_KNOWN = "identity, a run of `ornstein train autoencoder`, a diffusers AutoencoderKL or pipeline by folder or hub name"
+_KNOWN = (
+    "identity, critters-latents, a run of `ornstein train autoencoder`, "
+    "a diffusers AutoencoderKL or pipeline by folder or hub name"
+)
 
 
 def open_codec(
@@ -23,8 +26,8 @@ def open_codec(
     """The codec that ``where`` names.
 
     * ``identity``: pictures as they are;
-    * a run of ``ornstein train autoencoder``, one of its checkpoints or a card: the averaged weights, in float32
-      whatever ``dtype`` says;
+    * a run of ``ornstein train autoencoder``, one of its checkpoints, a card or the name of a shipped one, such as
+      ``critters-latents``: the averaged weights, in float32 whatever ``dtype`` says;
     * a folder that `save_codec` wrote, such as ``RUN/codec``;
     * a diffusers AutoencoderKL (SD, SDXL, …) by folder or hub name, or the one of a whole pipeline. Its scaling and
       shift factors are applied, or its latents_mean and latents_std. With ``dtype=torch.float16`` a VAE that overflows
@@ -36,7 +39,9 @@ def open_codec(
         return where
     if str(where) == "identity":
         return Identity()
-    folder = Path(where).expanduser()
+    from ..runs import place
+
+    folder = place(Path(where).expanduser())
     if (folder / DOCUMENT).is_file():
         return _saved(folder, device, dtype)
     if (folder / "model_index.json").is_file() or _class_of(folder) == "AutoencoderKL":
@@ -46,7 +51,7 @@ def open_codec(
 
         if not is_run(folder) and not (folder / "state.json").is_file():
             raise CheckpointError(f"{where} is no codec: give {_KNOWN}")
-        return _from_run(folder, device)
+        return _from_run(folder, device, str(where))
     if str(where).count("/") == 1 and not str(where).startswith((".", "/", "~")):
         return _from_diffusers(where, device, dtype)
     raise CheckpointError(f"there is no codec {str(where)!r}: give {_KNOWN}")
@@ -54,7 +59,9 @@ def open_codec(
 
 def is_codec(where: str | Path) -> bool:
     """Whether a folder holds a codec and nothing else: an autoencoder's run or card, a saved codec, a diffusers VAE."""
-    folder = Path(where).expanduser()
+    from ..runs import place
+
+    folder = place(Path(where).expanduser())
     if (folder / DOCUMENT).is_file() or _class_of(folder) == "AutoencoderKL":
         return True
     home = folder if (folder / "config.json").is_file() else folder.parent.parent
@@ -148,7 +155,7 @@ def _own(about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: 
     return codec
 
 
-def _from_run(folder: Path, device: str | torch.device) -> KLCodec:
+def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
     """The averaged weights of an autoencoder's run."""
     from ..networks.autoencoder import KLConfig
     from ..runs import read_run
@@ -159,7 +166,7 @@ def _from_run(folder: Path, device: str | torch.device) -> KLCodec:
     if not isinstance(config, KLConfig):
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {_KNOWN}")
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
-    about = {"kind": "autoencoder", "network": to_dict(config), "where": str(folder), "images": found.images}
+    about = {"kind": "autoencoder", "network": to_dict(config), "where": where, "images": found.images}
     return _own(about, weights, found.weights, device)
 
 
