@@ -120,6 +120,19 @@ def test_bf16_is_close_to_fp32():
 
 
 @pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2), (torch.float64, 1e-4)], ids=str
+)
+def test_the_network_as_a_whole_in_another_precision(dtype, error):
+    x, time, cond = inputs()
+    net = perturbed()
+    exact = net(x, time, **cond)
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+    rough = net.to(dtype)(x.to(dtype), time, **cast)
+    assert rough.dtype == dtype
+    assert (rough - exact).square().mean().sqrt() < error * exact.square().mean().sqrt()
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"width": 30}, "width=30 does not divide by 4"),

@@ -187,6 +187,22 @@ def test_bf16_is_close_to_fp32_and_returns_fp32(norm):
     assert all(p.grad is None or bool(p.grad.isfinite().all()) for p in net.parameters())
 
 
+@pytest.mark.parametrize("norm", ["group", "rms", "nonscaling"])
+@pytest.mark.parametrize(
+    ("dtype", "error"), [(torch.float16, 1e-2), (torch.bfloat16, 8e-2), (torch.float64, 1e-4)], ids=str
+)
+def test_the_network_as_a_whole_in_another_precision(dtype, error, norm):
+    net = perturbed(dataclasses.replace(FULL, norm=norm))
+    x, time, cond = inputs(net.config)
+    exact = net(x, time, **cond)
+    cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in cond.items()}
+    rough = net.to(dtype)(x.to(dtype), time, **cast)
+    assert rough.dtype == dtype
+    assert (rough - exact).square().mean().sqrt() < error * exact.square().mean().sqrt()
+    # Rounded frequencies would be wrong by most of a turn at late times.
+    assert net.embedding.time.frequencies.dtype == torch.promote_types(dtype, torch.float32)
+
+
 def test_one_batch_is_learned():
     config = dataclasses.replace(FULL, text_width=0)
     net = build(config).train()

@@ -79,7 +79,7 @@ class Discriminator(nn.Module):
     def forward(self, x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
         """See the class. A label of −1 is the null class."""
         embedding = self.embedding(time, label if self.config.classes else None, None)
-        h = self.stem(x)
+        h = self.stem(x.contiguous(memory_format=torch.channels_last))  # as in the U-Net: pooling is faster
         for block in self.blocks:
             h = block(h, embedding)
         h = torch.cat((h, self._spread(h)), dim=1)

@@ -128,15 +128,16 @@ class DiTBlock(nn.Module):
         ``size`` is (rows, columns) of the tokens; ``time`` (B,) is what the sites are told.
         """
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
-        h = normalised(x, self.joint_in) * (1 + scale) + shift
+        own = self.modulate.weight.dtype
+        h = normalised(x, own, self.joint_in) * (1 + scale) + shift
         q, k, v = self.qkv(h).chunk(3, dim=2)
         if self.qk_norm:
-            q, k = (normalised(part.unflatten(2, (self.heads, -1))).flatten(2).to(v.dtype) for part in (q, k))
+            q, k = (normalised(part.unflatten(2, (self.heads, -1)), own).flatten(2).to(v.dtype) for part in (q, k))
         x = x + gate * self.attended(self.sites(q, k, v, self.heads, size, time))
         if self.query is not None and self.text is not None and self.crossed is not None:
             keys, values, mask = self.text(text, mask, len(x))
-            x = x + self.crossed(attend(self.query(normalised(x, self.joint_text)), keys, values, self.heads, mask))
-        h = normalised(x, self.joint_map) * (1 + scale_map) + shift_map
+            x = x + self.crossed(attend(self.query(normalised(x, own, self.joint_text)), keys, values, self.heads, mask))
+        h = normalised(x, own, self.joint_map) * (1 + scale_map) + shift_map
         h = self.contract(self.dropout(functional.gelu(self.expand(h), approximate="tanh")))
         return x + gate_map * h
 
@@ -153,11 +154,15 @@ class JointNorm(nn.Module):
         return functional.layer_norm(tokens.float(), tokens.shape[1:], eps=1e-5) + self.bias
 
 
-def normalised(tokens: Tensor, joint: JointNorm | None = None) -> Tensor:
-    """Each token (…, C) with mean 0 and variance 1, in float32, without gain or bias; or all jointly."""
+def normalised(tokens: Tensor, own: torch.dtype, joint: JointNorm | None = None) -> Tensor:
+    """Each token (…, C) with mean 0 and variance 1, without gain or bias; or all jointly.
+
+    Computed in float32, returned in ``own``, the type of the network's weights.
+    """
     if joint is not None:
-        return joint(tokens)
-    return functional.layer_norm(tokens.float(), tokens.shape[-1:], eps=1e-6)
+        return joint(tokens).to(own)
+    tokens = tokens.to(torch.promote_types(own, torch.float32))
+    return functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6).to(own)
 
 
 class DiT(nn.Module):
@@ -207,5 +212,5 @@ class DiT(nn.Module):
             feature = block.hidden(h.transpose(1, 2).unflatten(2, (height, width)), time)  # type: ignore[operator]
             h = feature.flatten(2).transpose(1, 2)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=2)
-        h = self.head(normalised(h, self.joint) * (1 + scale) + shift).transpose(1, 2).unflatten(2, (height, width))
+        h = self.head(normalised(h, self.modulate.weight.dtype, self.joint) * (1 + scale) + shift).transpose(1, 2).unflatten(2, (height, width))
         return functional.pixel_shuffle(h, config.patch).to(x.dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -33,6 +34,14 @@ class TimeEmbedding(nn.Module):
         else:  # drawn, so it belongs in the checkpoint
             frequencies = 2 * math.pi * torch.randn(half)
         self.register_buffer("frequencies", scale * frequencies, persistent=kind == "fourier")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TimeEmbedding:
+        """The frequencies stay in float32 when the network goes to half precision: rounded ones tell other times."""
+        exact = self.frequencies
+        super()._apply(fn, recurse)
+        if self.frequencies.dtype.itemsize < exact.dtype.itemsize:
+            self.frequencies = exact.to(self.frequencies.device)
+        return self
 
     def forward(self, time: Tensor) -> Tensor:
         """(B,) to (B, width), in float32 whatever autocast says: bf16 would merge neighbouring times."""
@@ -67,7 +76,7 @@ class ConditionEmbedding(nn.Module):
     def forward(self, time: Tensor, label: Tensor | None, vector: Tensor | None) -> Tensor:
         """Time (B,), label (B,) int64, vector (B, V) to (B, width), after the last SiLU."""
         silu = nn.functional.silu
-        out = self.second(silu(self.first(self.time(time))))
+        out = self.second(silu(self.first(self.time(time).to(self.first.weight.dtype))))
         if self.label is not None:
             null = self.label.num_embeddings - 1
             index = torch.full_like(time, null, dtype=torch.int64) if label is None else label.where(label >= 0, null)
@@ -94,4 +103,4 @@ def positions_2d(height: int, width: int, channels: int, like: Tensor) -> Tensor
     columns = torch.arange(width, device=like.device)[:, None] * frequencies  # (width, quarter)
     row = torch.cat((rows.sin(), rows.cos()), dim=1)[:, None].expand(-1, width, -1)
     column = torch.cat((columns.sin(), columns.cos()), dim=1)[None].expand(height, -1, -1)
-    return torch.cat((row, column), dim=2).reshape(height * width, channels)
+    return torch.cat((row, column), dim=2).reshape(height * width, channels).to(like.dtype)
