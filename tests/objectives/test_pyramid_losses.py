@@ -192,6 +192,37 @@ def test_the_penalty_of_a_linear_discriminator_is_its_squared_slope():
     found.total.backward()
 
 
+def test_a_lazy_penalty_is_rare_and_heavy():
+    seen = []
+    lazy = objective(Constant(0.3), odds=(0.0, 1.0, 0.0), lazy=4)
+    for step in range(200):
+        positions = tuple(range(4 * step, 4 * step + 4))
+        found = lazy.contest(model(), replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
+        assert found is not None
+        seen.append(found.terms["penalty"][0].item())
+    full = 0.5 * 0.4 * 0.3**2 * 3 * 8 * 8
+    assert {round(value / full, 4) for value in seen} == {0.0, 4.0}
+    assert sum(seen) / len(seen) == pytest.approx(full, rel=0.3)
+    with pytest.raises(ConfigError, match="lazy must be at least 1"):
+        PyramidLoss(lazy=0)
+
+
+def test_a_discriminator_only_sees_levels_that_listen_to_it():
+    rival, denoiser = Constant(), model()
+    some = objective(rival, adversarial=(0.0, 0.0, 1.0))
+    for step in range(20):
+        positions = tuple(range(4 * step, 4 * step + 4))
+        found = some.contest(denoiser, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
+        assert found is not None
+        assert found.times.tolist() == [3.0] * B
+    all_at_once = objective(Constant(), adversarial=(0.0, 1.0, 1.0), draw="all")
+    found = all_at_once.contest(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
+    assert found is not None
+    assert found.times.tolist() == [2.0] * B + [3.0] * B
+    never = objective(Constant(), adversarial=(0.0, 0.0, 1.0), odds=(1.0, 0.0, 0.0))
+    assert never.contest(denoiser, batch(), Noise.of(0, POSITIONS), 0.0) is None
+
+
 def test_the_fidelity_is_the_mean_absolute_error_of_images():
     path = replace(PATH, alphas=(0.5, 0.2, 0.5))
     loss = PyramidLoss(draw="all", drop=0.0, metric="none", adversarial=(0.0,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -58,6 +58,9 @@ class PyramidLoss:
     """Levels of a step: one, drawn for the whole batch, or all."""
     odds: tuple[float, ...] = ()
     """Relative frequency of each level, from the finest on, with --objective.draw one; by default all alike."""
+    lazy: int = 1
+    """The gradient penalty, nearly half of the discriminator's cost, is computed in one of this many of its steps,
+    drawn at random, and weighs that many times more there. 1: in all."""
     blur: float = 0.4
     """Std of the noise on the discriminator's images at the beginning; it falls to 0.24 % of that."""
     drop: float = 0.1
@@ -69,6 +72,8 @@ class PyramidLoss:
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
         if self.odds and not sum(self.odds) > 0.0:
             raise ConfigError(f"objective.odds must not all be zero, got {self.odds}")
+        if self.lazy < 1:
+            raise ConfigError(f"objective.lazy must be at least 1, got {self.lazy}")
         if not 0.0 <= self.drop <= 1.0:
             raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
         if not 0.0 <= self.blur < float("inf"):
@@ -190,14 +195,17 @@ class Pyramid:
         """The discriminator's losses of one batch, at a level and with noise of its own; None where it has no say."""
         if self.rival is None:
             return None
-        noise = noise.fork("rival")
+        noise, lazy = noise.fork("rival"), self.loss.lazy
+        due = lazy == 1 or lazy * noise.uniform(("lazy", batch.positions[0])) < 1.0
+        # Only where the model listens to it.
+        heard = [float(weights.adversarial > 0.0) for weights in self.loss.weights(self.path)]
         parts: list[tuple[Tensor, dict[str, Tensor]]] = []
-        for level in self._levels(noise, "level", batch):
+        for level in self._levels(noise, "level", batch, heard):
             posed = self._pose(model, level, batch, noise)
             with torch.no_grad(), _evaluating(model.net):
                 fake = self._answer(model, posed)
-            parts.append((posed.times, self._contested(fake, posed, noise, progress)))
-        return _joined(parts)
+            parts.append((posed.times, self._contested(fake, posed, noise, progress, due)))
+        return _joined(parts) if parts else None
 
     def _judge(self, answer: Tensor, posed: Posed, noise: Noise, progress: float) -> dict[str, Tensor]:
         """The model's losses at a level, (B,) each."""
@@ -213,17 +221,18 @@ class Pyramid:
             terms["adversarial"] = weights.adversarial * functional.softplus(-logits)
         return terms
 
-    def _contested(self, fake: Tensor, posed: Posed, noise: Noise, progress: float) -> dict[str, Tensor]:
-        """The discriminator's losses at a level, (B,) each; zero where the model does not listen to it."""
+    def _contested(self, fake: Tensor, posed: Posed, noise: Noise, progress: float, due: bool) -> dict[str, Tensor]:
+        """The discriminator's losses at a level, (B,) each; the penalty is zero unless it is ``due``."""
         weights = self.loss.weights(self.path)[posed.level - 1]
-        asked = float(weights.adversarial > 0.0)
-        terms = {"fake": 0.5 * asked * functional.softplus(self._asked(fake, posed, noise, "fake", progress))}
-        real = posed.below.detach().requires_grad_(weights.penalty > 0.0)
+        terms = {"fake": 0.5 * functional.softplus(self._asked(fake, posed, noise, "fake", progress))}
+        real = posed.below.detach().requires_grad_(due and weights.penalty > 0.0)
         logits = self._asked(real, posed, noise, "real", progress)
-        terms["real"] = 0.5 * asked * functional.softplus(-logits)
-        if weights.penalty:
+        terms["real"] = 0.5 * functional.softplus(-logits)
+        if real.requires_grad:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            terms["penalty"] = 0.5 * asked * weights.penalty * slope.square().flatten(1).sum(1)
+            terms["penalty"] = 0.5 * self.loss.lazy * weights.penalty * slope.square().flatten(1).sum(1)
+        elif weights.penalty:
+            terms["penalty"] = torch.zeros_like(terms["real"])  # the mean over steps is that of all of them
         return terms
 
     def _asked(self, images: Tensor, posed: Posed, noise: Noise, key: str, progress: float) -> Tensor:
@@ -259,11 +268,15 @@ class Pyramid:
         times = torch.full((len(x),), float(level), dtype=torch.float64)
         return Posed(level=level, x=x, below=below, times=times, cond=cond)
 
-    def _levels(self, noise: Noise, key: str, batch: Examples) -> list[int]:
-        """The levels of a step: a function of the seed and of the first sample's position."""
+    def _levels(self, noise: Noise, key: str, batch: Examples, heard: Sequence[float] = ()) -> list[int]:
+        """The levels of a step, of those ``heard``: a function of the seed and of the first sample's position."""
+        heard = heard or (1.0,) * self.path.levels
         if self.loss.draw == "all":
-            return list(range(1, self.path.levels + 1))
-        shares = np.cumsum(self.loss.frequencies(self.path))
+            return [level for level, part in enumerate(heard, 1) if part]
+        odds = [share * part for share, part in zip(self.loss.frequencies(self.path), heard, strict=True)]
+        if not sum(odds):
+            return []
+        shares = np.cumsum(odds) / sum(odds)
         u = noise.uniform((key, batch.positions[0]))
         return [1 + min(int(np.searchsorted(shares, u, side="right")), self.path.levels - 1)]
 
