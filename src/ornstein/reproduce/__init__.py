@@ -22,6 +22,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "universal-guidance": ("ornstein.reproduce.universal_guidance", "EXPERIMENT"),
     "minority-guidance": ("ornstein.reproduce.minority", "EXPERIMENT"),
     "cas-dm": ("ornstein.reproduce.cas_dm", "EXPERIMENT"),
+    "slct": ("ornstein.reproduce.slct", "EXPERIMENT"),
 }
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from . import cas_dm_cells as measure
 from .base import Budget, Finding, Findings, Line, Plot, Table, Verdict, mean_interval
 from .cells import Cells
+from .verdicts import side
 
 SOURCE = "arXiv 2401.02414"
 IMAGES, SAMPLES, SIZE, SEEDS = 120_000, 1000, 32, 3
@@ -71,24 +72,10 @@ def ratios(results: Results, arm: str, against: str, metric: str) -> list[float]
     return out
 
 
-def verdict(interval: tuple[float, float], sign: int) -> tuple[Verdict, str]:
-    """Of the claim that a logarithm lies on the side of ``sign``.
-
-    >>> [verdict(i, -1)[0] for i in ((-2.0, -1.0), (-1.0, 1.0), (1.0, 2.0))]
-    ['reproduced', 'inconclusive', 'not reproduced']
-    """
-    low, high = interval if sign > 0 else (-interval[1], -interval[0])
-    if low > 0.0:
-        return "reproduced", ""
-    if high < 0.0:
-        return "not reproduced", "the whole interval lies on the other side"
-    return "inconclusive", "the interval over seeds holds no change"
-
-
 def _claim(results: Results, arm: str, against: str, metric: str, sign: int, claim: str) -> Finding:
     values = ratios(results, arm, against, metric)
     mean, interval = mean_interval(values)
-    said, reason = verdict(interval, sign)
+    said, reason = side(interval, sign)
     return Finding(
         claim=claim,
         source=f"{SOURCE}, abstract",

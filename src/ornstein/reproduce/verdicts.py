@@ -61,3 +61,17 @@ def columns(table: Sequence[Sequence[float]]) -> list[float]:
 def negated(interval: Interval) -> Interval:
     """The interval of −x."""
     return -interval[1], -interval[0]
+
+
+def side(interval: Interval, sign: int) -> tuple[Verdict, str]:
+    """Of the claim that a number lies on the side of ``sign``, with the reason.
+
+    >>> [side(i, -1)[0] for i in ((-2.0, -1.0), (-1.0, 1.0), (1.0, 2.0))]
+    ['reproduced', 'inconclusive', 'not reproduced']
+    """
+    low, high = interval if sign > 0 else negated(interval)
+    if low > 0.0:
+        return "reproduced", ""
+    if high < 0.0:
+        return "not reproduced", "the whole interval lies on the other side"
+    return "inconclusive", "the interval over seeds holds no change"
