@@ -28,7 +28,7 @@ class ReproduceArgs:
 
     methods: tyro.conf.Positional[tuple[str, ...]] = ()
     """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance,
-    minority-guidance, cas-dm and slct; none means all."""
+    minority-guidance, cas-dm, slct and udpm; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
     budget: float = 1.0

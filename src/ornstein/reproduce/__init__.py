@@ -23,6 +23,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "minority-guidance": ("ornstein.reproduce.minority", "EXPERIMENT"),
     "cas-dm": ("ornstein.reproduce.cas_dm", "EXPERIMENT"),
     "slct": ("ornstein.reproduce.slct", "EXPERIMENT"),
+    "udpm": ("ornstein.reproduce.udpm", "EXPERIMENT"),
 }
 
 
