@@ -121,7 +121,8 @@ def plots(m: Measured) -> list[Plot]:
 
     lines = [line(NAMES[arm], arm, TIMES, (1, 2)) for arm in LADDER]
     lines += [line(f"diffusion, {name}", DIFFUSION, [f"{name} {n}" for n in STEPS], STEPS) for name in SAMPLERS]
-    return [Plot(title=f"{KID} over evaluations", x="evaluations", y=KID, lines=lines)]
+    lines = [one for one in lines if any(y is not None for y in one.y)]  # all seeds of an arm may have diverged
+    return [Plot(title=f"{KID} over evaluations", x="evaluations", y=KID, lines=lines)] if lines else []
 
 
 def notes(m: Measured) -> list[str]:

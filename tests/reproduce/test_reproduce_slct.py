@@ -1,0 +1,312 @@
+"""The ladder from iCT to sLCT: fair arms, honest verdicts, and measures of outliers that know known laws."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from ornstein.latents import KLCodec, save_codec
+from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
+from ornstein.reproduce import Budget, Cells, Record, slct
+from ornstein.reproduce import slct_cells as made
+from ornstein.reproduce import slct_outliers as outliers
+from ornstein.reproduce.cas_dm_cells import Pixels
+from ornstein.reproduce.slct_verdicts import at, best, judged
+from ornstein.training import DivergedError, loop
+from ornstein.training.codec import to_dict
+from ornstein.training.config import Every
+
+HEAVY = {"kurtosis": 1.0, "median kurtosis": 0.5, "largest": 9.0, "beyond 4": 0.01, "beyond 6": 1e-3}
+LIGHT = HEAVY | {"beyond 4": 6e-5}
+
+
+@pytest.fixture(scope="module")
+def codec(tmp_path_factory) -> str:
+    """An untrained autoencoder of factor 4 whose pictures are not all alike."""
+    config = KLConfig(width=8, multipliers=(1, 2), patch=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = KLAutoencoder(config)
+        for value in net.parameters():
+            torch.nn.init.normal_(value, std=0.1)
+    about = {"kind": "autoencoder", "network": to_dict(config)}
+    folder = tmp_path_factory.mktemp("codec")
+    save_codec(KLCodec(net=net, factor=config.factor, channels=config.latent, about=about), folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def world(codec) -> made.World:
+    return made.World(codec=codec, data="critters:24", size=16, width=8, batch=8, end=20, samples=16, rate=1e-3)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path_factory):
+    """Images shrunk to a few pixels in place of a network's features, and latents cached apart."""
+    monkeypatch.setattr("ornstein.metrics.features", lambda name: Pixels(name=name))
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path_factory.getbasetemp() / "slct-cache"))
+
+
+# The ladder
+
+
+def changed(a: Any, b: Any) -> set[str]:
+    """The fields in which two configurations differ, those of parts with their path."""
+    found: set[str] = set()
+    for field in dataclasses.fields(a):
+        one, other = getattr(a, field.name), getattr(b, field.name)
+        if one != other:
+            parts = dataclasses.is_dataclass(one) and type(one) is type(other)
+            found |= {f"{field.name}.{name}" for name in changed(one, other)} if parts else {field.name}
+    return found
+
+
+def test_each_rung_changes_one_thing(world, tmp_path):
+    configs = [made.configuration(world, arm, tmp_path / "run", 3, 64) for arm in made.LADDER]
+    assert [changed(a, b) for a, b in itertools.pairwise(configs)] == [
+        {"objective.distance"},
+        {"objective.diffusion"},
+        {"objective.coupling"},
+        {"objective.scale"},
+        {"network.norm", "network.norm_size"},
+    ]
+
+
+def test_the_ladder_leads_from_ict_to_slct(world, tmp_path):
+    from ornstein.objectives import ConsistencyLoss
+    from ornstein.training.slct import ICTConfig
+
+    first, last = (made.configuration(world, arm, tmp_path, 0, 64) for arm in ("ict", "slct"))
+    assert changed(first.objective, ICTConfig(out="x").objective) == {"reduce", "end"}
+    assert changed(last.objective, ConsistencyLoss()) == {"end"}
+    assert last.network.norm == "nonscaling"
+    assert (first.path, first.predicts, first.batch) == ("ve", "edm", 8)
+
+
+def test_the_diffusion_model_shares_what_it_can(world, tmp_path):
+    ours, theirs = (made.configuration(world, arm, tmp_path, 2, 64) for arm in ("ict", "diffusion"))
+    for name in ("data", "codec", "size", "batch", "seed", "path", "predicts", "network", "latents", "every"):
+        assert getattr(ours, name) == getattr(theirs, name), name
+
+
+def test_every_arm_gets_the_same_computing(world):
+    cost = {arm: made.operations(world, arm) for arm in made.ARMS}
+    assert cost["diffusion"] == pytest.approx(0.75 * cost["ict"], rel=0.02)  # no target: three passes of four
+    for arm in made.ARMS:
+        spent = made.seen(world, arm, 8000) * cost[arm]
+        assert abs(spent - 8000 * cost["ict"]) <= world.batch * cost[arm]
+
+
+@pytest.mark.parametrize(("steps", "end"), [(1, 20), (1799, 20), (1800, 40), (2500, 80), (10**6, 640)])
+def test_the_curriculum_fits_the_steps(steps, end):
+    assert slct.finest(steps) == end
+
+
+# Outliers
+
+
+def test_a_gaussian_has_no_heavy_tails():
+    x = torch.randn(20_000, 100, generator=torch.Generator().manual_seed(0)) * torch.linspace(0.1, 9.0, 100) + 3.0
+    found = outliers.heaviness(x)
+    assert found["kurtosis"] == pytest.approx(0.0, abs=0.02)
+    assert found["beyond 4"] == pytest.approx(outliers.GAUSSIAN, rel=0.35)  # 127 values of two millions
+    assert pytest.approx(6.334e-5, rel=1e-3) == outliers.GAUSSIAN
+    assert found["beyond 6"] < 1e-6
+
+
+def test_students_law_has():
+    normal = torch.Generator().manual_seed(0)
+    numbers = torch.randn(10, 20_000, 50, generator=normal, dtype=torch.float64)
+    student = numbers[0] / (numbers[1:].square().mean(0)).sqrt()  # 9 degrees of freedom: kurtosis 6/(9 − 4)
+    found = outliers.heaviness(student)
+    assert found["kurtosis"] == pytest.approx(1.2, abs=0.2)
+    from scipy.stats import t
+
+    assert found["beyond 4"] == pytest.approx(2 * t.sf(4 * math.sqrt(9 / 7), 9), rel=0.1)
+
+
+def test_scale_and_constants_do_not_count():
+    x = torch.randn(500, 6, generator=torch.Generator().manual_seed(1))
+    with_constant = torch.cat([7.0 * x - 2.0, torch.full((500, 1), 5.0)], dim=1)
+    assert outliers.heaviness(with_constant) == pytest.approx(outliers.heaviness(x), rel=1e-4)
+
+
+def test_shares_of_known_errors():
+    gap = torch.ones(100, 1, 2, 2)
+    gap[0] = 10.0  # r = 100 in one of a hundred
+    assert outliers.carried("l2", gap, 1.0) == pytest.approx(
+        {"loss": 100 / 199, "gradient": 10 / 109, "elements": 400 / 796}
+    )
+    found = {name: outliers.carried(name, gap, 1e-3) for name in ("l2", "pseudo-huber", "cauchy", "geman-mcclure")}
+    gradients = [found[name]["gradient"] for name in found]
+    assert gradients == sorted(gradients, reverse=True)
+    assert found["pseudo-huber"]["gradient"] == pytest.approx(1 / 100, rel=1e-3)  # far above c all weigh the same
+    assert found["cauchy"]["gradient"] == pytest.approx(0.1 / 99.1, rel=1e-3)  # a tenth for ten times the error
+    equal = torch.randn(1, 3, 4, 4).expand(200, 3, 4, 4)
+    assert outliers.carried("cauchy", equal, 0.1)["loss"] == pytest.approx(0.01)
+
+
+# Verdicts
+
+
+def result(kid: float, arm: str, *, diverged: str | None = None) -> dict[str, Any]:
+    numbers = {made.KID: kid, made.FD: 100 * kid, made.PIXELS: kid, made.RECALL: 0.5, made.COVERAGE: 0.5}
+    ways = [f"{name} {n}" for name in made.SAMPLERS for n in made.STEPS] if arm == "diffusion" else ["1", "2"]
+    ways += ["searched"] * (arm in made.SEARCHED)
+    part = {"loss": 0.1, "elements": 0.1}
+    weights = {"cauchy": part | {"gradient": 0.002}, "pseudo-huber": part | {"gradient": 0.01 + kid / 1000}}
+    return {
+        "parameters": 10,
+        "seconds": 1.0,
+        "images": 64,
+        "left_out": 0.0,
+        "diverged": diverged,
+        "middle": 0.5 if arm in made.SEARCHED else None,
+        "at": {} if diverged else {way: numbers | {made.KID: kid * (0.9 if way == "2" else 1.0)} for way in ways},
+        "shares": None if diverged or arm == "diffusion" else {"distances": weights, "kurtosis": 3.0, "c": 0.01},
+    }
+
+
+def found(tails: dict[str, float] = LIGHT, broken: tuple[str, ...] = (), **factors: float) -> slct.Findings:
+    """Findings on made-up arms: what a seed has in common, then a factor for each arm, a little noise of its own."""
+
+    class Made(Cells):
+        def map(self, function, rows):
+            if function is outliers.tails:
+                return [{"latents": tails, "pixels": tails, "gaussian": LIGHT}]
+            if function is made.floor:
+                return [{"data": result(0.0, "ict")["at"]["1"], "reconstructions": result(0.01, "ict")["at"]["1"]}]
+            out = []
+            for row in rows:
+                arm = row["arm"]
+                own = 1.0 + 0.004 * ((row["seed"] * 7 + len(arm)) % 3)
+                kid = 0.1 * (1 + row["seed"]) * factors.get(arm, 1.0) * own
+                out.append(result(kid, arm, diverged="it grew" if arm in broken else None))
+            return out
+
+    return slct.EXPERIMENT.run(Made(None), Budget(0.02))
+
+
+def test_verdicts_follow_the_numbers():
+    better = {arm: 0.8**place for place, arm in enumerate(made.LADDER)}
+    said = [f.verdict for f in found(HEAVY, **better, diffusion=0.5).findings]
+    assert set(said) == {"reproduced"}
+    worse = {arm: 1.2**place for place, arm in enumerate(made.LADDER)}
+    findings = found(LIGHT, **worse).findings
+    assert findings[0].verdict == "not testable here"
+    assert [f.verdict for f in findings[1:8]] == ["not reproduced"] * 7  # five rungs, two against iCT
+    assert [f.verdict for f in findings[8:10]] == ["reproduced"] * 2  # two evaluations are better than one
+    assert found().findings[1].verdict == "inconclusive"
+    assert found(slct=0.2).findings[6].value == pytest.approx(math.log(0.2), abs=0.02)
+
+
+def test_a_divergence_is_a_result():
+    findings = found(broken=("ict",)).findings
+    rung, against = findings[1], findings[6]
+    assert (rung.verdict, against.verdict) == ("reproduced", "reproduced")
+    assert "diverged with 3" in against.measured
+    findings = found(broken=("slct",)).findings
+    assert findings[6].verdict == "not reproduced"
+    assert findings[-1].verdict == "not reproduced"
+    assert "it grew" in findings[-1].reason
+    assert judged([-1.0, -1.0, -1.1], 1, 0)[0] == "not reproduced"
+    assert judged([], 0, 0)[0] == "inconclusive"
+
+
+def test_distances_are_logarithms_with_a_floor():
+    run = result(0.5, "ict")
+    assert at("1")(run) == pytest.approx(math.log(0.5))
+    assert at("1")(result(-0.001, "ict")) == pytest.approx(math.log(1e-4))
+    assert at("1")(result(0.5, "ict", diverged="x")) is None
+    run = result(0.5, "diffusion")
+    run["at"]["auto 2"] = run["at"]["auto 2"] | {made.KID: 0.25}
+    assert (best(2)(run), best(5)(run)) == pytest.approx((math.log(0.25), math.log(0.5)))
+
+
+@pytest.mark.parametrize("broken", [(), ("ict",), tuple(made.ARMS)])
+def test_the_record_survives_json(broken):
+    from ornstein.reproduce.page import page
+
+    record = Record(
+        experiment="slct", title="t", arxiv="a", version=1, budget=0.02, command="c", date="d", seconds=1.0, cells=1,
+        machine={}, found=found(broken=broken),
+    )  # fmt: skip
+    again = Record.from_json(record.to_json())
+    assert len(again.found.findings) == 18
+    assert "sLCT" in page(again)
+
+
+# Trainings
+
+
+def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypatch):
+    rows = {"arm": "slct", "seed": 1, "images": 48, "world": asdict(world)}
+    plain = made.configuration
+    often = Every(log=16, checkpoint=16, seconds=0, samples=0)
+    monkeypatch.setattr(made, "configuration", lambda *given: replace(plain(*given), every=often))
+    whole = made.trained(**rows, files=_folder(tmp_path / "whole"))
+    step = loop._step
+
+    def killed(session, batch):
+        if session.step == 4:
+            raise RuntimeError("killed")
+        step(session, batch)
+
+    monkeypatch.setattr(loop, "_step", killed)
+    with pytest.raises(RuntimeError, match="killed"):
+        made.trained(**rows, files=_folder(tmp_path / "parts"))
+    monkeypatch.setattr(loop, "_step", step)
+    again = made.trained(**rows, files=tmp_path / "parts")
+    assert {**again, "seconds": 0.0} == {**whole, "seconds": 0.0}
+    assert set(again["at"]) == {"1", "2", "searched"}
+    assert again["middle"] in made.MIDDLES
+    assert set(again["at"]["1"]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
+    assert len(list((tmp_path / "parts").glob("*.png"))) == 3
+    assert set(again["shares"]["distances"]) == {"cauchy", "pseudo-huber", "geman-mcclure", "l2"}
+
+
+def test_a_diverged_training_is_a_cell(world, tmp_path, monkeypatch):
+    def diverging(config, quiet):
+        raise DivergedError(f"the last good checkpoint is {config.out}/checkpoints/8")
+
+    monkeypatch.setattr(loop, "train", diverging)
+    cell = made.trained(arm="ict", seed=0, images=48, world=asdict(world), files=_folder(tmp_path / "f"))
+    assert cell["diverged"] == "the last good checkpoint is the run/checkpoints/8"
+    assert cell["at"] == {}
+
+
+def test_left_out_batches_are_counted(tmp_path):
+    lines = [
+        '{"step": 10, "left_out": {"nonfinite": 0.1, "outlier": 0.1}}',
+        '{"step": 40, "left_out": {"outlier": 0.0}}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(lines) + "\n", "utf-8")
+    assert made.left_out(tmp_path) == pytest.approx(2 / 40)
+    assert made.left_out(tmp_path / "none") == 0.0
+
+
+@pytest.mark.slow
+def test_the_whole_experiment_in_small(world, tmp_path, monkeypatch):
+    monkeypatch.setattr(made, "MIDDLES", (0.53,))
+    small = replace(
+        slct.EXPERIMENT, codec=world.codec, data=world.data, foreign="critters:22+shapes:2", size=16, width=8, batch=8
+    )
+    monkeypatch.setattr(slct, "SAMPLES", 16)
+    cells = Cells(tmp_path / "cells", "slct", 1)
+    first = small.run(cells, Budget(1e-4))
+    assert cells.used == 3 * 7 + 3 * 2 + 4
+    assert [f.verdict for f in first.findings].count("reproduced") < len(first.findings)
+    again = small.run(Cells(tmp_path / "cells", "slct", 1), Budget(1e-4))
+    assert again == first
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path
