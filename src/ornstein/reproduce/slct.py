@@ -23,8 +23,8 @@ from .slct_verdicts import Measured, findings
 CODEC = "critters-latents"
 """The autoencoder whose latents the arms are trained on."""
 DATA = "critters"
-FOREIGN = "critters:4056+constellation:10+voxel-art:10+stack:10+gaze:10"
-"""The second condition: one drawing in a hundred is of a style that the codec and most of the data do not know."""
+FOREIGN = "critters:4016+constellation:20+voxel-art:20+stack:20+gaze:20"
+"""The second condition: two drawings in a hundred are of styles that the codec does not know."""
 IMAGES, SAMPLES, SIZE, SEEDS, COUNT = 160_000, 1000, 64, 3, 4096
 STAGE, START = 600, 10
 """Least steps of a stage of the curriculum, and the intervals of the first one."""

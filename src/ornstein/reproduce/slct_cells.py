@@ -32,7 +32,7 @@ LADDER = ("ict", "cauchy", "anchored", "paired", "adaptive", "slct")
 DIFFUSION = "diffusion"
 ARMS = (*LADDER, DIFFUSION)
 EVALUATIONS, STEPS, SAMPLERS = (1, 2), (2, 5, 10, 50), ("ddim", "auto")
-SEARCHED, MIDDLES = ("ict", "slct"), (0.1, 0.25, 0.53, 1.1, 2.3)
+SEARCHED, MIDDLES = ("ict", "slct"), (0.1, 0.25, 0.53, 1.1, 2.3, 5.0)
 """The arms whose middle level is searched, and the levels that are tried."""
 SAMPLE_SEED, SHOWN = 7, 32
 KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"

@@ -157,7 +157,7 @@ def notes(m: Measured) -> list[str]:
         "favours it a little."
     )
     foreign = (
-        "Foreign drawings: one in a hundred pictures comes from four other styles. These are outlying pictures, not "
+        "Foreign drawings: two pictures in a hundred are of four other styles. These are outlying pictures, not "
         "the impulses in single values that the paper describes; but the distance is of a picture's whole error, where "
         "both look alike."
     )
