@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from ..data.base import Source
-from ..denoisers import Denoiser
+from ..denoisers import DenoiserLike
 from ..errors import OrnsteinError
 from ..interpolation import Between, Varied, level_key
+from ..metrics import Statistics
 from ..networks import UNetConfig, build
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Examples
@@ -103,13 +104,15 @@ def operations(arm: str, size: int, width: int) -> float:
         return _counted(lambda batch, noise: losses(model, batch, noise, 0.5), spec.shape)
     total = 0.0
     for level, share in enumerate(losses.loss.frequencies(losses.path), 1):
-        alone = tuple(float(other == level) for other in LEVELS)
+        alone = replace(losses.loss, odds=tuple(float(other == level) for other in LEVELS))
+        one = replace(losses, loss=alone)
+        total += share * _counted(lambda batch, noise, one=one: one(model, batch, noise, 0.5), spec.shape)
+        if losses.rival is None:
+            continue
         for lazy, part in ((1, 1.0 / LAZY), (10**12, 1.0 - 1.0 / LAZY)):  # steps with the penalty, and those without
-            one = replace(losses, loss=replace(losses.loss, odds=alone, lazy=lazy))
-            total += share * part * _counted(lambda batch, noise, one=one: one(model, batch, noise, 0.5), spec.shape)
-            if one.rival is not None:
-                both = _counted(lambda batch, noise, one=one: one.contest(model, batch, noise, 0.5), spec.shape)
-                total += share * part * both
+            one = replace(losses, loss=replace(alone, lazy=lazy))
+            both = _counted(lambda batch, noise, one=one: one.contest(model, batch, noise, 0.5), spec.shape)
+            total += share * part * both
     return total
 
 
@@ -185,8 +188,9 @@ class Judge:
 
         self.size, self.samples, self.files = size, samples, files
         self.lite0, self.pixels = features("lite0"), Pixels()
+        self._shown: dict[int, tuple[Statistics, Statistics]] = {}
 
-    def __call__(self, model: Denoiser, name: str, **how: Any) -> Json:
+    def __call__(self, model: DenoiserLike, name: str, **how: Any) -> Json:
         """The numbers of one way of sampling, always from the same noise."""
         from .. import sampling
         from ..data import save_grid
@@ -202,16 +206,24 @@ class Judge:
         from ..data import to_uint8
         from ..metrics import measure, statistics
 
-        data, stack = _data(self.size), to_uint8(drawn)
-        shown = [data[i % len(data)].image for i in range(len(stack))]
-        keep = ("vectors",)
-        pair = statistics(stack, self.lite0, keep=keep), statistics(shown, self.lite0, keep=keep)
-        found = dict(measure(*pair, ("fd", "kid", "prdc")).numbers)
-        found |= measure(statistics(stack, self.pixels), statistics(shown, self.pixels), ("fd",)).numbers
+        stack = to_uint8(drawn)
+        deep, flat = self._reference(len(stack))
+        found = dict(measure(statistics(stack, self.lite0, keep=("vectors",)), deep, ("fd", "kid", "prdc")).numbers)
+        found |= measure(statistics(stack, self.pixels), flat, ("fd",)).numbers
         return {name: found[name] for name in (KID, FD, PIXELS, RECALL, COVERAGE)}
 
+    def _reference(self, count: int) -> tuple[Statistics, Statistics]:
+        """Of the first pictures of the data."""
+        from ..metrics import statistics
 
-def varied(model: Denoiser, samples: int, file: Path) -> Json:
+        if count not in self._shown:
+            data = _data(self.size)
+            shown = [data[i % len(data)].image for i in range(count)]
+            self._shown[count] = statistics(shown, self.lite0, keep=("vectors",)), statistics(shown, self.pixels)
+        return self._shown[count]
+
+
+def varied(model: DenoiserLike, samples: int, file: Path) -> Json:
     """How far pictures move when the noise of one level is drawn anew: ``{level: {"all", "coarse", "metric"}}``.
 
     ``all`` and ``coarse`` are root mean squares over pixels, of the pictures and of these shrunk to 4 × 4; ``metric``
@@ -252,7 +264,7 @@ def _apart(a: Tensor, b: Tensor, distance: nn.Module) -> Json:
     return {"all": rms(a - b), "coarse": rms(nn.functional.adaptive_avg_pool2d(a - b, 4)), "metric": metric}
 
 
-def between(model: Denoiser, judge: Judge, file: Path) -> Json:
+def between(model: DenoiserLike, judge: Judge, file: Path) -> Json:
     """Pictures half-way between two samples, in noise and in pixels: ``{"noise", "pixels", "smooth"}``.
 
     The first two are the numbers of pictures against the data. ``smooth`` is the largest of eight steps between two

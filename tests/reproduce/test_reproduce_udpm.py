@@ -1,0 +1,257 @@
+"""The comparison of UDPM's arms: fair in what they cost, honest in what it concludes, resumable."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import ornstein as orn
+from ornstein.networks import UNetConfig, build
+from ornstein.networks.discriminator import DiscriminatorConfig
+from ornstein.objectives.pyramid import PyramidLoss
+from ornstein.parameterizations import LevelBelow
+from ornstein.paths import PyramidPath
+from ornstein.reproduce import Budget, Cells, Record, udpm
+from ornstein.reproduce import udpm_cells as measure
+from ornstein.reproduce import udpm_verdicts as verdicts
+from ornstein.training import DivergedError, TrainConfig
+from ornstein.training import loop as training_loop
+from ornstein.training.udpm import UDPMConfig
+
+SIZE, WIDTH = 32, 8
+TINY = {"seed": 0, "images": 64, "samples": 16, "size": SIZE, "width": WIDTH}
+COUNTED = {"udpm": 4.0, "udpm-fit": 2.0, "udpm-plain": 1.0, "diffusion": 2.0}
+
+
+def distances(value: float) -> dict:
+    near = {measure.RECALL: 0.5, measure.COVERAGE: 0.5}
+    return {measure.KID: value, measure.FD: 100 * value, measure.PIXELS: value, **near}
+
+
+def result(arm: str, value: float, *, diverged: str | None = None, coarse: float = 4.0) -> dict:
+    ways = measure.WAYS if arm == measure.DIFFUSION else (measure.THREE,)
+    moved = {"all": 1.0, "coarse": 0.05, "metric": 0.1}
+    pyramid = arm != measure.DIFFUSION
+    levels = {str(n): moved | {"coarse": 0.05 * coarse ** (n - 1)} for n in (1, 2, 3)} | {"0": moved}
+    return {
+        "parameters": 10,
+        "images": 7,
+        "operations": 1e6,
+        "seconds": 1.0,
+        "diverged": diverged,
+        "at": {} if diverged else {way: distances(value) for way in ways},
+        "levels": levels if pyramid and not diverged else None,
+        "middle": {"noise": distances(value), "pixels": distances(2 * value), "smooth": 0.2}
+        if pyramid and not diverged
+        else None,
+    }
+
+
+class Made(Cells):
+    """Cells with made-up numbers: noise of seeds in common, a factor for each arm, a little noise of its own."""
+
+    def __init__(self, diverged: tuple[tuple[str, int], ...] = (), coarse: float = 4.0, **factors: float) -> None:
+        super().__init__(None)
+        self.diverged, self.coarse, self.factors = diverged, coarse, factors
+
+    def map(self, function, rows):
+        if function is measure.cost:
+            seconds = {"three": [0.3, 0.31, 0.3], "one": [1.0, 1.0, 1.1], "squares": [0.25, 0.26, 0.25]}
+            return [{"operations": {"three": 0.33e6, "one": 1e6, "squares": 0.25e6}, "seconds": seconds}]
+        out = []
+        for row in rows:
+            arm, seed = row["arm"], row["seed"]
+            own = 1.0 + 0.004 * ((seed * 7 + len(arm)) % 3)
+            value = 0.1 * (1 + seed) * self.factors.get(arm.replace("-", "_"), 1.0) * own
+            why = "the loss is not finite" if (arm, seed) in self.diverged else None
+            out.append(result(arm, value, diverged=why, coarse=self.coarse))
+        return out
+
+
+def said(cells: Made) -> dict[str, str]:
+    return {f.claim: f.verdict for f in udpm.EXPERIMENT.run(cells, Budget(0.02)).findings}
+
+
+# ------------------------------------------------------------------------------------------------------------ verdicts
+
+
+def test_verdicts_follow_the_numbers():
+    found = said(Made(udpm=0.5, udpm_fit=0.8))
+    assert {v for c, v in found.items() if "of DDIM" in c} == {"reproduced"}
+    assert {v for c, v in found.items() if "term is needed" in c or "Without the" in c} == {"reproduced"}
+    assert {v for c, v in found.items() if c.startswith("The perceptual term")} == {"reproduced"}
+    assert list(found.values()).count("not testable here") == 1
+    assert set(found.values()) == {"reproduced", "not testable here"}
+    found = said(Made(udpm=2.0, coarse=0.25))
+    assert {v for c, v in found.items() if "of DDIM" in c or "term is needed" in c} == {"not reproduced"}
+    assert found["The noise of the last level decides what is seen, that of the first does not"] == "not reproduced"
+    found = said(Made())
+    assert {v for c, v in found.items() if c.startswith("The perceptual term")} == {"inconclusive"}
+
+
+def test_a_divergence_is_told_and_its_seed_left_out():
+    found = udpm.EXPERIMENT.run(Made(diverged=(("udpm", 1),), udpm=0.5), Budget(0.02))
+    first = found.findings[0]
+    assert first.verdict == "reproduced"
+    assert "1 of 3 seeds diverged" in first.measured
+    assert any("seed 1: the loss is not finite" in note for note in found.notes)
+    costs = next(table for table in found.tables if table.title == "What a training costs")
+    assert [row[-1] for row in costs.rows] == [1, 0, 0, 0]
+    found = udpm.EXPERIMENT.run(Made(diverged=(("udpm", 0), ("udpm", 1), ("udpm", 2))), Budget(0.02))
+    assert {f.verdict for f in found.findings if "UDPM are better" in f.claim} == {"inconclusive"}
+    assert all(f.reason for f in found.findings if f.verdict != "reproduced")
+
+
+def test_distances_that_are_none_or_negative_count_as_the_least():
+    assert verdicts.judged(-0.01) == verdicts.judged(0.0) == math.log(verdicts.LEAST)
+    assert verdicts.judged(0.5) == math.log(0.5)
+
+
+def test_the_record_survives_json():
+    found = udpm.EXPERIMENT.run(Made(diverged=(("diffusion", 2),)), Budget(0.02))
+    record = Record(
+        experiment="udpm", title="t", arxiv="a", version=1, budget=0.02, command="c", date="d", seconds=1.0, cells=1,
+        machine={}, found=found,
+    )  # fmt: skip
+    again = Record.from_json(record.to_json()).found
+    assert len(again.tables) == 5
+    assert len(again.plots) == 2
+    assert [f.claim for f in again.findings] == [f.claim for f in found.findings]
+
+
+# ---------------------------------------------------------------------------------------------------------------- arms
+
+
+def test_the_arms_differ_in_what_they_should(tmp_path: Path):
+    configs = {arm: measure.configuration(arm, tmp_path, 3, 64, SIZE, 32) for arm in measure.ARMS}
+    full, fit, plain, flat = (configs[arm] for arm in measure.ARMS)
+    assert isinstance(full, UDPMConfig)
+    assert replace(fit, objective=full.objective) == replace(plain, objective=full.objective) == full
+    assert replace(plain.objective, metric="lite0", distance="l1") == fit.objective
+    assert replace(fit.objective, adversarial=()) == full.objective
+    assert fit.objective.on(full.path, SIZE, full.discriminator).rival is None
+    assert plain.objective.on(full.path, SIZE, full.discriminator).metric is None
+    assert type(flat) is TrainConfig
+    assert (flat.predicts, flat.path, flat.images, flat.seed, flat.batch) == ("clean", "vp-cosine", 64, 3, full.batch)
+    for changed in ("seed", "batch", "images", "data", "size"):
+        assert getattr(flat, changed) == getattr(full, changed)
+
+    def count(config: UNetConfig) -> int:
+        return sum(p.numel() for p in build(config).parameters())
+
+    ours = count(replace(full.network, out_channels=12))
+    assert count(flat.network) == pytest.approx(ours, rel=0.01)
+
+
+def test_every_arm_gets_the_same_computing():
+    # Small networks make the metric the larger part, but the law is the same.
+    counts = {arm: measure.operations(arm, SIZE, WIDTH) for arm in measure.ARMS}
+    assert counts["udpm"] > counts["udpm-fit"] > counts["udpm-plain"]
+    for arm, cost in counts.items():
+        slack = measure.BATCH * cost / (20_000 * counts["udpm"])
+        assert measure.seen(arm, 20_000, SIZE, WIDTH) * cost == pytest.approx(20_000 * counts["udpm"], rel=slack)
+
+
+def test_the_penalty_costs_three_evaluations_and_all_is_counted():
+    """The gradient to the real images is one evaluation's cost, and its derivative two more."""
+    path = PyramidPath()
+    net = build(replace(measure.network(WIDTH), out_channels=12))
+    model = orn.Denoiser(net, path, LevelBelow(), shape=(3, SIZE, SIZE))
+
+    def counted(lazy: int) -> float:
+        loss = PyramidLoss(odds=(1.0, 0.0, 0.0), metric="none", lazy=lazy)
+        both = loss.on(path, SIZE, DiscriminatorConfig(width=8))
+        return measure._counted(lambda batch, noise: both.contest(model, batch, noise, 0.5), (3, SIZE, SIZE))
+
+    rival = PyramidLoss(metric="none").on(path, SIZE, DiscriminatorConfig(width=8)).rival
+    with FlopCounterMode(display=False) as counter:
+        rival(torch.zeros(2, 3, SIZE, SIZE), torch.zeros(2))
+    once = counter.get_total_flops() / 2
+    assert counted(1) - counted(10**12) == pytest.approx(3 * once, rel=0.05)
+
+
+def test_three_levels_cost_a_third_of_one():
+    counted = measure.cost(size=SIZE, width=WIDTH, batch=2)
+    share = counted["operations"]["three"] / counted["operations"]["one"]
+    assert udpm.SHARE[0] <= share <= udpm.SHARE[1]
+    assert all(len(rounds) == 5 for rounds in counted["seconds"].values())
+
+
+# --------------------------------------------------------------------------------------------------------------- cells
+
+
+def test_the_level_that_is_drawn_anew_is_the_one_that_moves(tmp_path: Path):
+    """A network that only enlarges: new noise at level l leaves a trace of that level's size."""
+    path = PyramidPath(alphas=(0.5, 0.5, 0.5), sigmas=(0.1, 0.2, 0.3))
+
+    def enlarge(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+    model = orn.Denoiser(enlarge, path, LevelBelow(precondition=False), shape=(3, SIZE, SIZE))
+    moved = measure.varied(model, 80, tmp_path / "levels.png")
+    assert set(moved) == {"0", "1", "2", "3"}
+    shares = [moved[level]["coarse"] / moved[level]["all"] for level in "123"]
+    assert shares[0] < shares[1] < shares[2]
+    assert (tmp_path / "levels.png").is_file()
+
+
+@pytest.fixture
+def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "operations", lambda arm, size, width: COUNTED[arm])
+
+
+def told(cell: dict) -> dict:
+    return {name: value for name, value in cell.items() if name != "seconds"}
+
+
+def test_a_killed_cell_ends_with_the_same_numbers(cheap, tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "SECONDS", 1e-6)  # a checkpoint at every step
+    arm = measure.PLAIN
+    whole = Cells(tmp_path / "whole")(measure.trained, arm=arm, **TINY)
+    step, count = training_loop._step, [0]
+
+    def dying(session, batch):
+        count[0] += 1
+        if count[0] == 4:
+            raise KeyboardInterrupt
+        step(session, batch)
+
+    monkeypatch.setattr(training_loop, "_step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
+    monkeypatch.undo()
+    monkeypatch.setattr(measure, "SECONDS", 1e-6)
+    monkeypatch.setattr(measure, "operations", lambda arm, size, width: COUNTED[arm])
+    steps = []
+    monkeypatch.setattr(training_loop, "_step", lambda session, batch: (steps.append(1), step(session, batch)))
+    again = Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
+    assert len(steps) == 64 * 4 // measure.BATCH - 3  # four times the images, three steps were done
+    assert told(again) == told(whole)
+    pictures = {path.name for path in (tmp_path / "whole" / "files").glob("*.png")}
+    assert len(pictures) == 3
+    assert all(math.isfinite(value) for value in again["at"][measure.THREE].values())
+
+
+def test_a_divergence_does_not_end_the_reproduction(cheap, tmp_path, monkeypatch):
+    def diverging(config, quiet):
+        raise DivergedError(f"the loss is not finite; the last good checkpoint is {config.out}/x: lower the rate")
+
+    monkeypatch.setattr("ornstein.training.train", diverging)
+    cell = Cells(tmp_path)(measure.trained, arm=measure.FULL, **TINY)
+    assert cell["diverged"].startswith("the loss is not finite")
+    assert str(tmp_path) not in cell["diverged"]
+    assert (cell["at"], cell["levels"], cell["middle"]) == ({}, None, None)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", [measure.FULL, measure.FIT, measure.DIFFUSION])
+def test_a_cell_of_every_arm(cheap, tmp_path, arm):
+    cell = Cells(tmp_path)(measure.trained, arm=arm, **TINY)
+    assert set(cell["at"]) == (set(measure.WAYS) if arm == measure.DIFFUSION else {measure.THREE})
+    assert cell["images"] == round(64 * 4.0 / COUNTED[arm] / measure.BATCH) * measure.BATCH
+    assert (cell["levels"] is None) == (arm == measure.DIFFUSION)
