@@ -128,7 +128,7 @@ class DiTBlock(nn.Module):
         ``size`` is (rows, columns) of the tokens; ``time`` (B,) is what the sites are told.
         """
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
-        own = self.modulate.weight.dtype
+        own = self.qkv.weight.dtype
         h = normalised(x, own, self.joint_in) * (1 + scale) + shift
         q, k, v = self.qkv(h).chunk(3, dim=2)
         if self.qk_norm:
@@ -136,7 +136,8 @@ class DiTBlock(nn.Module):
         x = x + gate * self.attended(self.sites(q, k, v, self.heads, size, time))
         if self.query is not None and self.text is not None and self.crossed is not None:
             keys, values, mask = self.text(text, mask, len(x))
-            x = x + self.crossed(attend(self.query(normalised(x, own, self.joint_text)), keys, values, self.heads, mask))
+            query = self.query(normalised(x, own, self.joint_text))
+            x = x + self.crossed(attend(query, keys, values, self.heads, mask))
         h = normalised(x, own, self.joint_map) * (1 + scale_map) + shift_map
         h = self.contract(self.dropout(functional.gelu(self.expand(h), approximate="tanh")))
         return x + gate_map * h
@@ -212,5 +213,6 @@ class DiT(nn.Module):
             feature = block.hidden(h.transpose(1, 2).unflatten(2, (height, width)), time)  # type: ignore[operator]
             h = feature.flatten(2).transpose(1, 2)
         shift, scale = self.modulate(embedding)[:, None].chunk(2, dim=2)
-        h = self.head(normalised(h, self.modulate.weight.dtype, self.joint) * (1 + scale) + shift).transpose(1, 2).unflatten(2, (height, width))
+        h = self.head(normalised(h, self.stem.weight.dtype, self.joint) * (1 + scale) + shift)
+        h = h.transpose(1, 2).unflatten(2, (height, width))
         return functional.pixel_shuffle(h, config.patch).to(x.dtype)
