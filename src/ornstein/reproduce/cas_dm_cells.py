@@ -25,7 +25,7 @@ from ..randomness import Noise
 from ..training import Every, Optimizer, TrainConfig, train
 from ..training.cas_dm import CascadeConfig
 
-ARMS = ("ddpm", "ddpm-large", "ddpm-metric", "cas-dm", "cas-dm-metric")
+ARMS = ("ddpm", "ddpm-large", "ddpm-metric", "cas-dm", "cas-dm-metric", "clean")
 STEPS = (5, 10, 50)
 DATA, BATCH, SAMPLE_SEED = "critters", 32, 7
 METRIC = "lite0"
@@ -86,7 +86,7 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int) -> Tra
         "batch": BATCH,
         "seed": seed,
         "path": "vp-table",
-        "predicts": "noise",
+        "predicts": "clean" if arm == "clean" else "noise",
         "network": LARGE if arm == "ddpm-large" else SMALL,
         "optimizer": Optimizer(lr=1e-3, warmup=min(2048, images // 4)),
         "every": Every(log=max(images // 4, 1), checkpoint=10**9, seconds=120, samples=0),
