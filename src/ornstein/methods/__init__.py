@@ -83,9 +83,9 @@ METHODS: tuple[Method, ...] = (
         title="Bring Metric Functions into Diffusion Models",
         arxiv="2401.02414",
         what="a cascade of two networks that lets perceptual losses help diffusion training",
-        state="parts",
+        state="ready",
         here="joint and two-phase training, both gate losses, map and scalar gates, perceptual losses, any sampler; "
-        "its claims are measured by `ornstein reproduce cas-dm`",
+        "claims measured by `ornstein reproduce cas-dm`",
         command="ornstein train cas-dm --data critters --out runs/cascade",
     ),
     Method(
