@@ -136,9 +136,7 @@ def _findings(results: Results) -> list[Finding]:
         _claim(results, "cas-dm-metric", "cas-dm", FD, -1, "The gain is the metric's and not the cascade's alone"),
         _single(results),
         _claim(results, "cas-dm-metric", "clean", FD, -1, f"{control}, in Fréchet distance", own),
-        _claim(
-            results, "cas-dm-metric", "clean", PIXELS, -1, f"{control}, measured without the metric's network", own
-        ),
+        _claim(results, "cas-dm-metric", "clean", PIXELS, -1, f"{control}, measured without the metric's network", own),
     ]
 
 
