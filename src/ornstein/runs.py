@@ -241,7 +241,7 @@ def load(where: str | Path, *, ema: bool | float = True, device: str | torch.dev
 def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
     """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it.
 
-    A run trained on latents takes its folder ``codec`` along.
+    A run trained on latents takes its folder ``codec`` along, or the name of a codec that comes with the library.
     """
     if not isinstance(run, Run):
         raise UsageError(f"{run.name} is no run of ours: share its own folder")
@@ -256,7 +256,12 @@ def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in run.model.state_dict().items()}
     if run.codec is not None:
-        shutil.copytree(run.folder / CODEC, to / CODEC, dirs_exist_ok=True)
+        from .latents import save_codec
+
+        if getattr(run.codec, "about", {}).get("where") in shipped():
+            save_codec(run.codec, to / CODEC, named=True)
+        else:
+            shutil.copytree(run.folder / CODEC, to / CODEC, dirs_exist_ok=True)
     # Weights first: a folder with a config.json is a whole card.
     temporary = to / f".{CARD}"
     save_file(tensors, temporary, {"images": str(run.images)})

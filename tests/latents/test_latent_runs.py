@@ -16,8 +16,9 @@ from ornstein.cli.main import main
 from ornstein.data import Example, UnreadableError, open_source
 from ornstein.data import latents as cached
 from ornstein.data.latents import latents
-from ornstein.errors import CheckpointError, ConfigError, DataError
+from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
 from ornstein.latents import Identity, open_codec
+from ornstein.latents.files import is_codec
 from ornstein.runs import export, open_run
 from ornstein.training import train
 from ornstein.training.config import LatentOptions
@@ -206,6 +207,29 @@ def test_other_latents(autoencoder, tmp_path, options):
 def test_a_card_takes_the_codec_along(run, tmp_path):
     card = export(open_run(run), tmp_path / "card", half=False)
     assert torch.equal(orn.sample(orn.load(card), 1, steps=2), orn.sample(orn.load(run), 1, steps=2))
+
+
+def test_a_card_names_a_codec_that_comes_with_the_library(run, autoencoder, tmp_path, monkeypatch):
+    opened = open_run(run)
+    monkeypatch.setattr("ornstein.runs.shipped", lambda: (opened.codec.about["where"],))
+    card = export(opened, tmp_path / "card", half=False)
+    assert set(load_file(card / "codec" / "codec.safetensors")) == {"shift", "scale"}
+    assert torch.equal(orn.sample(orn.load(card), 1, steps=2), orn.sample(orn.load(run), 1, steps=2))
+    document = json.loads((card / "codec" / "codec.json").read_text())
+    (card / "codec" / "codec.json").write_text(json.dumps(document | {"weights": "others"}))
+    with pytest.raises(CheckpointError, match="other weights than those"):
+        orn.load(card)
+
+
+def test_the_shipped_codec_shows_what_it_was_shown():
+    codec = open_codec("critters-latents")
+    image = open_source("critters", size=64, limit=4)[3].image.float()[None] / 127.5 - 1
+    latent = codec.encode(image)
+    assert latent.shape == (1, 8, 8, 8)
+    assert float((codec.decode(latent) - image).square().mean()) < 4 * 10**-2.7  # 27 dB
+    assert is_codec("critters-latents")
+    with pytest.raises(UsageError, match="autoencoder, which makes no pictures"):
+        orn.sample(orn.load("critters-latents"), 1)
 
 
 def test_the_command_decodes(run, tmp_path, capsys):

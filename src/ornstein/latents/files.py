@@ -74,11 +74,11 @@ def is_codec(where: str | Path) -> bool:
         return False
 
 
-def save_codec(codec: Codec, folder: str | Path) -> Path:
+def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path:
     """Write what `open_codec` reads: the normalisation, and the weights of an autoencoder of our own.
 
-    A diffusers VAE is not copied but named, with a digest of its weights that is compared when it is opened. Returns
-    the folder.
+    A diffusers VAE is not copied but named, with a digest of its weights that is compared when it is opened; ``named``
+    does so with an autoencoder of our own. Returns the folder.
     """
     from safetensors.torch import save
 
@@ -96,7 +96,7 @@ def save_codec(codec: Codec, folder: str | Path) -> Path:
             raise ConfigError("only codecs that open_codec opened can be saved: this one was made by hand")
         document["tiles"] = None if codec.tiles is None else [codec.tiles.side, codec.tiles.overlap]
         tensors = {"shift": codec.normalisation.shift, "scale": codec.normalisation.scale}
-        if document["kind"] == "autoencoder":
+        if document["kind"] == "autoencoder" and not named:
             tensors |= {f"net.{name}": value for name, value in codec.net.state_dict().items()}
     else:
         raise ConfigError(f"a {type(codec).__name__} cannot be saved: use a codec of ornstein.latents")
@@ -107,6 +107,7 @@ def save_codec(codec: Codec, folder: str | Path) -> Path:
 
 
 def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Codec:
+    from ..runs import place
     from ..training.checkpoint import read_tensors
 
     path = folder / DOCUMENT
@@ -123,14 +124,17 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
     tensors = read_tensors(folder / TENSORS)
     if not {"shift", "scale"} <= tensors.keys() or not isinstance(about := document.get("about"), dict):
         raise CheckpointError(f"{path} and {TENSORS} beside it do not describe a codec: copy both again")
-    if document.get("kind") == "autoencoder":
+    named = not any(name.startswith("net.") for name in tensors)
+    if not named:
         weights = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
         codec = _own(about, weights, folder / TENSORS, device)
     else:
-        codec = _from_diffusers(str(about.get("where")), device, dtype)
-        if codec.weights != document.get("weights") and dtype == torch.float32:
+        where = str(about.get("where"))
+        own = document.get("kind") == "autoencoder"
+        codec = _from_run(place(where), device, where) if own else _from_diffusers(where, device, dtype)
+        if codec.weights != document.get("weights") and (own or dtype == torch.float32):
             raise CheckpointError(
-                f"the codec {about.get('where')} has other weights than those that {folder} was made with: restore it"
+                f"the codec {where} has other weights than those that {folder} was made with: restore it"
             )
     codec = codec.normalised(Normalisation(shift=tensors["shift"], scale=tensors["scale"]))
     tiles = document.get("tiles")
