@@ -94,6 +94,49 @@ def test_verdicts_follow_the_numbers():
     assert {v for c, v in found.items() if c.startswith("The perceptual term")} == {"inconclusive"}
 
 
+def test_the_better_of_two_grids_of_ddim_counts():
+    """In each seed and metric by itself, so that no choice of a grid makes the diffusion model worse than it is."""
+
+    class Spaced(Made):
+        def map(self, function, rows):
+            found = super().map(function, rows)
+            for row, cell in zip(rows, found, strict=True):
+                if row.get("arm") == measure.DIFFUSION:
+                    cell["at"]["ddim 3"] = distances(10.0) | {measure.KID: 0.01}
+                    cell["at"]["ddim 3, equal times"] = distances(10.0) | {measure.PIXELS: 0.01}
+            return found
+
+    verdicts_of = {f.claim: f for f in udpm.EXPERIMENT.run(Spaced(udpm=0.5), Budget(0.02)).findings}
+    for metric in (measure.KID, measure.PIXELS):
+        few = verdicts_of[f"Three evaluations of UDPM are better than 3 of DDIM, in {metric}"]
+        assert few.verdict == "not reproduced"
+        assert "the better of ddim 3 and ddim 3, equal times" in few.expected
+        assert verdicts_of[f"Three evaluations of UDPM are better than 5 of DDIM, in {metric}"].verdict == "reproduced"
+
+
+def test_every_way_takes_as_many_evaluations_as_it_says():
+    asked: list[float] = []
+
+    def net(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        asked.append(float(time[0]))
+        return torch.zeros_like(x)
+
+    path = orn.VP.cosine()
+    model = orn.Denoiser(net, path, predicts="clean", shape=(3, 8, 8))
+    times: dict[str, list[float]] = {}
+    for way in measure.WAYS:
+        asked.clear()
+        orn.sample(model, 1, seed=0, **measure._how(way))
+        times[way] = list(asked)
+    assert {way: len(found) for way, found in times.items()} == {
+        **{f"ddim {steps}": steps for steps in (3, 5, 10, 50)},
+        **{f"ddim {steps}, equal times": steps for steps in (3, 5, 10)},
+        "auto 3": 3,
+    }
+    clock = [float(path.clock(path.span[1] * (1.0 - i / 5))) for i in range(5)]
+    assert times["ddim 5, equal times"] == pytest.approx(clock)
+
+
 def test_a_divergence_is_told_and_its_seed_left_out():
     found = udpm.EXPERIMENT.run(Made(diverged=(("udpm", 1),), udpm=0.5), Budget(0.02))
     first = found.findings[0]

@@ -37,8 +37,10 @@ ARMS = (FULL, FIT, PLAIN, DIFFUSION)
 THREE = "three levels"
 """The one way of sampling a pyramid."""
 STEPS = (3, 5, 10, 50)
-WAYS = (*(f"ddim {steps}" for steps in STEPS), "auto 3")
-"""The ways of sampling the diffusion model."""
+FEW = STEPS[:3]
+WAYS = (*(f"ddim {steps}" for steps in STEPS), *(f"ddim {steps}, equal times" for steps in FEW), "auto 3")
+"""The ways of sampling the diffusion model: in equal steps of log-SNR, which serve details, and of time, as DDIM has
+them, which serve the whole picture; and what this library would choose."""
 KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"
 DATA, BATCH, SAMPLE_SEED, SHOWN = "critters", 16, 7, 32
 SECONDS = 120.0
@@ -163,7 +165,7 @@ def trained(*, arm: str, seed: int, images: int, samples: int, size: int, width:
     judge = Judge(size, samples, files)
     try:
         for way in WAYS if arm == DIFFUSION else (THREE,):
-            result["at"][way] = judge(model, f"{out.name}-{way.replace(' ', '-')}", **_how(way))
+            result["at"][way] = judge(model, f"{out.name}-{way.replace(',', '').replace(' ', '-')}", **_how(way))
         if arm != DIFFUSION:
             result["levels"] = varied(model, samples, files / f"{out.name}-levels.png")
             result["middle"] = between(model, judge, files / f"{out.name}-between.png")
@@ -176,8 +178,12 @@ def _how(way: str) -> Mapping[str, Any]:
     """The words of a way of sampling, as arguments of `ornstein.sample`."""
     if way == THREE:
         return {}
-    name, count = way.split()
-    return {"sampler": "ddim", "steps": int(count)} if name == "ddim" else {"sampler": name, "evaluations": int(count)}
+    name, count, *times = way.replace(",", "").split()
+    if name != "ddim":
+        return {"sampler": name, "evaluations": int(count)}
+    from .. import grids
+
+    return {"sampler": name} | ({"grid": grids.uniform(int(count))} if times else {"steps": int(count)})
 
 
 class Judge:

@@ -153,7 +153,8 @@ def notes(results: Results, images: int, samples: int) -> list[str]:
     how = (
         f"Critters at 32 pixels. Every arm is measured on {samples} samples of its average weights against as many "
         "images of the data. (d) has UDPM's network on squares of 2 × 2 pixels, and predicts the clean image on the "
-        "cosine schedule, its estimate clipped to [−1, 1]."
+        "cosine schedule, its estimate clipped to [−1, 1]. Few steps of DDIM are better spaced for details by log-SNR "
+        "and for the whole picture by time, so both are drawn, and in each comparison the better one counts."
     )
     computing = (
         f"The floating-point operations of training are the budget: those of (a) on {images} images, in steps of "

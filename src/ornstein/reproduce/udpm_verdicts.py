@@ -22,7 +22,7 @@ LEAST = 1e-4
 """A distance below this, or below 0 as an unbiased one can be, counts as this."""
 
 Results = Mapping[str, Sequence[Mapping[str, Any]]]  # arm: one result a seed
-Way = tuple[str, str]  # an arm and how it was sampled
+Way = tuple[str, ...]  # an arm and how it was sampled: of several ways the best in each seed counts
 
 
 def judged(distance: float) -> float:
@@ -34,7 +34,7 @@ def ratios(results: Results, ours: Way, theirs: Way, metric: str) -> list[float]
     """log(ours / theirs), one for each seed in which neither arm diverged."""
     pairs = zip(results[ours[0]], results[theirs[0]], strict=True)
     return [
-        judged(a["at"][ours[1]][metric]) - judged(b["at"][theirs[1]][metric])
+        min(judged(a["at"][way][metric]) for way in ours[1:]) - min(judged(b["at"][way][metric]) for way in theirs[1:])
         for a, b in pairs
         if not a["diverged"] and not b["diverged"]
     ]
@@ -42,14 +42,14 @@ def ratios(results: Results, ours: Way, theirs: Way, metric: str) -> list[float]
 
 def between_arms(results: Results, ours: Way, theirs: Way, metric: str, claim: str, where: str) -> Finding:
     """That the distance ``metric`` of ``ours`` is less than that of ``theirs``."""
-    names = [f"{NAMES[arm][:3]} at {way}" for arm, way in (ours, theirs)]
+    names = [f"{NAMES[arm][:3]} at {_either(ways)}" for arm, *ways in (ours, theirs)]
     return ratio(
         ratios(results, ours, theirs, metric),
         -1,
         claim=claim,
         source=where if where.startswith("arXiv") else f"{SOURCE}, {where}",
         expected=f"mean of log {metric} of {names[0]} over {names[1]} below 0, with its 95 % interval over seeds",
-        what=f"{metric} of {NAMES[ours[0]]} at {ours[1]} against {NAMES[theirs[0]]} at {theirs[1]}",
+        what=f"{metric} of {NAMES[ours[0]]} at {_either(ours[1:])} against {NAMES[theirs[0]]} at {_either(theirs[1:])}",
         planned=len(results[ours[0]]),
     )
 
@@ -84,6 +84,10 @@ def ratio(
         effect=mean,
         noise=statistics.stdev(values),
     )
+
+
+def _either(ways: Sequence[str]) -> str:
+    return ways[0] if len(ways) == 1 else f"the better of {' and '.join(ways)}"
 
 
 def _times(value: float) -> str:
