@@ -59,6 +59,7 @@ def command(details: dict, images: int) -> str:
     plain = to_dict(method.configuration(**given))
     words = [f"ornstein train {name} --data {ours['data']} --out {ours['out']} --images {images}"]
     words += [f"--size {ours['size']}", f"--seed {ours['seed']}"]
+    words += [_option("origin", ours["origin"])] if ours.get("origin") else []
     last: list[str] = []
 
     def differ(a: dict, b: dict, prefix: str, words: list[str]) -> None:
@@ -70,8 +71,8 @@ def command(details: dict, images: int) -> str:
                 words.append(_option(option, value))
 
     differ(ours, plain, "", words)
-    unions = name in ("slct", "ict", "cm", "ect")  # one network of several is named by a word, at the end
-    return " ".join(words + ([f"network:{ours['network']['kind']}"] if last and unions else []) + last)
+    kind = ours["network"]["kind"]  # one network of several is named by a word, at the end
+    return " ".join(words + ([f"network:{kind}"] if last and kind in ("unet", "dit") else []) + last)
 
 
 def _option(name: str, value: object) -> str:

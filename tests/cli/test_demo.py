@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from ornstein.cli.demo import EVALUATIONS, SAMPLERS
+from ornstein.cli.demo_few import SHOWN
 from ornstein.cli.main import main
 from ornstein.page import Curve, Section, chart, render
 
@@ -54,7 +55,10 @@ def test_demo_writes_one_self_contained_page(
     html = Path(result["page"]).read_text("utf-8")
     checked(html)
     assert len(result["cells"]) == len(SAMPLERS) * len(EVALUATIONS)
-    assert html.count("data:image/png;base64,") >= len(result["cells"]) + 2
+    few = [(name, count) for name, _, counts in SHOWN for count in counts]
+    assert [(one["model"], one["evaluations"]) for one in result["few"]] == few
+    assert {1, 2, 3} <= {count for _, count in few}, "the models made for one, two and three evaluations are shown"
+    assert html.count("data:image/png;base64,") >= len(result["cells"]) + len(few) + 2
     # Each panel names the command that repeats it.
     assert len(re.findall(r"<pre>ornstein (sample|train|demo) ", html)) >= 4
     assert not list(tmp_path.glob(".*tmp"))

@@ -24,7 +24,7 @@ FINE = 200  # evaluations of the reference solution, of order 3 and more
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArgs:
-    """The main job on the embedded data: a short live training, then the shipped model under several samplers.
+    """The main job on the embedded data: a short live training, then the shipped models under several samplers.
 
     Example: ornstein demo --out demo
     """
@@ -57,6 +57,7 @@ def demo(args: DemoArgs) -> int:
     """Run every stage and write the page."""
     from ..errors import UsageError
     from ..runs import open_own
+    from .demo_few import few
     from .demo_page import page
 
     if args.n < 1 or args.images < 0:
@@ -69,15 +70,17 @@ def demo(args: DemoArgs) -> int:
     note(f"sampling {args.model}: {len(SAMPLERS)} samplers at {', '.join(map(str, EVALUATIONS))} evaluations")
     fine = reference(run, args.n, args.seed)
     cells, pictures = compare(run, fine, args.n, args.seed)
+    shown = few(args)
     result: dict[str, Any] = {
         "model": args.model,
         "seed": args.seed,
         "n": args.n,
         "cells": [asdict(cell) for cell in cells],
+        "few": [one.told() for one in shown],
         "live": None if live is None else str(live),
         "seconds": time.perf_counter() - started,
     }
-    html = page(args, run, cells, pictures, fine, live)
+    html = page(args, run, cells, pictures, fine, shown, live)
     target = args.out / "index.html"
     write_text(target, html)
     result["page"] = str(target)

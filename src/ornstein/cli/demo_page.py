@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..page import Curve, Picture, Section, Table, chart, picture, render
+from . import demo_few
 from .demo import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runs import Run
+    from .demo_few import Few
 
 COLUMNS = 3
 
@@ -25,6 +27,7 @@ def page(
     cells: Sequence[Cell],
     pictures: dict[tuple[str, int], Tensor],
     fine: Tensor,
+    shown: Sequence[Few],
     live: Path | None,
 ) -> str:
     """The whole page."""
@@ -32,6 +35,7 @@ def page(
         _samples(args, run, cells, pictures),
         _distances(args, cells),
         _seconds(args, cells),
+        demo_few.section(args, shown),
         _fine(args, fine),
     ]
     if (measured := _measured()) is not None:
