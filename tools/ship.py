@@ -11,7 +11,9 @@ import itertools
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from ornstein.cli.output import write_text
 from ornstein.runs import CARD, export, open_run
@@ -51,9 +53,10 @@ def main(source: str, name: str, note: str = "") -> int:
     return 0
 
 
-def command(details: dict, images: int) -> str:
-    """The options that differ from the defaults; no schedule looks at the budget, so it may be cut."""
+def command(details: Mapping[str, Any], images: int) -> str:
+    """The options that differ from the defaults. A run that was stopped is one of the images that it has seen."""
     ours = details["train"]
+    images = min(images, ours["images"])
     name, method = next((n, m) for n, m in METHODS.items() if m.config.lower() == ours["kind"])
     given = {key: ours[key] for key in ("out", "images")} | ({"origin": ours["origin"]} if ours.get("origin") else {})
     plain = to_dict(method.configuration(**given))
@@ -62,7 +65,7 @@ def command(details: dict, images: int) -> str:
     words += [_option("origin", ours["origin"])] if ours.get("origin") else []
     last: list[str] = []
 
-    def differ(a: dict, b: dict, prefix: str, words: list[str]) -> None:
+    def differ(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str, words: list[str]) -> None:
         for key, value in a.items():
             option = f"{prefix}{key}".replace("_", "-")
             if isinstance(value, dict):

@@ -54,8 +54,9 @@ def _drawn(args: DemoArgs, name: str, sampler: str | None, evaluations: int) -> 
     begin = time.perf_counter()
     images = sample(model, args.n, sampler=sampler, evaluations=evaluations, seed=args.seed)
     seconds = (time.perf_counter() - begin) / args.n
+    chosen = f" --sampler {sampler}" if sampler else ""
     command = (
-        f"ornstein sample {name}{f' --sampler {sampler}' if sampler else ''} --evaluations {evaluations} --seed {args.seed} "
+        f"ornstein sample {name}{chosen} --evaluations {evaluations} --seed {args.seed} "
         f"--n {args.n} --out {args.out}/{name}-{evaluations}"
     )
     return Few(
@@ -73,8 +74,8 @@ def section(args: DemoArgs, shown: Sequence[Few]) -> Section:
         rows.append([one.model, str(one.evaluations), f"{one.seconds_per_image:.3f}", pictures])
     return Section(
         title="One, two and three evaluations",
-        text="critters-ect is a consistency model that was tuned from the diffusion model below it, critters-64, in the "
-        "latents of a small autoencoder. Seconds include decoding.",
+        text="critters-ect is a consistency model that was tuned from the diffusion model below it, critters-64, in "
+        "the latents of a small autoencoder. Seconds include decoding.",
         table=Table(head=["model", "evaluations", "seconds an image", "pictures"], rows=rows),
         command="\n".join(one.command for one in shown),
     )

@@ -1,0 +1,58 @@
+"""The models in the package: made by the command on their card, small, and drawing in as few evaluations as promised."""
+
+import json
+import shlex
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import ornstein as orn
+from ornstein.cli.train import parse
+from ornstein.data import open_source
+from ornstein.training import to_dict
+
+WEIGHTS = Path(str(files("ornstein"))) / "weights"
+CARDS = sorted(WEIGHTS.glob("*/config.json"))
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_the_command_of_a_card_is_the_training_that_made_it(card: Path) -> None:
+    details = json.loads(card.read_text("utf-8"))
+    program, word, *rest = shlex.split(details["card"]["command"])
+    assert (program, word) == ("ornstein", "train")
+    said, made = flat(to_dict(parse(rest))), flat(details["train"])
+    # Where files lie and how often something is written changes no weights; the budget may have been cut.
+    free = ("every.", "images", "tensorboard", "keep", "workers", "device", "kind")
+    differ = {key for key in made if said.get(key) != made[key] and not key.startswith(free)}
+    assert not differ, {key: (made[key], said.get(key)) for key in differ}
+    assert 0 <= details["images"] - int(rest[rest.index("--images") + 1]) < made["batch"]
+
+
+@pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)
+def test_weights_are_small(card: Path) -> None:
+    assert (card.parent / "ema.safetensors").stat().st_size <= 10 * 2**20
+
+
+def test_one_evaluation_draws_what_a_diffusion_model_draws_in_many() -> None:
+    """On 8 × 8 pixels it has the mean and the deviation of the data, which one evaluation of diffusion misses."""
+
+    def spread(images: torch.Tensor) -> torch.Tensor:
+        small = torch.nn.functional.avg_pool2d(images.clamp(-1, 1), 8)
+        return torch.stack((small.mean(0), small.std(0)))
+
+    source = open_source("critters:96", size=64)
+    real = spread(torch.stack([source[i].image for i in range(96)]).float() / 127.5 - 1)
+    once = (spread(orn.sample(orn.load("critters-ect"), 96, steps=1, seed=0)) - real).square().mean().sqrt()
+    blurred = orn.sample(orn.load("critters-64"), 96, sampler="ddim", steps=1, seed=0)
+    assert once < 0.08
+    assert (spread(blurred) - real).square().mean().sqrt() > 2 * once
