@@ -1,4 +1,4 @@
-"""The models in the package: made by the command on their card, small, and drawing in as few evaluations as promised."""
+"""The models in the package: made by the command on their card, small, drawing in as few evaluations as promised."""
 
 import json
 import shlex
