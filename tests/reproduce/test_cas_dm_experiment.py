@@ -27,7 +27,7 @@ def result(fd: float, score: float = 2.0) -> dict:
     }
 
 
-def found(**factors: float) -> dict:
+def found(pixels: dict | None = None, **factors: float) -> dict:
     """Verdicts on made-up arms: noise of seeds in common, then a factor for each arm, a little noise of its own."""
 
     class Made(Cells):
@@ -36,7 +36,12 @@ def found(**factors: float) -> dict:
             out = []
             for row in rows:
                 own = 1.0 + 0.004 * ((row["seed"] * 7 + len(row["arm"])) % 3)
-                out.append(result(100.0 * (1 + row["seed"]) * factors.get(row["arm"].replace("-", "_"), 1.0) * own))
+                scale = 100.0 * (1 + row["seed"]) * own
+                cell = result(scale * factors.get(row["arm"].replace("-", "_"), 1.0))
+                if pixels is not None:
+                    told = {"FD-pixels8": scale * pixels.get(row["arm"], 1.0)}
+                    cell["at"] = {steps: numbers | told for steps, numbers in cell["at"].items()}
+                out.append(cell)
             return out
 
     findings = cas_dm.EXPERIMENT.run(Made(None), Budget(0.02))
@@ -54,6 +59,19 @@ def test_verdicts_follow_the_numbers():
     )
     said = found()
     assert said["Cas-DM with the metric improves on DDPM in Fréchet distance"] == "inconclusive"
+
+
+def test_claims_about_the_metric_are_judged_without_its_network_too():
+    said = found(pixels={"cas-dm-metric": 1.5, "ddpm-metric": 1.5}, cas_dm_metric=0.8, ddpm_metric=0.7)
+    claims = {
+        "The gain is the metric's and not the cascade's alone": ("reproduced", "not reproduced"),
+        "Added to the loss of a single noise-predicting network, the metric does nothing or harm": (
+            "not reproduced",
+            "reproduced",
+        ),
+    }
+    for claim, verdicts in claims.items():
+        assert (said[claim], said[f"{claim}, measured without the metric's network"]) == verdicts
 
 
 def test_the_arms_are_fair(tmp_path: Path):
