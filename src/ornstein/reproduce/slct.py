@@ -26,7 +26,7 @@ DATA = "critters"
 FOREIGN = "critters:4016+constellation:20+voxel-art:20+stack:20+gaze:20"
 """The second condition: two drawings in a hundred are of styles that the codec does not know."""
 IMAGES, SAMPLES, SIZE, SEEDS, COUNT = 160_000, 1000, 64, 3, 4096
-STAGE, START = 600, 10
+STAGE, START = 250, 10
 """Least steps of a stage of the curriculum, and the intervals of the first one."""
 PAIR = ("ict", "cauchy")
 
@@ -88,8 +88,8 @@ class SLCTExperiment:
 def finest(steps: int) -> int:
     """Intervals of the last stage: they double while each stage keeps `STAGE` steps, up to the paper's 640.
 
-    >>> [finest(steps) for steps in (50, 1800, 2500, 330_000)]
-    [20, 40, 80, 640]
+    >>> [finest(steps) for steps in (50, 600, 1000, 330_000)]
+    [20, 20, 80, 640]
     """
     return START * 2 ** (min(max(steps // STAGE, 2), 7) - 1)
 
