@@ -57,6 +57,13 @@ def test_the_boundary_is_the_identity_bit_for_bit(reading):
         assert torch.equal(found, x)
 
 
+@pytest.mark.parametrize("t", [0.002, 0.3, 5.0, 80.0])
+def test_the_network_is_fed_unit_variance(t):
+    """c_in²·(t² + s²) = 1 for data of deviation s."""
+    one = torch.ones(1, 1, dtype=torch.float64)
+    assert Consistency().feed(orn.VE(), one, t).item() ** 2 * (t**2 + 0.25) == pytest.approx(1.0, rel=1e-12)
+
+
 @pytest.mark.parametrize("path", [orn.VE(), orn.VP.cosine(), orn.Flow()])
 def test_an_anchor_leaves_the_rest_as_it_is(path):
     inner = EDM()

@@ -201,8 +201,20 @@ def test_levels_by_a_ratio():
 
 @pytest.mark.parametrize(
     "change",
-    [{"start": 0}, {"end": 5}, {"base": 0.0}, {"quarter": 1.5}, {"diffusion": -1.0}, {"target": 1.0}, {"drop": 2.0}],
-)
+    [
+        {"start": 0}, {"end": 5}, {"base": 0.0}, {"quarter": 1.5}, {"diffusion": -1.0}, {"target": 1.0}, {"drop": 2.0},
+        {"mean": math.nan}, {"slope": math.inf}, {"offset": math.nan}, {"offset": -1000.0}, {"slope": 20.0},
+    ],
+)  # fmt: skip
 def test_impossible_numbers_are_refused(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
         ConsistencyLoss(**change)
+
+
+def test_a_law_without_levels_is_refused():
+    with pytest.raises(ConfigError, match=r"objective\.mean 60"):
+        levels.odds(levels.grid(10, 0.002, 80.0, 7.0), 60.0, 2.0)
+
+
+def test_a_scale_that_is_constant_has_no_slope():
+    assert ConsistencyLoss(scale="constant", offset=-1000.0).scale_at(640, 4096) == pytest.approx(0.03456)

@@ -13,10 +13,11 @@ import ornstein as orn
 from ornstein.cli import middle
 from ornstein.cli.main import main
 from ornstein.cli.middle import Search
+from ornstein.data import open_source
 from ornstein.data.cache import write_json
-from ornstein.errors import CheckpointError, ConfigError, UsageError
+from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
 from ornstein.networks import DiTConfig, UNetConfig
-from ornstein.objectives import ConsistencyLoss, Denoising, Losses
+from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
 from ornstein.parameterizations import Anchored, Consistency
 from ornstein.runs import export, open_run
 from ornstein.training import DivergedError, Every, TrainConfig, train
@@ -165,6 +166,31 @@ def test_an_image_answered_by_itself_is_sampled_at_any_number(run):
     assert spec.multistep(0.002)(model.path) == (80.0, 0.0)
 
 
+@pytest.mark.parametrize("evaluations", [0, -1])
+def test_no_evaluation_is_no_grid(run, evaluations):
+    with pytest.raises(GridError, match="at least one evaluation"):
+        orn.sample(orn.load(run), 1, steps=evaluations)
+
+
+@pytest.mark.parametrize("path", ["vp-linear", "vp-cosine", "vp-scaled-linear", "vp-table", "flow", "ve"])
+def test_every_level_is_one_of_the_path(path, tmp_path):
+    """The lowest level is no lower than the path goes: there the model answers with its input, and no pair is empty."""
+    config = slct(tmp_path / "x", path=path, predicts="edm")
+    spec = config.specify(open_source("critters:2", size=16))
+    model = spec.denoiser(lambda x, time: 0.0 * x + 3.0)
+    floor = model.path.sigma_bar(model.path.floor)
+    assert spec.sigma_min == pytest.approx(max(0.002, floor))
+    rows = tuple(range(256))
+    batch = Examples(clean=torch.zeros(256, 3, 4, 4), cond={}, positions=rows)
+    pair = config.loss(torch.device("cpu")).pose(model, batch, orn.Noise.of(0, rows), 640)
+    assert (pair.t > pair.t_next).all()
+    for level, t in ((pair.upper, pair.t), (pair.lower, pair.t_next)):
+        found = torch.tensor([model.path.sigma_bar(float(one)) for one in t])
+        assert torch.allclose(found.double(), level.double(), rtol=1e-4)
+    x, t = torch.ones(1, 3, 4, 4), model.path.time_of(-2.0 * math.log(spec.sigma_min))
+    assert torch.allclose(model(x, t).clean, x / model.path.alpha(t), atol=1e-5)
+
+
 def test_settled_levels_are_kept_with_the_run_and_its_card(run, tmp_path):
     card = export(open_run(run), tmp_path / "card")
     write_json(card / "sampling.json", {"middle": [0.8, 0.3]})
@@ -228,6 +254,31 @@ def test_the_search_measures_what_eval_measures(run, tmp_path, capsys):
 
 def test_the_search_refuses_other_models(tmp_path):
     assert main(["middle", "critters"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "0"], "--batch at least 1"),
+        (["--batch", "-5"], "--batch at least 1"),
+        (["--n", "1"], "--n must be at least 2"),
+        (["--candidates", "0.002"], "must lie between"),
+        (["--candidates", "nan"], "must lie between"),
+    ],
+)
+def test_the_search_refuses_what_cannot_be(run, words, message, capsys):
+    assert main(["middle", str(run), "--against", "critters:16", *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_search_leaves_the_library_as_it_is(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(middle, "_scored", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
+    card = export(open_run(run), tmp_path / "weights" / "shipped-one")
+    monkeypatch.setattr("ornstein.runs._WEIGHTS", card.parent)
+    assert main(["middle", "shipped-one", *WORDS]) == 2
+    assert "comes with the library" in capsys.readouterr().err
+    assert not (card / "sampling.json").exists()
+    assert main(["middle", "shipped-one", *WORDS, "--dry"]) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- presets
@@ -294,6 +345,10 @@ def test_what_cannot_be_is_refused(run, tmp_path):
         Watch(surge=0.5)
     with pytest.raises(ConfigError, match="give --size 16"):
         train(slct(out, origin=str(run), size=32), quiet=True)
+    with pytest.raises(ConfigError, match="makes latents: give the --codec"):
+        train(slct(out, origin="critters-64"), quiet=True)
+    with pytest.raises(ConfigError, match="makes pictures: leave --codec out"):
+        train(slct(out, origin=str(run), codec="critters-latents", size=64), quiet=True)
     with pytest.raises(CheckpointError, match="does not exist"):
         train(slct(out, origin=str(tmp_path / "nowhere")), quiet=True)
     assert not out.exists()

@@ -100,20 +100,29 @@ class Search:
 
 def middle(args: MiddleArgs) -> int:
     """Search, print, and write sampling.json."""
+    from pathlib import Path
+
+    from .. import grids
     from ..data.cache import write_json
-    from ..runs import SETTLED, Run, open_run
+    from ..runs import SETTLED, Run, open_run, place
     from ..training.slct import ConsistencySpec
 
     if args.evaluations < 2 or args.refine < 0:
         raise UsageError(
             f"--evaluations must be at least 2 and --refine at least 0, got {args.evaluations} and {args.refine}"
         )
+    if args.n < 2 or args.batch < 1:
+        raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
     if not isinstance(run, Run) or not isinstance(run.spec, ConsistencySpec):
         raise UsageError(f"{args.run} is no consistency model: its samplers need no middle levels")
-    spec = run.spec
-    if not args.candidates or not all(spec.sigma_min < level < spec.sigma_max for level in args.candidates):
-        raise UsageError(f"--candidates must lie between {spec.sigma_min:g} and {spec.sigma_max:g}")
+    if not args.dry and run.folder == place(args.run) != Path(args.run):
+        raise UsageError(f"{args.run} comes with the library and stays as it is: use --dry, or a copy of its folder")
+    spec, path = run.spec, grids.affine(run.denoiser.path)
+    low = max(spec.sigma_min, path.sigma_bar(path.floor))
+    high = min(spec.sigma_max, path.sigma_bar(path.span[1]))
+    if not args.candidates or not all(low < level < high for level in args.candidates):
+        raise UsageError(f"--candidates must lie between {low:g} and {high:g}")
     search = Search(score=_scored(args, run, spec), candidates=args.candidates, refine=args.refine)
     once = search.score(())
     found = search.find(args.evaluations - 1)

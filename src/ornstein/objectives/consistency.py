@@ -95,6 +95,15 @@ class ConsistencyLoss:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.diffusion < math.inf:
             raise ConfigError(f"objective.diffusion must not be negative, got {self.diffusion}")
+        for name in ("mean", "slope", "offset"):
+            if not math.isfinite(getattr(self, name)):
+                raise ConfigError(f"objective.{name} must be a finite number, got {getattr(self, name)}")
+        bound = 35.0  # c² must be a number in float32
+        if self.scale == "adaptive" and abs(self.slope) * math.log(self.end) + abs(self.offset) > bound:
+            raise ConfigError(
+                f"objective.slope {self.slope:g} and objective.offset {self.offset:g} make the scale c at {self.end} "
+                "intervals too small or too large for float32: 1.15 and 0.85 are usual"
+            )
         if not 0.0 <= self.target < 1.0:
             raise ConfigError(f"objective.target must lie in [0, 1), got {self.target}; 0 takes the network itself")
 

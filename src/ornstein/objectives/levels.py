@@ -13,6 +13,7 @@ from functools import lru_cache
 from statistics import NormalDist
 from typing import Literal
 
+from ..errors import ConfigError
 from ..scalars import sigmoid
 
 SpacingName = Literal["grid", "ratio"]
@@ -36,10 +37,17 @@ def odds(levels: tuple[float, ...], mean: float, std: float) -> tuple[float, ...
     """Probabilities of the intervals: those of a log-normal σ̄, cut to the grid (Song & Dhariwal 2024, eq. 5).
 
     p_i ∝ Φ((log σ̄_i − mean)/std) − Φ((log σ̄_{i+1} − mean)/std).
+
+    Raises `ConfigError` for a law that has nothing between the ends of the grid.
     """
     normal = NormalDist(mean, std)
     sums = [normal.cdf(_log(level)) for level in levels]
     total = sums[0] - sums[-1]
+    if not total > 0.0:
+        raise ConfigError(
+            f"objective.mean {mean:g} and objective.std {std:g} put no level between {levels[-1]:g} and {levels[0]:g}: "
+            "-1.1 and 2 are usual"
+        )
     return tuple((upper - lower) / total for upper, lower in itertools.pairwise(sums))
 
 

@@ -13,7 +13,7 @@ import tyro
 
 from .. import grids
 from ..denoisers import Denoiser
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, GridError
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
@@ -22,12 +22,13 @@ from ..paths import VE
 from ..paths.base import AffinePath, Path
 from ..scalars import Time, log
 from . import ema
-from .config import Averaging, Optimizer, Precision, TrainConfig
+from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
 from .spec import Conditioned, PathName, Prediction, Spec
 from .watch import Guard, Watch
 
 if TYPE_CHECKING:
     from ..data.base import Source
+    from ..runs import Run
 
 MIDDLE = 0.53
 """Level of the second evaluation unless it was searched for: σ_420 of 640 intervals, the best of the paper's."""
@@ -84,9 +85,12 @@ class ConsistencySpec(Spec):
     def grid(self, evaluations: int | None) -> grids.Grid:
         """The climbing grid of this many evaluations; by default one and each middle level that is known.
 
-        Where fewer levels are known than asked for, each further one is half of the one before.
+        Where fewer levels are known than asked for, each further one is half of the one before. `GridError` for less
+        than one evaluation.
         """
         count = 1 + len(self.middle) if evaluations is None else evaluations
+        if count < 1:
+            raise GridError(f"a consistency model needs at least one evaluation, got {count}")
         known = list(self.middle)
         while len(known) < count - 1:
             known.append(0.5 * (known[-1] if known else 2.0 * MIDDLE))
@@ -209,15 +213,17 @@ class SLCTConfig(TrainConfig):
     def specify(self, source: Source) -> ConsistencySpec:
         """The model on this data, or that of ``origin``.
 
-        Raises `ConfigError` for an origin of another image size or other labels, or one that is no single denoiser on a
-        path with α and σ.
+        σ_min is no lower than the path goes, or was trained in ``origin``.
+
+        Raises `ConfigError` for an origin of another image size or other labels, of pictures where these are latents or
+        the other way round, or one that is no single denoiser on a path with α and σ.
         """
         alone = self._origin(source) if self.origin else TrainConfig.specify(self, source)
         known = {f.name: getattr(alone, f.name) for f in dataclasses.fields(alone)}
         if isinstance(alone, ConsistencySpec):
             return alone
         low = self.sigma_min
-        if self.origin and low > 0.0:  # no lower than the network was trained
+        if low > 0.0 and (self.origin or self.path != "ve"):  # a fresh VE path is made to end there
             path = alone.denoiser(torch.nn.Identity()).path
             low = max(low, grids.affine(path).sigma_bar(path.floor))
         clock = "path" if self.origin else "log"
@@ -233,15 +239,26 @@ class SLCTConfig(TrainConfig):
             raise ConfigError(
                 f"--from {self.origin} is not a single denoiser on a path with α and σ: give a run of train ddpm"
             )
-        if spec.shape[1:] != TrainConfig.specify(self, source).shape[1:]:
-            raise ConfigError(
-                f"--from {self.origin} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
-            )
+        self._require_shape(run, shape_of(source))
         if spec.classes and spec.classes != tuple(source.classes):
             raise ConfigError(f"--from {self.origin} knows other labels than {source.name}: train on its own data")
         if spec.text is not None and not any(captions(source)):
             raise ConfigError(f"--from {self.origin} is told captions, and {source.name} has none: name other data")
         return spec
+
+    def _require_shape(self, run: Run, shape: tuple[int, int, int]) -> None:
+        """`ConfigError` for data of another shape than the samples of ``origin``."""
+        if (run.codec is None) != (not self.codec):
+            hint = "leave --codec out" if run.codec is None else "give the --codec that it was trained with"
+            raise ConfigError(f"--from {self.origin} makes {'pictures' if run.codec is None else 'latents'}: {hint}")
+        if run.spec.shape[0] != shape[0]:
+            raise ConfigError(
+                f"--from {self.origin} makes samples of {run.spec.shape[0]} channels, and the data have {shape[0]}: "
+                "give the --codec that it was trained with"
+            )
+        if run.spec.shape != shape:
+            side = run.picture[-1]
+            raise ConfigError(f"--from {self.origin} makes images of {side} pixels: give --size {side}")
 
     def prepare(self, model: Conditioned) -> None:
         """The average weights of the run in ``origin``, if there is one."""
