@@ -19,7 +19,7 @@ from .udpm_cells import DIFFUSION, FEW, FIT, FULL, KID, PIXELS, PLAIN, THREE
 from .udpm_tables import notes, plots, tables
 from .udpm_verdicts import SOURCE, Results, between_arms, judged, ratio
 
-IMAGES, SAMPLES, SIZE, WIDTH, SEEDS = 60_000, 1000, 32, 32, 3
+IMAGES, SAMPLES, SIZE, WIDTH, SEEDS = 80_000, 1000, 32, 32, 3
 SHARE = (0.28, 0.38)
 """What three levels may cost of one evaluation: 1/4 + 1/16 + 1/64 = 0.33, and the paper's 13.35 of 40.62."""
 

@@ -42,12 +42,12 @@ WAYS = (*(f"ddim {steps}" for steps in STEPS), *(f"ddim {steps}, equal times" fo
 """The ways of sampling the diffusion model: in equal steps of log-SNR, which serve details, and of time, as DDIM has
 them, which serve the whole picture; and what this library would choose."""
 KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"
-DATA, BATCH, SAMPLE_SEED, SHOWN = "critters", 16, 7, 32
+DATA, BATCH, SAMPLE_SEED, SHOWN = "critters", 32, 7, 32
 SECONDS = 120.0
 """A checkpoint at least this often, from which a run that was killed goes on."""
 LAZY = 4
 LEVELS = (1, 2, 3)
-_ODDS = (1.0, 1.0, 4.0)  # the last level costs little and decides what is seen
+_ODDS = (1.0, 1.0, 6.0)  # the last level costs little and decides what is seen
 _PENALTY = (0.03, 0.1, 0.1)  # with the published one, four times as strong and more, the last level's variety was lost
 _ROUNDS = 5
 
@@ -85,14 +85,14 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int, width:
     if arm == DIFFUSION:
         flat = replace(network(width, 2), time_features="sinusoidal", time_scale=1.0)
         return TrainConfig(**shared, network=flat, optimizer=Optimizer(lr=1e-3, warmup=warmup))
-    adversaries = Optimizer(lr=3e-4, betas=(0.0, 0.99), warmup=warmup)
+    ours = Optimizer(lr=2e-4, betas=(0.0, 0.99), warmup=warmup, clip=0.3)
     return UDPMConfig(
         **shared,
         network=network(width),
         objective=objective(arm),
         discriminator=DiscriminatorConfig(width=max(8, 3 * width // 4)),
-        optimizer=adversaries,
-        rival=adversaries,
+        optimizer=ours,
+        rival=replace(ours, lr=4e-4, clip=1.0),
     )
 
 
