@@ -229,3 +229,32 @@ def test_a_run_is_evaluated_by_its_own_sampler(trained, capsys):
     assert main(words) == 0, capsys.readouterr().err
     found = json.loads(capsys.readouterr().out)
     assert (found["sampler"], found["steps"]) == ("ancestral", 3)
+
+
+def test_a_run_begins_with_the_weights_and_the_discriminator_of_another(trained, tmp_path):
+    start, out = tmp_path / "start", tmp_path / "run"
+    still = {"optimizer": Optimizer(lr=1e-30, warmup=0), "rival": Optimizer(lr=1e-30, warmup=0)}  # too little to move
+    others = replace(config(start).objective, odds=(1.0, 1.0, 0.0))
+    train(config(start, images=2 * BATCH), quiet=True)
+    train(config(out, images=BATCH, origin=str(start), objective=others, **still), quiet=True)
+    given, now = tensors(start), tensors(out)
+
+    def same(a: str, b: str) -> bool:
+        return torch.allclose(now[a], given[b], rtol=0.0, atol=1e-20)  # zeros have moved, too
+
+    assert all(same(f"model/{name}", f"ema/{name}") for name in open_run(out).model.state_dict())
+    rival = [name for name in given if name.startswith("rival/")]
+    assert rival
+    assert all(same(name, name) for name in rival)
+    # A card has no discriminator; another model is refused by what it differs in.
+    export(open_run(start), tmp_path / "card")
+    train(config(tmp_path / "fresh", images=BATCH, origin=str(tmp_path / "card"), **still), quiet=True)
+    assert not torch.equal(tensors(tmp_path / "fresh")[rival[0]], given[rival[0]])
+    with pytest.raises(ConfigError, match=r"another model, with path\.alphas"):
+        path = PyramidPath(alphas=(0.4, 0.2, 0.001))
+        train(config(tmp_path / "other", origin=str(start), path=path), quiet=True)
+    with pytest.raises(ConfigError, match="another model"):
+        train(config(tmp_path / "other", origin="critters-64"), quiet=True)
+    with pytest.raises(CheckpointError):
+        train(config(tmp_path / "other", origin=str(tmp_path / "nowhere")), quiet=True)
+    assert not (tmp_path / "other").exists()

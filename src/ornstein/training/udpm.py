@@ -17,8 +17,10 @@ from ..objectives.pyramid import PyramidLoss
 from ..parameterizations import LevelBelow, Net
 from ..paths import PyramidPath
 from ..randomness import mix
+from . import checkpoint
+from .codec import flat, to_dict
 from .config import Optimizer, TrainConfig, require_fit
-from .spec import Spec
+from .spec import Conditioned, Spec
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -74,6 +76,9 @@ class UDPMConfig(TrainConfig):
 
     takes_latents: ClassVar[bool] = False
 
+    origin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    """A run of udpm of the same model, path and network; its averaged weights and its discriminator are the first ones.
+    A card has no discriminator. By default both are fresh."""
     path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The levels."""
     predicts: Below = "level-below"  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -110,12 +115,15 @@ class UDPMConfig(TrainConfig):
         self.objective.frequencies(self.path)
 
     def specify(self, source: Source) -> UDPMSpec:
-        """The model on this data; `ConfigError` where the data lacks what ``condition`` asks for."""
+        """The model on this data.
+
+        Raises `ConfigError` where the data lacks what ``condition`` asks for, and for an ``origin`` of another model.
+        """
         from .conditions import told
 
         known = told(self, source)
         channels = 3 * max(self.path.factors) ** 2
-        return UDPMSpec(
+        spec = UDPMSpec(
             shape=(3, self.size, self.size),
             path=self.path,
             sigma_data=self.sigma_data,
@@ -124,11 +132,40 @@ class UDPMConfig(TrainConfig):
             text=known.text,
             classes=known.classes,
         )
+        if self.origin:
+            self._require_same(spec)
+        return spec
+
+    def _require_same(self, spec: UDPMSpec) -> None:
+        """`ConfigError` naming what another model differs in."""
+        from ..runs import open_own
+
+        ours, given = (flat(to_dict(one)) for one in (spec, open_own(self.origin).spec))
+        for key in sorted({*ours, *given}):
+            if ours.get(key) != given.get(key):
+                raise ConfigError(
+                    f"--from {self.origin} is another model, with {key} {given.get(key)} and not {ours.get(key)}: "
+                    "give the data and options that it was trained with"
+                )
+
+    def prepare(self, model: Conditioned) -> None:
+        """The average weights of the run in ``origin``, if there is one."""
+        if self.origin:
+            from ..runs import open_own
+
+            model.load_state_dict(open_own(self.origin).model.state_dict())
 
     def loss_for(self, spec: Spec, device: torch.device) -> Objective:
         """The losses with their metric and, unless it has no weight, the discriminator."""
         network = replace(self.discriminator, classes=len(spec.classes))
-        return self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
+        objective = self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
+        if self.origin and objective.rival is not None:
+            from ..runs import open_own
+
+            weights = open_own(self.origin).weights.with_name("rival.safetensors")
+            if weights.is_file():
+                checkpoint.fill(objective.rival, checkpoint.read_tensors(weights), weights)
+        return objective
 
     def rivalry(self) -> Optimizer:
         """The discriminator's own."""
