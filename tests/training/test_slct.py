@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import ornstein as orn
 from ornstein.cli import middle
@@ -19,7 +20,7 @@ from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
 from ornstein.parameterizations import Anchored, Consistency
-from ornstein.runs import export, open_run
+from ornstein.runs import export, open_run, place
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.slct import Averages, CMConfig, ConsistencySpec, ECTConfig, ICTConfig, RAdam, SLCTConfig
 from ornstein.training.watch import Guard, Watch
@@ -352,6 +353,14 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     with pytest.raises(CheckpointError, match="does not exist"):
         train(slct(out, origin=str(tmp_path / "nowhere")), quiet=True)
     assert not out.exists()
+
+
+def test_another_autoencoder_of_the_same_shape_is_refused(tmp_path):
+    weights = shutil.copytree(place("critters-latents"), tmp_path / "codec") / "ema.safetensors"
+    save_file({name: 0.9 * tensor for name, tensor in load_file(weights).items()}, weights)
+    with pytest.raises(ConfigError, match="latents of another autoencoder"):
+        train(slct(tmp_path / "none", origin="critters-64", codec=str(tmp_path / "codec"), size=64), quiet=True)
+    assert not (tmp_path / "none").exists()
 
 
 def test_other_networks_and_paths(tmp_path):

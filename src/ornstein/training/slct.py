@@ -247,7 +247,9 @@ class SLCTConfig(TrainConfig):
         return spec
 
     def _require_shape(self, run: Run, shape: tuple[int, int, int]) -> None:
-        """`ConfigError` for data of another shape than the samples of ``origin``."""
+        """`ConfigError` for data of another shape than the samples of ``origin``, and for latents of another codec."""
+        from ..latents import KLCodec, open_codec
+
         if (run.codec is None) != (not self.codec):
             hint = "leave --codec out" if run.codec is None else "give the --codec that it was trained with"
             raise ConfigError(f"--from {self.origin} makes {'pictures' if run.codec is None else 'latents'}: {hint}")
@@ -259,6 +261,11 @@ class SLCTConfig(TrainConfig):
         if run.spec.shape != shape:
             side = run.picture[-1]
             raise ConfigError(f"--from {self.origin} makes images of {side} pixels: give --size {side}")
+        if isinstance(run.codec, KLCodec) and run.codec.weights != getattr(open_codec(self.codec), "weights", ""):
+            raise ConfigError(
+                f"--from {self.origin} makes latents of another autoencoder than --codec {self.codec}: "
+                "give the --codec that it was trained with"
+            )
 
     def prepare(self, model: Conditioned) -> None:
         """The average weights of the run in ``origin``, if there is one."""
