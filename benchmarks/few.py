@@ -31,7 +31,7 @@ from report import machine
 MODELS = (
     ("critters-ect", None, (1, 2)),
     ("critters-64", "auto", (1, 2, 3, 5, 10, 20)),
-    ("critters", "auto", (3, 5, 10, 20)),
+    ("critters", "auto", (3, 5, 10)),
     ("critters-udpm", None, (3,)),
 )
 TRAINED, HELD_OUT = 2048, 4096
