@@ -1,5 +1,6 @@
 """The models in the package: made by the command on their card, small, drawing in as few evaluations as promised."""
 
+import importlib.util
 import json
 import shlex
 from importlib.resources import files
@@ -36,6 +37,27 @@ def test_the_command_of_a_card_is_the_training_that_made_it(card: Path) -> None:
     differ = {key for key in made if said.get(key) != made[key] and not key.startswith(free)}
     assert not differ, {key: (made[key], said.get(key)) for key in differ}
     assert 0 <= details["images"] - int(rest[rest.index("--images") + 1]) < made["batch"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "ddpm --flip --objective.no-stratified --optimizer.betas 0.5 0.9 network:unet --network.width 16",
+        "ect --from critters-64 --codec critters-latents --latents.no-draw --size 64",
+        "udpm --from runs/last --objective.odds 1 1 6 --objective.lazy 4",
+    ],
+)
+def test_the_command_that_is_written_is_the_one_that_was_typed(words: str) -> None:
+    place = Path(__file__).parents[1] / "tools" / "ship.py"
+    spec = importlib.util.spec_from_file_location("ship", place)
+    assert spec is not None
+    assert spec.loader is not None
+    ship = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ship)
+    method, *rest = words.split()
+    made = to_dict(parse([method, "--data", "critters", "--out", "runs/x", "--images", "64", *rest]))
+    written = shlex.split(ship.command({"train": made}, 64))
+    assert to_dict(parse(written[2:])) == made
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)

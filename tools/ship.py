@@ -81,7 +81,8 @@ def command(details: Mapping[str, Any], images: int) -> str:
 def _option(name: str, value: object) -> str:
     """One option as it is typed."""
     if isinstance(value, bool):
-        return f"--{name}" if value else f"--no-{name}"
+        owner, dot, last = name.rpartition(".")
+        return f"--{name}" if value else f"--{owner}{dot}no-{last}"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"--{'from' if name == 'origin' else name} {text}"
 

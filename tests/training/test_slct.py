@@ -22,6 +22,7 @@ from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
 from ornstein.parameterizations import Anchored, Consistency
 from ornstein.runs import export, open_run, place
 from ornstein.training import DivergedError, Every, TrainConfig, train
+from ornstein.training.config import LatentOptions
 from ornstein.training.slct import Averages, CMConfig, ConsistencySpec, ECTConfig, ICTConfig, RAdam, SLCTConfig
 from ornstein.training.watch import Guard, Watch
 
@@ -361,6 +362,23 @@ def test_another_autoencoder_of_the_same_shape_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="latents of another autoencoder"):
         train(slct(tmp_path / "none", origin="critters-64", codec=str(tmp_path / "codec"), size=64), quiet=True)
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("options", [LatentOptions(std=1.0), LatentOptions(statistics="channel")])
+def test_latents_of_another_normalisation_are_refused(options, tmp_path):
+    config = slct(tmp_path / "none", origin="critters-64", codec="critters-latents", size=64, latents=options)
+    with pytest.raises(ConfigError, match=r"give --latents\.(std 0\.5|statistics element)"):
+        train(config, quiet=True)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_stopped_run_goes_on_without_the_first_codec(tmp_path):
+    codec, few = tmp_path / "codec", {"data": "critters:2", "size": 64, "batch": 2}
+    shutil.copytree(place("critters-latents"), codec)
+    config = slct(tmp_path / "run", origin="critters-64", codec=str(codec), images=2, curriculum=4, **few)
+    train(config, quiet=True)
+    shutil.rmtree(codec)
+    assert train(replace(config, images=4), quiet=True).resumed_at == 2
 
 
 def test_other_networks_and_paths(tmp_path):

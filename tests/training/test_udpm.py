@@ -253,8 +253,11 @@ def test_a_run_begins_with_the_weights_and_the_discriminator_of_another(trained,
     with pytest.raises(ConfigError, match=r"another model, with path\.alphas"):
         path = PyramidPath(alphas=(0.4, 0.2, 0.001))
         train(config(tmp_path / "other", origin=str(start), path=path), quiet=True)
-    with pytest.raises(ConfigError, match="another model"):
+    with pytest.raises(ConfigError, match="--from critters-64 is no run of train udpm"):
         train(config(tmp_path / "other", origin="critters-64"), quiet=True)
+    with pytest.raises(CheckpointError, match="give the --discriminator options"):
+        wider = DiscriminatorConfig(width=16, dropout=0.2)
+        train(config(tmp_path / "other", origin=str(start), discriminator=wider), quiet=True)
     with pytest.raises(CheckpointError):
         train(config(tmp_path / "other", origin=str(tmp_path / "nowhere")), quiet=True)
     assert not (tmp_path / "other").exists()

@@ -137,7 +137,8 @@ def sample(args: SampleArgs) -> int:
     if args.json:
         emit_json(result)
     else:
-        say(f"{args.n} images, {evaluations} evaluations each, {pace:.3f} s an image: {args.out / 'grid.png'}")
+        each = f"{evaluations} evaluation{'s' * (evaluations != 1)} each"
+        say(f"{args.n} images, {each}, {pace:.3f} s an image: {args.out / 'grid.png'}")
     return 0
 
 

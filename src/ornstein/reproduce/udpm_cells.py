@@ -48,7 +48,7 @@ SECONDS = 120.0
 LAZY = 4
 LEVELS = (1, 2, 3)
 _ODDS = (1.0, 1.0, 6.0)  # the last level costs little and decides what is seen
-_PENALTY = (0.03, 0.1, 0.1)  # with the published one, four times as strong and more, the last level's variety was lost
+_PENALTY = (0.03, 0.1, 0.1)  # with the published one, 3 to 8 times as strong, the last level's variety was lost
 _ROUNDS = 5
 
 Json = Mapping[str, Any]

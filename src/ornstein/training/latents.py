@@ -26,16 +26,21 @@ def encoded(config: TrainConfig, source: Source, device: torch.device) -> tuple[
     if not config.codec:
         return None, source
     from ..data.latents import latents
-    from ..latents import open_codec
-    from ..latents.files import DOCUMENT
 
-    own = Path(config.out) / CODEC
-    codec = open_codec(own if (own / DOCUMENT).is_file() else config.codec, device=device)
-    options = config.latents
+    codec, options = first_codec(config, device), config.latents
     made, codec = latents(
         source, codec, by=options.statistics, std=options.std, draws=options.draw, device=device, progress=_Told()
     )
     return codec, made
+
+
+def first_codec(config: TrainConfig, device: str | torch.device = "cpu") -> Codec:
+    """The codec of a configuration before it has seen the data: that of the run's own folder, if it has begun."""
+    from ..latents import open_codec
+    from ..latents.files import DOCUMENT
+
+    own = Path(config.out) / CODEC
+    return open_codec(own if (own / DOCUMENT).is_file() else config.codec, device=device)
 
 
 def keep_codec(out: Path, codec: Codec | None) -> None:

@@ -248,7 +248,8 @@ class SLCTConfig(TrainConfig):
 
     def _require_shape(self, run: Run, shape: tuple[int, int, int]) -> None:
         """`ConfigError` for data of another shape than the samples of ``origin``, and for latents of another codec."""
-        from ..latents import KLCodec, open_codec
+        from ..latents import KLCodec
+        from .latents import first_codec
 
         if (run.codec is None) != (not self.codec):
             hint = "leave --codec out" if run.codec is None else "give the --codec that it was trained with"
@@ -261,11 +262,19 @@ class SLCTConfig(TrainConfig):
         if run.spec.shape != shape:
             side = run.picture[-1]
             raise ConfigError(f"--from {self.origin} makes images of {side} pixels: give --size {side}")
-        if isinstance(run.codec, KLCodec) and run.codec.weights != getattr(open_codec(self.codec), "weights", ""):
+        if isinstance(run.codec, KLCodec) and run.codec.weights != getattr(first_codec(self), "weights", ""):
             raise ConfigError(
                 f"--from {self.origin} makes latents of another autoencoder than --codec {self.codec}: "
                 "give the --codec that it was trained with"
             )
+        theirs = run.details["train"].get("latents", {}) if self.codec else {}
+        for name in ("statistics", "std"):
+            ours = getattr(self.latents, name)
+            if theirs.get(name, ours) != ours:
+                raise ConfigError(
+                    f"--from {self.origin} makes latents with --latents.{name} {theirs[name]}, and here it is {ours}: "
+                    f"give --latents.{name} {theirs[name]}"
+                )
 
     def prepare(self, model: Conditioned) -> None:
         """The average weights of the run in ``origin``, if there is one."""

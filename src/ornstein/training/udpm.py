@@ -9,7 +9,7 @@ import torch
 import tyro
 
 from ..denoisers import Denoiser
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..networks import DiTConfig, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
@@ -140,7 +140,10 @@ class UDPMConfig(TrainConfig):
         """`ConfigError` naming what another model differs in."""
         from ..runs import open_own
 
-        ours, given = (flat(to_dict(one)) for one in (spec, open_own(self.origin).spec))
+        theirs = open_own(self.origin).spec
+        if not isinstance(theirs, UDPMSpec):
+            raise ConfigError(f"--from {self.origin} is no run of train udpm: give the folder of one")
+        ours, given = (flat(to_dict(one)) for one in (spec, theirs))
         for key in sorted({*ours, *given}):
             if ours.get(key) != given.get(key):
                 raise ConfigError(
@@ -164,7 +167,12 @@ class UDPMConfig(TrainConfig):
 
             weights = open_own(self.origin).weights.with_name("rival.safetensors")
             if weights.is_file():
-                checkpoint.fill(objective.rival, checkpoint.read_tensors(weights), weights)
+                try:
+                    checkpoint.fill(objective.rival, checkpoint.read_tensors(weights), weights)
+                except CheckpointError as error:
+                    raise CheckpointError(
+                        f"--from {self.origin}: {error}: give the --discriminator options that it was trained with"
+                    ) from None
         return objective
 
     def rivalry(self) -> Optimizer:
