@@ -49,8 +49,9 @@ def main() -> None:
 
     wanted = {"n": args.n, "seed": args.seed, "n_data": TRAINED}
     document: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
-    if any(document.get(key) != value for key, value in wanted.items()):
-        document = {**wanted, "cells": []}
+    if document and any(document.get(key) != value for key, value in wanted.items()):
+        parser.error(f"{args.out} holds cells of other settings: name another --out")
+    document = document or {**wanted, "cells": []}
     document |= {"command": f"python benchmarks/few.py --n {args.n} --seed {args.seed}", "machine": machine()}
     measure = Cells(document, args.out, args.n)
     for name, sampler, evaluations in MODELS:
