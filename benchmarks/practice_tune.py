@@ -42,6 +42,9 @@ KINDS: tuple[tuple[int, int, int, float, float, int | None, tuple[float, float],
 NEGLIGIBLE = 3e-4  # added to the errors on points, which vanish exponentially
 # Where the search begins, from wider searches with other seeds: corrector, (first, last, centre, width, scale, offset).
 BEGIN: dict[int, tuple[bool, tuple[float, ...]]] = {
+    2: (False, (4.16, 0.156, -0.262, 3.42, 1.84, 0.76)),
+    3: (False, (2.0, 0.2, 0.5, 2.0, 2.7, 0.6)),
+    4: (False, (4.0, 0.12, 0.3, 2.3, 2.5, 0.7)),
     5: (False, (5.5, 0.046, 0.86, 2.75, 1.26, 0.25)),
     8: (False, (17.5, 0.025, 0.2, 2.75, 2.08, 0.08)),
     10: (False, (15.0, 0.021, -0.1, 3.8, 2.7, 0.07)),

@@ -16,9 +16,9 @@ import ornstein as orn
 from ornstein import grids
 from ornstein.cli.main import main
 from ornstein.errors import ConfigError, OrnsteinError, UsageError
-from ornstein.lab.targets import M1
+from ornstein.lab.targets import M1, M2, MixtureTarget
 from ornstein.paths import VE, VP, Flow, Path, PyramidPath, ShiftedPath
-from ornstein.samplers import DDIM, Ancestral, auto, plan, sampler
+from ornstein.samplers import DDIM, Ancestral, Sampler, auto, plan, sampler, steps_for
 
 BENCHMARKS = FilePath(__file__).parents[2] / "benchmarks"
 PATHS: dict[str, Path] = {
@@ -81,8 +81,24 @@ def test_the_error_falls_from_count_to_count() -> None:
         return orn.run(orn.solve(rule, path, x, grid(path), quiet), target.denoiser(path))
 
     exact = ended(600)
-    errors = [float((ended(count) - exact).abs().mean()) for count in (3, 5, 7, 9, 12, 16, 25, 40, 75, 150)]
+    errors = [float((ended(count) - exact).abs().mean()) for count in (1, 2, 3, 4, 5, 7, 9, 12, 16, 25, 40, 75, 150)]
     assert all(after < before for before, after in itertools.pairwise(errors))
+
+
+@pytest.mark.parametrize("name", PATHS)
+@pytest.mark.parametrize("target", [M1(), M2()], ids=["M1", "M2"])
+def test_one_to_four_evaluations_are_nearer_than_those_of_ddim(name: str, target: MixtureTarget) -> None:
+    path, quiet = PATHS[name], orn.Noise.of(0, range(200), dtype=torch.float64)
+    x = path.std(path.span[1]) * quiet.white("x", (target.dim,))
+
+    def ended(rule: Sampler, grid: grids.Grid) -> torch.Tensor:
+        return orn.run(orn.solve(rule, path, x, grid(path), quiet), target.denoiser(path))
+
+    exact = ended(*auto(path, 100))
+    for count in (1, 2, 3, 4):
+        rule = DDIM()
+        ours, theirs = ended(*auto(path, count)), ended(rule, steps_for(rule, path, count))
+        assert (ours - exact).norm(dim=-1).mean() < (theirs - exact).norm(dim=-1).mean(), count
 
 
 def test_paths_without_alpha_and_sigma_get_what_works() -> None:
