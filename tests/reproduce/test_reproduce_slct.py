@@ -104,7 +104,7 @@ def test_every_arm_gets_the_same_computing(world):
         assert abs(spent - 8000 * cost["ict"]) <= world.batch * cost[arm]
 
 
-@pytest.mark.parametrize(("steps", "end"), [(1, 20), (1799, 20), (1800, 40), (2500, 80), (10**6, 640)])
+@pytest.mark.parametrize(("steps", "end"), [(1, 20), (749, 20), (750, 40), (1000, 80), (10**6, 640)])
 def test_the_curriculum_fits_the_steps(steps, end):
     assert slct.finest(steps) == end
 
