@@ -31,8 +31,8 @@ from report import machine
 MODELS = (
     ("critters-ect", None, (1, 2)),
     ("critters-64", "auto", (1, 2, 3, 5, 10, 20)),
-    ("critters", "auto", (3, 5, 10)),
     ("critters-udpm", None, (3,)),
+    ("critters", "auto", (3, 5, 10)),
 )
 TRAINED, HELD_OUT = 2048, 4096
 """Training pictures that are compared with, and the first one that no model has seen."""
@@ -93,6 +93,10 @@ class Cells:
         seconds = (time.process_time() - began) / self.n
         report = compare(statistics(images, self.network), self.trained[size]).as_dict()
         self.document["cells"].append({**key, **report, "seconds_per_image": round(seconds, 4)})
+        names = [name for name, _, _ in MODELS]
+        self.document["cells"].sort(
+            key=lambda cell: (names.index(cell["model"]) if cell["model"] in names else len(names), cell["evaluations"])
+        )
         write_text(self.out, json.dumps(self.document, indent=1) + "\n")
         print(f"{key['model']}, {key['evaluations']} evaluations: FD-lite0 {report['FD-lite0']:.1f}", flush=True)
 

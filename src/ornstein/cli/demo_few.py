@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SHOWN = (
     ("critters-ect", None, (1, 2)),
     ("critters-64", "auto", (1, 2, 3, 10)),
+    ("critters-udpm", None, (3,)),
+    ("critters", "auto", (3, 10)),
 )
 """Shipped models, how they are sampled, and in how many evaluations: after each model made for few, one that is not."""
 SIDE = 64
@@ -75,7 +77,8 @@ def section(args: DemoArgs, shown: Sequence[Few]) -> Section:
     return Section(
         title="One, two and three evaluations",
         text="critters-ect is a consistency model that was tuned from the diffusion model below it, critters-64, in "
-        "the latents of a small autoencoder. Seconds include decoding.",
+        "the latents of a small autoencoder. critters-udpm doubles the side of a picture with each of three "
+        "evaluations, up to 32 pixels; below it critters, a diffusion model of 64 pixels. Seconds include decoding.",
         table=Table(head=["model", "evaluations", "seconds an image", "pictures"], rows=rows),
         command="\n".join(one.command for one in shown),
     )
