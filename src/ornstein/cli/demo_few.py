@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 SHOWN = (
     ("critters-ect", None, (1, 2)),
     ("critters-64", "auto", (1, 2, 3, 10)),
+    ("critters-udpm", None, (3,)),
+    ("critters", "auto", (3, 10)),
 )
 """Shipped models, how they are sampled, and in how many evaluations: after each model made for few, one that is not."""
 SIDE = 64
