@@ -333,6 +333,23 @@ def test_a_diffusion_model_is_tuned(path, predicts, tmp_path):
         assert open_run(tmp_path / "slct").spec == new.spec
 
 
+def test_tuning_nothing_is_said(tmp_path, capsys):
+    small = [
+        "--network.width",
+        "8",
+        "--network.multipliers",
+        "1",
+        "--network.attention",
+        "0",
+        "--network.head-width",
+        "8",
+    ]
+    words = ["--data", "critters:8", "--size", "16", "--images", "8", "--batch", "8", "--workers", "0", *small]
+    for method, told in (("ect", True), ("ict", False)):
+        assert main(["train", method, *words, "--out", str(tmp_path / method)]) == 0
+        assert ("--from RUN" in capsys.readouterr().err) == told
+
+
 def test_what_cannot_be_is_refused(run, tmp_path):
     out = tmp_path / "none"
     with pytest.raises(ConfigError, match="fp16 cannot hold"):

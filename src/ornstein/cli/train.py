@@ -39,7 +39,10 @@ def train(config: Any) -> int:
     """Train, or go on with a run that was stopped."""
     from ..training import DivergedError
     from ..training import train as run_training
+    from ..training.slct import ECTConfig
 
+    if isinstance(config, ECTConfig) and not config.origin:
+        note("ect without --from begins with a random network: --from RUN tunes a diffusion model, as the method does")
     try:
         summary = run_training(config)
     except DivergedError as error:
