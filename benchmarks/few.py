@@ -5,7 +5,8 @@
 Every cell is kept in OUT as soon as it is measured; the same command goes on where it was stopped. The features are
 EfficientNet-lite0's, so the numbers are FD-lite0 and KID-lite0, not FID, and models of other sizes have other floors.
 A floor compares N pictures the models have not seen with the training pictures; "decoded" ones went through the
-autoencoder first. Ends with the table of docs/reference/models.md.
+autoencoder first. Coverage is the part of the training pictures that have one of the N nearer than their own fifth
+neighbour. Ends with the table of docs/reference/models.md.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from ornstein.cli.output import write_text
 from ornstein.data import open_source, to_uint8
 from ornstein.latents import open_codec
-from ornstein.metrics import Statistics, compare, features, statistics
+from ornstein.metrics import Statistics, compare, features, manifold, statistics
 from ornstein.runs import open_run
 from ornstein.sampling import sample
 from report import machine
@@ -91,7 +92,9 @@ class Cells:
         began = time.process_time()
         images = make()
         seconds = (time.process_time() - began) / self.n
-        report = compare(statistics(images, self.network), self.trained[size]).as_dict()
+        ours, theirs = statistics(images, self.network), self.trained[size]
+        near = manifold(*(side.sample.rows(side.moments.width) for side in (ours, theirs)))
+        report = {**compare(ours, theirs).as_dict(), "coverage-lite0": near.coverage}
         self.document["cells"].append({**key, **report, "seconds_per_image": round(seconds, 4)})
         names = [name for name, _, _ in MODELS]
         self.document["cells"].sort(
@@ -117,12 +120,12 @@ def decoded(n: int) -> Tensor:
 
 def table(cells: list[dict[str, Any]]) -> str:
     """Markdown, a row a cell."""
-    head = ("model", "sampler", "evaluations", "pixels", "FD-lite0", "KID-lite0", "s an image")
+    head = ("model", "sampler", "evaluations", "pixels", "FD-lite0", "KID-lite0", "coverage", "s an image")
     rows = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for cell in cells:
         drawn = cell["evaluations"]
         seconds = f"{cell['seconds_per_image']:.3f}" if drawn else "–"
-        distances = f"{cell['FD-lite0']:.0f} | {cell['KID-lite0']:.4f}"
+        distances = f"{cell['FD-lite0']:.0f} | {cell['KID-lite0']:.4f} | {cell['coverage-lite0']:.3f}"
         words = (cell["model"], cell["sampler"] or "–", drawn or "–", cell["size"], distances, seconds)
         rows.append(f"| {' | '.join(map(str, words))} |")
     return "\n".join(rows)

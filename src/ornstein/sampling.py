@@ -19,6 +19,7 @@ from .estimates import Estimate
 from .grids import GridLike, times_of
 from .guidance.boost import Boosted
 from .interpolation import Latents
+from .paths import PyramidPath
 from .paths.base import Cond, Path
 from .randomness import Noise, NoiseSource
 from .samplers import DDIM, Event, Sampler, auto, default_for, run, solve, steps_for
@@ -42,6 +43,19 @@ class Request:
     dtype: torch.dtype
 
 
+def usual_steps(path: Path, steps: int | None) -> int:
+    """The number of steps that was asked for, or 20; on a pyramid one a level.
+
+    Raises:
+        GridError: a pyramid and another number.
+    """
+    if not isinstance(path, PyramidPath):
+        return 20 if steps is None else steps
+    if steps not in {None, path.levels}:
+        raise GridError(f"a pyramid takes one step a level, {path.levels} here, got {steps}: leave the number out")
+    return path.levels
+
+
 def resolve(
     model: DenoiserLike,
     sampler: str | Sampler | None,
@@ -55,6 +69,7 @@ def resolve(
 
     Raises:
         UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
+        GridError: steps that the path does not have (see `usual_steps`).
     """
     event = tuple(shape) if shape is not None else getattr(model, "shape", None)
     if event is None:
@@ -81,7 +96,7 @@ def resolve(
         rule, times = sampler_named(sampler), times_of(own(steps), model.path)
     else:
         rule = sampler_named(sampler)
-        times = times_of(grids.default(model.path, 20 if steps is None else steps), model.path)
+        times = times_of(grids.default(model.path, usual_steps(model.path, steps)), model.path)
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
     device = getattr(model, "device", torch.device("cpu"))

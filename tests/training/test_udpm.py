@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 import ornstein as orn
 from ornstein.cli.main import main
 from ornstein.data.decode import decode_file
-from ornstein.errors import CheckpointError, ConfigError
+from ornstein.errors import CheckpointError, ConfigError, GridError
 from ornstein.networks import UNetConfig
 from ornstein.networks.discriminator import DiscriminatorConfig
 from ornstein.objectives.pyramid import PyramidLoss
@@ -217,6 +217,7 @@ def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
         (("--vary", "1", "--keep", "2"), "keep must lie"),
         (("--interpolate", "1", "2", "--n", "1"), "at least 2 frames"),
         (("--vary", "1", "--recur", "2"), "leave --recur out"),
+        (("--steps", "5"), "one step a level, 3 here, got 5"),
     ):
         status, _, said = command(capsys, *words, *wrong, "--out", str(tmp_path / "no"))
         assert status == 2, said
@@ -229,6 +230,12 @@ def test_a_run_is_evaluated_by_its_own_sampler(trained, capsys):
     assert main(words) == 0, capsys.readouterr().err
     found = json.loads(capsys.readouterr().out)
     assert (found["sampler"], found["steps"]) == ("ancestral", 3)
+    assert main([*words, "--steps", "4"]) == 2
+    assert "one step a level" in capsys.readouterr().err
+    model = open_run(trained).denoiser
+    assert torch.equal(orn.sample(model, 2, steps=3), orn.sample(model, 2))
+    with pytest.raises(GridError, match="got 5"):
+        orn.sample(model, 2, steps=5)
 
 
 def test_a_run_begins_with_the_weights_and_the_discriminator_of_another(trained, tmp_path):

@@ -162,14 +162,11 @@ def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
 def _steps(args: EvalArgs, run: Any) -> int:
     """--steps, or what is usual: 20, or the evaluations that the model's own grid or its levels have."""
     from ..denoisers import grid_of
-    from ..paths import PyramidPath
-
-    if isinstance(run.denoiser.path, PyramidPath):
-        return run.denoiser.path.levels
+    from ..sampling import usual_steps
 
     own = grid_of(run.denoiser)
     if args.steps is not None or own is None:
-        return 20 if args.steps is None else args.steps
+        return usual_steps(run.denoiser.path, args.steps)
     times = own(None)(run.denoiser.path)
     return sum(s < t for t, s in itertools.pairwise(times))
 

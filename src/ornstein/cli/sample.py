@@ -256,7 +256,7 @@ def _shared(args: SampleArgs) -> int | None:
 
 
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
-    from .. import grids
+    from .. import grids, sampling
     from ..denoisers import grid_of
     from ..samplers import default_for, steps_for
     from ..samplers import sampler as sampler_named
@@ -281,7 +281,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     if own is not None and args.grid == "default" and args.steps is None:
         return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)
-    return family(20 if args.steps is None else args.steps)
+    return family(sampling.usual_steps(model.path, args.steps))
 
 
 def _condition(run: Run | Piped, args: SampleArgs) -> dict[str, Tensor] | None:

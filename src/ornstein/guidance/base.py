@@ -39,7 +39,7 @@ def affine_path(path: Path, who: str) -> AffinePath:
     if not isinstance(path, AffinePath):
         raise PathError(
             f"{who} needs an AffinePath (alpha, sigma) to weigh a gradient of the state, got {type(path).__name__}: "
-            "use Universal with backward steps, which act on the clean sample"
+            "guide a model on another path, or the clean sample, by Universal of strength 0 with backward steps"
         )
     return path
 

@@ -220,7 +220,8 @@ def steps_for(
     if steps == 0:
         least = asked(1)
         raise GridError(
-            f"{type(sampler).__name__} needs at least {least} evaluations here, got {evaluations}: raise it"
+            f"{type(sampler).__name__} needs at least {least} evaluation{'s' * (least > 1)} here, "
+            f"got {evaluations}: raise it"
         )
     return family(path, steps)
 
