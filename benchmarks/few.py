@@ -32,8 +32,10 @@ from report import machine
 MODELS = (
     ("critters-ect", None, (1, 2)),
     ("critters-64", "auto", (1, 2, 3, 5, 10, 20)),
+    ("critters-64", "ddim", (2, 3, 5)),
     ("critters-udpm", None, (3,)),
     ("critters", "auto", (3, 5, 10)),
+    ("critters", "ddim", (3, 5)),
 )
 TRAINED, HELD_OUT = 2048, 4096
 """Training pictures that are compared with, and the first one that no model has seen."""
@@ -97,9 +99,12 @@ class Cells:
         report = {**compare(ours, theirs).as_dict(), "coverage-lite0": near.coverage}
         self.document["cells"].append({**key, **report, "seconds_per_image": round(seconds, 4)})
         names = [name for name, _, _ in MODELS]
-        self.document["cells"].sort(
-            key=lambda cell: (names.index(cell["model"]) if cell["model"] in names else len(names), cell["evaluations"])
-        )
+
+        def place(cell: dict[str, Any]) -> tuple[int, str, int]:
+            model = cell["model"]
+            return names.index(model) if model in names else len(names), cell["sampler"], cell["evaluations"]
+
+        self.document["cells"].sort(key=place)
         write_text(self.out, json.dumps(self.document, indent=1) + "\n")
         print(f"{key['model']}, {key['evaluations']} evaluations: FD-lite0 {report['FD-lite0']:.1f}", flush=True)
 

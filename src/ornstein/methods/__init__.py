@@ -45,9 +45,9 @@ METHODS: tuple[Method, ...] = (
         title="UDPM: Upsampling Diffusion Probabilistic Models",
         arxiv="2305.16269",
         what="the state halves its resolution with every level: images in three cheap evaluations",
-        state="parts",
+        state="ready",
         here="training with perceptual and adversarial losses, three evaluations, interpolation, any kernel, a reader "
-        "for the authors' checkpoints; its claims are not measured yet",
+        "for the authors' checkpoints; claims measured by `ornstein reproduce udpm`",
         command="ornstein train udpm --data critters --size 32 --out runs/udpm",
     ),
     Method(
