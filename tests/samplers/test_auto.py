@@ -59,6 +59,27 @@ def test_larger_samples_get_higher_levels() -> None:
     assert tuple(event.t for event in events)[:-1] == large[:-1]
 
 
+def test_pictures_in_few_evaluations_are_left_to_ddim() -> None:
+    path = VP.cosine()
+    for count in (1, 2, 3, 4):
+        rule, grid = auto(path, count, 3 * 32 * 32)
+        assert rule == DDIM()
+        assert grid(path) == grids.default(path, count)(path)
+        assert len(plan(rule, path, grid(path))) == count
+        assert auto(path, count, 512)[0] == auto(path, count)[0] != DDIM()
+    assert auto(path, 5, 3 * 32 * 32)[0] == auto(path, 5)[0] != DDIM()
+
+
+@pytest.mark.parametrize("name", ["critters", "critters-64"])
+def test_few_evaluations_of_a_trained_network_are_as_near_as_those_of_ddim(name: str) -> None:
+    """To the ODE solved finely, of a model in pixels and one in latents."""
+    model = orn.load(name)
+    exact = orn.sample(model, 8, sampler="unipc", evaluations=30, seed=0)
+    for count in (2, 3, 4):
+        ours, theirs = (orn.sample(model, 8, sampler=rule, evaluations=count, seed=0) for rule in ("auto", "ddim"))
+        assert (ours - exact).square().mean() < 1.02 * (theirs - exact).square().mean(), count
+
+
 def test_many_evaluations_fill_the_path() -> None:
     """The grid goes on to refine everywhere, so that the order of the sampler shows."""
     path = VP()

@@ -2,8 +2,8 @@
 
 On affine paths `AngleAdams` on `ornstein.grids.tangent`, with numbers that were tuned at ten counts on random
 mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's targets is among them) and are
-interpolated in between. Where the path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that
-changes shape.
+interpolated in between. Pictures in fewer than five evaluations are left to `DDIM` in equal steps of log-SNR. Where the
+path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that changes shape.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from .. import grids
 from ..errors import UsageError
 from ..grids import Grid
+from ..paths import VP
 from ..paths.base import AffinePath, LocationPath, Path
 from .ancestral import Ancestral
 from .angle import AngleAdams
@@ -52,6 +53,8 @@ _CORRECTED = (
     _Tuned(50, 48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
 )
 _ROUGH = 18  # evaluations from which a corrector loses on a trained network
+_EXTRAPOLATED = 5  # evaluations from which extrapolation helps in pixels, too
+_LARGE = 1024  # numbers in a sample above which fewer than five evaluations do not extrapolate
 _SMALL = 64  # numbers in a sample; what `auto` does above it was found on one network for pictures
 
 
@@ -61,7 +64,8 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     ``size`` is how many numbers a clean sample has; `ornstein.sample` passes its own. Pictures lie further apart than
     points of few dimensions and are nearly flat, so that more is decided under strong noise and under weak noise: above
     64 numbers the grid widens, and from 18 evaluations on the rule extrapolates without a corrector, which follows a
-    trained network's roughness.
+    trained network's roughness. Above 1024 numbers, on variance-preserving paths and below five evaluations, it is
+    DDIM: what an extrapolation over such steps gets wrong stays in the picture as noise.
 
     It is a pure function of the three. The grid costs exactly ``evaluations`` on affine paths and at most as many
     elsewhere.
@@ -79,6 +83,8 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     if not isinstance(path, AffinePath):
         rule = DDIM() if isinstance(path, LocationPath) else Ancestral()
         return rule, steps_for(rule, path, evaluations)
+    if size > _LARGE and evaluations < _EXTRAPOLATED and isinstance(path, VP):
+        return DDIM(), grids.default(path, evaluations)
     at = _between(evaluations)
     large = _enlarged(at, math.log(max(size / _SMALL, 1.0)))
     grid = grids.tangent(evaluations, first=large.first, last=large.last, centre=large.centre, width=large.width)
