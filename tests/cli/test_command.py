@@ -92,6 +92,23 @@ def test_bad_input_costs_one_line(
     assert not (tmp_path / "out").exists(), "bad input must leave nothing half-written"
 
 
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("--interpolate", "3"), "--interpolate: give None or INT INT, not '3'"),
+        (("--interpolate", "3", "4", "5"), "--interpolate: give None or INT INT, not '3', '4', '5'"),
+        (("--vary", "x"), "--vary: give None or INT, not 'x'"),
+        (("--n", "many"), "--n: give INT, not 'many'"),
+        (("--keep", "all"), "--keep: give FLOAT, not 'all'"),
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_told_the_kind(
+    capsys: pytest.CaptureFixture[str], args: tuple[str, ...], told: str
+) -> None:
+    status, out, err = call(capsys, "sample", "critters", *args)
+    assert (status, out, err) == (2, "", f"ornstein: {told} (see ornstein sample --help)\n")
+
+
 def test_methods_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, _ = call(capsys, "methods", "--json")
     methods = json.loads(out)

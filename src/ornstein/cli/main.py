@@ -133,8 +133,19 @@ def _one_line(box: str, prog: str) -> str:
     # "Perhaps you meant: --flag TYPE its help …" becomes the flag alone.
     text = re.sub(r"\.?\s*Perhaps you meant: (--[\w.-]+).*", r": did you mean \1?", text)
     text = re.sub(r"\s*in ornstein [\w -]* --help", "", text)
+    text = re.sub(r"\[/?bold\]", "", text)
+    # "no type matching {None}|{INT INT} could be instantiated from ['3']. Got errors …" becomes the values that fit.
+    text = re.sub(r"^Error parsing (--[\w.-]+): ", r"\1: ", text)
+    text = re.sub(r": no type matching (.*?) could be instantiated from \[(.*?)\]\..*", _unfit, text)
+    text = re.sub(r": invalid literal for int\(\) with base 10: ", ": give INT, not ", text)
+    text = re.sub(r": could not convert string to float: ", ": give FLOAT, not ", text)
     text = " ".join(text.split()).rstrip(".")
     return f"{text} (see {prog} --help)"
+
+
+def _unfit(found: re.Match[str]) -> str:
+    kinds = found[1].replace("{", "").replace("}", "").replace("|", " or ")
+    return f": give {kinds}, not {found[2] or 'nothing'}"
 
 
 def _say(text: str) -> None:
