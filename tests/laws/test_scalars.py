@@ -62,8 +62,10 @@ def test_the_largest_exponents_that_are_finite() -> None:
 
 @pytest.mark.parametrize(
     ("x", "y", "wanted"),
-    [(3.0, 2.0, 1.5), (3.0, -4.0, -0.75), (3.0, 0.0, INF), (-3.0, 0.0, -INF), (3.0, -0.0, -INF), (0.0, 0.0, NAN)]
-    + [(-3.0, -0.0, INF), (0.0, 2.0, 0.0), (INF, 2.0, INF)],
+    [
+        *((3.0, 2.0, 1.5), (3.0, -4.0, -0.75), (3.0, 0.0, INF), (-3.0, 0.0, -INF), (3.0, -0.0, -INF), (0.0, 0.0, NAN)),
+        *((-3.0, -0.0, INF), (0.0, 2.0, 0.0), (INF, 2.0, INF)),
+    ],
 )
 def test_division_answers_at_zero_as_a_tensor_does(x: float, y: float, wanted: float) -> None:
     one, two = torch.tensor([x], dtype=torch.float64), torch.tensor([y], dtype=torch.float64)
