@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 CARD = "ema.safetensors"
 SETTLED = "sampling.json"
 CODEC = "codec"
-_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,13 +115,13 @@ class Run:
 
 def shipped() -> tuple[str, ...]:
     """Names of the models that come with the library."""
-    return tuple(sorted(card.parent.name for card in _WEIGHTS.glob(f"*/{CARD}")))
+    return tuple(sorted(card.parent.name for card in WEIGHTS.glob(f"*/{CARD}")))
 
 
 def place(where: str | Path) -> Path:
     """A folder of that name, or else the shipped model of that name."""
     folder = Path(where)
-    return folder if folder.exists() or str(where) not in shipped() else _WEIGHTS / str(where)
+    return folder if folder.exists() or str(where) not in shipped() else WEIGHTS / str(where)
 
 
 def is_run(where: str | Path) -> bool:

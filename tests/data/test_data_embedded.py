@@ -198,7 +198,7 @@ def test_an_unwritable_cache_costs_only_time(tmp_path: Path, monkeypatch: pytest
 
 def test_several_processes_draw_the_same(fresh: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = np.array(cache_module.pictures({"what": "alone"}, 40, 8, _draw).array)
-    monkeypatch.setattr(cache_module, "_PARALLEL_FROM", 8)
+    monkeypatch.setattr(cache_module, "PARALLEL_FROM", 8)
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     seen: list[tuple[int, int]] = []
     together = cache_module.pictures({"what": "together"}, 40, 8, _draw, lambda done, total: seen.append((done, total)))

@@ -92,7 +92,7 @@ def test_pictures_are_encoded_once(autoencoder):
 
 
 def test_encoding_goes_on_where_it_was_interrupted(autoencoder, monkeypatch, tmp_path):
-    monkeypatch.setattr(cached, "_SHARD", 6)
+    monkeypatch.setattr(cached, "SHARD", 6)
     codec = open_codec(autoencoder)
 
     class Failing(Pictures):

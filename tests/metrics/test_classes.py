@@ -102,7 +102,7 @@ def test_refusals():
 def test_sums_that_would_overflow_are_refused(monkeypatch):
     from ornstein.metrics import classes
 
-    monkeypatch.setattr(classes, "_MOST", 3)
+    monkeypatch.setattr(classes, "MOST", 3)
     a, b = ClassScore(splits=2), ClassScore(splits=2)
     a.update(range(6), logits(6))
     b.update(range(6, 12), logits(6))

@@ -34,7 +34,7 @@ def test_blocks_leave_no_trace(monkeypatch):
     ball_x, ball_y = nearest(x, x, 2, same=True)[0][:, 1], nearest(y, y, 3, same=True)[0].T
     met = meet(x, y, k=4, around_x=ball_x, around_y=ball_y)
     for tile in (1, 7, 16, 60):
-        monkeypatch.setattr(vectors, "_TILE", tile)
+        monkeypatch.setattr(vectors, "TILE", tile)
         for a, b in zip(whole, (nearest(x, y, 6), nearest(y, y, 6, same=True)), strict=True):
             assert np.array_equal(a[0], b[0])
             assert np.array_equal(a[1], b[1])

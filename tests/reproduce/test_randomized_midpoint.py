@@ -129,7 +129,7 @@ def test_the_reproduction_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         (randomized_midpoint, "DIMS", (8, 16, 32)),
     ):
         monkeypatch.setattr(module, name, value)
-    monkeypatch.setattr(midpoint_cells, "_POINTS", 100)
+    monkeypatch.setattr(midpoint_cells, "POINTS", 100)
     found = randomized_midpoint.EXPERIMENT.run(Cells(None), Budget(0.2))
     assert len(found.findings) == 12
     assert sum(f.verdict == "not testable here" for f in found.findings) == 1

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import math
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from ornstein.reproduce import slct_cells as made
 from ornstein.reproduce import slct_outliers as outliers
 from ornstein.reproduce.cas_dm_cells import Pixels
 from ornstein.reproduce.slct_verdicts import at, best, judged
-from ornstein.training import DivergedError, loop
+from ornstein.training import DivergedError, train
 from ornstein.training.codec import to_dict
 from ornstein.training.config import Every
 
@@ -264,17 +265,15 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
     often = Every(log=16, checkpoint=16, seconds=0, samples=0)
     monkeypatch.setattr(made, "configuration", lambda *given: replace(plain(*given), every=often))
     whole = made.trained(**rows, files=_folder(tmp_path / "whole"))
-    step = loop._step
 
-    def killed(session, batch):
-        if session.step == 4:
+    def killed(session):
+        if session.step == 5:
             raise RuntimeError("killed")
-        step(session, batch)
 
-    monkeypatch.setattr(loop, "_step", killed)
-    with pytest.raises(RuntimeError, match="killed"):
-        made.trained(**rows, files=_folder(tmp_path / "parts"))
-    monkeypatch.setattr(loop, "_step", step)
+    with monkeypatch.context() as patched:
+        patched.setattr("ornstein.training.train", partial(train, after_step=killed))
+        with pytest.raises(RuntimeError, match="killed"):
+            made.trained(**rows, files=_folder(tmp_path / "parts"))
     again = made.trained(**rows, files=tmp_path / "parts")
     assert {**again, "seconds": 0.0} == {**whole, "seconds": 0.0}
     assert set(again["at"]) == {"1", "2", "searched"}
@@ -288,7 +287,7 @@ def test_a_diverged_training_is_a_cell(world, tmp_path, monkeypatch):
     def diverging(config, quiet):
         raise DivergedError(f"the last good checkpoint is {config.out}/checkpoints/8")
 
-    monkeypatch.setattr(loop, "train", diverging)
+    monkeypatch.setattr("ornstein.training.train", diverging)
     cell = made.trained(arm="ict", seed=0, images=48, world=asdict(world), files=_folder(tmp_path / "f"))
     assert cell["diverged"] == "the last good checkpoint is the run/checkpoints/8"
     assert cell["at"] == {}

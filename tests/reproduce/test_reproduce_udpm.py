@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,8 +20,7 @@ from ornstein.paths import PyramidPath
 from ornstein.reproduce import Budget, Cells, Record, udpm
 from ornstein.reproduce import udpm_cells as measure
 from ornstein.reproduce import udpm_verdicts as verdicts
-from ornstein.training import DivergedError, TrainConfig
-from ornstein.training import loop as training_loop
+from ornstein.training import DivergedError, TrainConfig, train
 from ornstein.training.udpm import UDPMConfig
 
 SIZE, WIDTH = 32, 8
@@ -256,24 +256,19 @@ def test_a_killed_cell_ends_with_the_same_numbers(cheap, tmp_path, monkeypatch):
     monkeypatch.setattr(measure, "SECONDS", 1e-6)  # a checkpoint at every step
     arm = measure.PLAIN
     whole = Cells(tmp_path / "whole")(measure.trained, arm=arm, **TINY)
-    step, count = training_loop._step, [0]
+    steps = []
 
-    def dying(session, batch):
-        count[0] += 1
-        if count[0] == 4:
+    def interrupted(session):
+        steps.append(session.step)
+        if len(steps) == 4:  # after three checkpoints, before the fourth
             raise KeyboardInterrupt
-        step(session, batch)
 
-    monkeypatch.setattr(training_loop, "_step", dying)
+    monkeypatch.setattr("ornstein.training.train", partial(train, after_step=interrupted))
     with pytest.raises(KeyboardInterrupt):
         Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
-    monkeypatch.undo()
-    monkeypatch.setattr(measure, "SECONDS", 1e-6)
-    monkeypatch.setattr(measure, "operations", lambda arm, size, width: COUNTED[arm])
-    steps = []
-    monkeypatch.setattr(training_loop, "_step", lambda session, batch: (steps.append(1), step(session, batch)))
     again = Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
-    assert len(steps) == 64 * 4 // measure.BATCH - 3  # four times the images, three steps were done
+    # Four times the images; the fourth step is taken again.
+    assert steps == [1, 2, 3, 4, *range(4, 64 * 4 // measure.BATCH + 1)]
     assert told(again) == told(whole)
     pictures = {path.name for path in (tmp_path / "whole" / "files").glob("*.png")}
     assert len(pictures) == 3

@@ -224,7 +224,7 @@ WORDS = ["--against", "critters:16", "--n", "8", "--candidates", "0.3", "1.0", "
 
 def test_the_command_searches_and_samples(run, tmp_path, capsys, monkeypatch):
     """With a distance that is quick: how near the first level is to one."""
-    monkeypatch.setattr(middle, "_scored", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
+    monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
     card = export(open_run(run), tmp_path / "card")
     assert main(["middle", str(card), *WORDS, "--dry"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -274,9 +274,9 @@ def test_the_search_refuses_what_cannot_be(run, words, message, capsys):
 
 
 def test_the_search_leaves_the_library_as_it_is(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(middle, "_scored", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
+    monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
     card = export(open_run(run), tmp_path / "weights" / "shipped-one")
-    monkeypatch.setattr("ornstein.runs._WEIGHTS", card.parent)
+    monkeypatch.setattr("ornstein.runs.WEIGHTS", card.parent)
     assert main(["middle", "shipped-one", *WORDS]) == 2
     assert "comes with the library" in capsys.readouterr().err
     assert not (card / "sampling.json").exists()

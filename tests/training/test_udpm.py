@@ -19,7 +19,6 @@ from ornstein.parameterizations import LevelBelow
 from ornstein.paths import PyramidPath
 from ornstein.runs import export, open_run
 from ornstein.training import Every, Optimizer, train
-from ornstein.training import loop as training_loop
 from ornstein.training.udpm import UDPMConfig, UDPMSpec
 
 BATCH = 8
@@ -69,19 +68,15 @@ def trained(tmp_path_factory) -> Path:
     return out
 
 
-def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, tmp_path, monkeypatch):
-    out, step, count = tmp_path / "run", training_loop._step, [0]
+def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, tmp_path):
+    out = tmp_path / "run"
 
-    def dying(session, batch):
-        count[0] += 1
-        if count[0] == 4:  # between two checkpoints, after two steps of the log
-            raise KeyboardInterrupt
-        step(session, batch)
+    def dying(session):
+        if session.step == 3:  # between two checkpoints, in the middle of a line of the log
+            raise RuntimeError("killed")
 
-    monkeypatch.setattr(training_loop, "_step", dying)
-    with pytest.raises(KeyboardInterrupt):
-        train(config(out, condition="label"), quiet=True)
-    monkeypatch.undo()
+    with pytest.raises(RuntimeError, match="killed"):
+        train(config(out, condition="label"), quiet=True, after_step=dying)
     assert newest(out).name == f"{2 * BATCH:012d}"
     train(config(out, condition="label"), quiet=True)
     whole, resumed = tensors(trained), tensors(out)

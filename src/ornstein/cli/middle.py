@@ -123,7 +123,7 @@ def middle(args: MiddleArgs) -> int:
     high = min(spec.sigma_max, path.sigma_bar(path.span[1]))
     if not args.candidates or not all(low < level < high for level in args.candidates):
         raise UsageError(f"--candidates must lie between {low:g} and {high:g}")
-    search = Search(score=_scored(args, run, spec), candidates=args.candidates, refine=args.refine)
+    search = Search(score=distance_to_data(args, run, spec), candidates=args.candidates, refine=args.refine)
     once = search.score(())
     found = search.find(args.evaluations - 1)
     best = search.tried[found]
@@ -148,7 +148,7 @@ def middle(args: MiddleArgs) -> int:
     return 0
 
 
-def _scored(args: MiddleArgs, run: Run, spec: object) -> Callable[[tuple[float, ...]], float]:
+def distance_to_data(args: MiddleArgs, run: Run, spec: object) -> Callable[[tuple[float, ...]], float]:
     """The Fréchet distance of samples that climb to these levels."""
     from .. import metrics
     from ..metrics.frechet import frechet_distance

@@ -28,7 +28,7 @@ Draw = Callable[[int], tuple[Picture, dict[str, str]]]
 Progress = Callable[[int, int], None]  # (done, total)
 
 _FIRST = 32
-_PARALLEL_FROM = 256  # fewer pictures are rendered sooner than processes are started
+PARALLEL_FROM = 256  # fewer pictures are rendered sooner than processes are started
 
 
 def cache_folder() -> Path:
@@ -148,7 +148,7 @@ def _drawn(draw: Draw, count: int, progress: Progress | None) -> Iterator[tuple[
 def _rendered(draw: Draw, count: int) -> Iterator[tuple[Picture, dict[str, str]]]:
     workers = min(8, os.cpu_count() or 1)
     alone = workers == 1 or current_process().daemon or "fork" not in get_all_start_methods()
-    if alone or count < _PARALLEL_FROM:
+    if alone or count < PARALLEL_FROM:
         yield from map(draw, range(count))
         return
     # The first ones are drawn here, so that the children inherit what drawing loads. Threads would not help, as the

@@ -2,7 +2,7 @@
 
     CACHE/latents-DIGEST/   00000.npy  00000.json  00001.npy  …
 
-A shard holds the posteriors of `_SHARD` examples, float32 (N, 2·c, h, w): mean and log-variance, before any
+A shard holds the posteriors of `SHARD` examples, float32 (N, 2·c, h, w): mean and log-variance, before any
 normalisation. It appears whole or not at all, so encoding that was interrupted goes on with the first missing shard.
 The digest is that of the data's fingerprint, the codec's weights and its tiles. Everything may be deleted.
 """
@@ -25,7 +25,7 @@ from ornstein.data.cache import Progress, atomic, cache_folder, read_json, write
 from ornstein.errors import DataError
 from ornstein.latents.codec import By, Codec, KLCodec, Moments, Normalisation, Running, normalisation
 
-_SHARD = 1024
+SHARD = 1024
 _BATCH = 16
 Shard = npt.NDArray[np.float32]
 
@@ -97,7 +97,7 @@ class Latents:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        place, row = divmod(checked(index, len(self)), _SHARD)
+        place, row = divmod(checked(index, len(self)), SHARD)
         note = self.shards[place].notes[row]
         if "reason" in note:
             raise UnreadableError(note["name"], note["reason"])
@@ -137,7 +137,7 @@ def latents(
     key = digest(source.fingerprint, len(source), source.size, codec.weights, str(codec.dtype), tiles)
     shards = tuple(
         _shard(source, raw, shape, key, place, torch.device(device), progress)
-        for place in range(-(-len(source) // _SHARD))
+        for place in range(-(-len(source) // SHARD))
     )
     scale = codec.normalisation if by == "none" else _measured(shards, by, std, draws)
     made = Latents(source=source, shards=shards, shape=shape, normalise=scale, draws=draws, key=key)
@@ -169,7 +169,7 @@ def _shard(
     device: torch.device,
     progress: Progress | None,
 ) -> _Kept:
-    first, last = place * _SHARD, min((place + 1) * _SHARD, len(source))
+    first, last = place * SHARD, min((place + 1) * SHARD, len(source))
     about = {"key": key, "count": last - first, "shape": [2 * shape[0], *shape[1:]], "format": 1}
     try:
         folder = cache_folder() / f"latents-{key}"

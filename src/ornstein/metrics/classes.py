@@ -19,7 +19,7 @@ from ornstein.randomness import mix
 
 SPLITS = 10
 _UNITS = 2.0**40
-_MOST = 2**20  # images of a part: their entropies, at most log 2980 each, add up to less than 2⁶³
+MOST = 2**20  # images of a part: their entropies, at most log 2980 each, add up to less than 2⁶³
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +103,7 @@ class ClassScore:
         return InceptionScore(value=float(values.mean()), deviation=float(values.std()), splits=self.splits)
 
     def _require_room(self) -> None:
-        if self.counts.max() > _MOST:
+        if self.counts.max() > MOST:
             raise UsageError(f"{self.count} images overflow exact sums: score at most a million for each part")
 
     def _one(self, part: int) -> float:

@@ -21,7 +21,7 @@ Rows = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
 _LARGEST = 2.0**51  # |x|² in units: then |x|² + |y|² + 2 |x·y| ≤ 2⁵³
-_TILE = 2048
+TILE = 2048
 
 
 class Vectors:
@@ -77,12 +77,12 @@ def tiles(x: npt.ArrayLike, y: npt.ArrayLike) -> Iterator[tuple[slice, slice, Fl
     x, y = np.asarray(x), np.asarray(y)
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1]:
         raise UsageError(f"distances need vectors of one width, got {x.shape} and {y.shape}")
-    for top in range(0, len(x), _TILE):
-        rows = slice(top, min(top + _TILE, len(x)))
+    for top in range(0, len(x), TILE):
+        rows = slice(top, min(top + TILE, len(x)))
         mine = quantise(x[rows])
         square = _squares(mine)
-        for left in range(0, len(y), _TILE):
-            columns = slice(left, min(left + _TILE, len(y)))
+        for left in range(0, len(y), TILE):
+            columns = slice(left, min(left + TILE, len(y)))
             theirs = quantise(y[columns])
             yield rows, columns, square[:, None] + _squares(theirs) - 2.0 * (mine @ theirs.T)
 

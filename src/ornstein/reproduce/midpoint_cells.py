@@ -21,7 +21,7 @@ from . import rounds as closed
 
 WIDE = VE(sigma_min=1e-9, sigma_max=1e9)
 FIRST, LAST = 80.0, 0.02
-_POINTS = 2000  # of the exact law, on which densities are compared
+POINTS = 2000  # of the exact law, on which densities are compared
 
 
 def gaussian(rounds: int, evaluations: int, places: str, form: str, draws: int, seed: int) -> dict[str, float]:
@@ -33,7 +33,7 @@ def gaussian(rounds: int, evaluations: int, places: str, form: str, draws: int, 
     parts = closed.parts_of(rng, levels, draws, places)  # pyright: ignore[reportArgumentType]
     tops = closed.climbs(levels, bars[rounds * half])
     law = closed.propagate(v, levels, tops, parts, form=form)  # pyright: ignore[reportArgumentType]
-    white = generator("reproduce", "midpoint", "white", seed).standard_normal((_POINTS, len(v)))
+    white = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
     return {"root_kl": math.sqrt(law.kl(v).sum(1).mean()), "tv": float(law.tv(v, white).mean())}
 
 
@@ -80,7 +80,7 @@ def plateau(error: float, evaluations: int, draws: int, seed: int) -> float:
     tops, parts = closed.climbs(levels, bars[8 * half]), closed.parts_of(rng, levels, draws)
     wrong = error * off / np.linalg.norm(off)
     law = closed.propagate(v, levels, tops, parts, form="score", error=wrong)
-    white = generator("reproduce", "midpoint", "white", seed).standard_normal((_POINTS, len(v)))
+    white = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
     return float(law.tv(v, white).mean())
 
 

@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,15 @@ class Summary:
     finished_before: bool = False
 
 
-def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
+def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Session], None] | None = None) -> Summary:
     """Train until ``config.images`` images have been seen, going on from the newest checkpoint in ``config.out``.
+
+    Args:
+        config: the run.
+        quiet: nothing is written to standard error.
+        after_step: called with the `Session` after every step, before its line of the log and its checkpoint. The
+            session's ``images``, ``step``, ``model``, ``average`` and ``optimizer`` are then those after the step. What
+            the function raises ends the run where it stands, as a crash would: nothing more is written.
 
     A run that was killed at any moment and started again ends with the same bits in its weights, averages, optimizer
     and log (but for ``time``) as one that never stopped: on a CPU always, on a GPU with ``config.strict``.
@@ -110,10 +117,10 @@ def train(config: TrainConfig, *, quiet: bool = False) -> Summary:
         hardware.wait_for_everyone()
         sinks = _sinks(session, quiet)
         stack.callback(sinks.close)
-        return _run(session, sinks)
+        return _run(session, sinks, after_step)
 
 
-def _run(session: Session, sinks: events.Sinks) -> Summary:
+def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], None] | None) -> Summary:
     config, hardware = session.config, session.accelerator
     began, saved_at, resumed_at = time.perf_counter() - session.seconds, time.perf_counter(), session.images
     fresh = time.perf_counter()  # since the last line of the log, sampling and saving left out
@@ -130,6 +137,8 @@ def _run(session: Session, sinks: events.Sinks) -> Summary:
                 sinks.note(line)
             before = session.images
             _step(session, batch)
+            if after_step is not None:
+                after_step(session)
             sinks.advance(session.images)
             now = time.perf_counter()
             session.seconds = now - began
