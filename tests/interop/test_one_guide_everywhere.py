@@ -102,12 +102,23 @@ def test_every_model_can_be_led_away_from_its_own_reconstruction(model, distance
     path = denoiser.path
     rule, t = SelfMinority(distance=distance, scale=0.5), path.time_of(-0.5)
     x = path.diffuse(0.0, t, Noise.of(0, range(2)).white("x", denoiser.shape))
-    shift = rule(denoiser)(x, t).clean - denoiser(x, t).clean
+
+    def shift(x, cond):
+        bound = denoiser.given(cond)
+        return rule(bound)(x, t).clean - bound(x, t).clean
+
+    found = shift(x, denoiser.cond)
     largest = 0.5 * path.sigma(t) ** 2 / path.alpha(t)
-    torch.testing.assert_close(shift.flatten(1).abs().amax(1), torch.full((2,), largest), rtol=1e-3, atol=1e-4)
-    cond = {key: value[:1] for key, value in denoiser.cond.items()}
-    alone = rule(denoiser.given(cond))(x[1:], t).clean - denoiser.given(cond)(x[1:], t).clean
-    torch.testing.assert_close(alone, shift[1:], rtol=1e-2, atol=1e-2 * largest)
+    torch.testing.assert_close(found.flatten(1).abs().amax(1), torch.full((2,), largest), rtol=1e-3, atol=1e-4)
+    # The perceptual network has kinks (ReLU6): rounding that crosses one changes the gradient by a few per cent, so two
+    # batches of different shapes cannot be compared through it. Another neighbour in a batch of the same shape changes
+    # no rounding of this row; where everything is smooth the row alone is compared, too.
+    other = shift(torch.stack((x[0].flip(-1) + 0.5, x[1])), denoiser.cond)
+    torch.testing.assert_close(other[1], found[1], rtol=0.0, atol=1e-6 * largest)
+    assert not torch.allclose(other[0], found[0], rtol=0.0, atol=0.1 * largest)
+    if distance == "squared":
+        alone = shift(x[1:], {key: value[:1] for key, value in denoiser.cond.items()})
+        torch.testing.assert_close(alone[0], found[1], rtol=0.0, atol=1e-4 * largest)
 
 
 def test_every_model_can_begin_louder_and_later(model):
