@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ornstein.data import UnreadableError, batches, open_source
-from ornstein.data.decode import MAX_PIXELS, decode, extensions
+from ornstein.data.decode import MAX_PIXELS, decode, decode_file, extensions, to_rgb
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -66,6 +66,46 @@ def test_sixteen_bits_and_floats_are_rescaled() -> None:
     assert (int(picture.min()), int(picture.max())) == (0, 255)
 
 
+def grey_of(values: np.ndarray) -> list[int]:
+    """What a one-row deep grey image becomes, pixel by pixel."""
+    found = to_rgb(Image.fromarray(values.reshape(1, -1)))
+    assert found.mode == "RGB"
+    assert np.array_equal(np.asarray(found)[..., 0], np.asarray(found)[..., 2])
+    return np.asarray(found)[0, :, 1].tolist()
+
+
+def test_the_range_of_deep_grey_is_its_kinds_or_its_own() -> None:
+    """16-bit values stand for 0 … 65535 and floats for 0 … 1; whatever leaves these is stretched by its own range."""
+    assert grey_of(np.array([0, 128, 129, 30000, 65535], np.uint16)) == [0, 0, 1, 117, 255]
+    assert grey_of(np.array([1, 65535], np.int32)) == [0, 255]
+    assert grey_of(np.array([100, 65536], np.int32)) == [0, 255]
+    assert grey_of(np.array([-1, 0, 3], np.int32)) == [0, 64, 255]
+    assert grey_of(np.array([100, 400], np.int32)) == [0, 2]
+    assert grey_of(np.array([0.25, 0.5, 1.0], np.float32)) == [64, 128, 255]
+    assert grey_of(np.array([0.25, 0.5, 1.5], np.float32)) == [0, 51, 255]
+    assert grey_of(np.array([-0.5, 0.0, 0.5], np.float32)) == [0, 128, 255]
+    assert grey_of(np.array([0.5, 1.0, 65535.0], np.float32)) == [0, 0, 255]
+    assert grey_of(np.array([7.0, 7.0], np.float32)) == [0, 0]
+    # What is not a number counts as the darkest that is one.
+    assert grey_of(np.array([0.2, 0.6, np.nan, np.inf, -np.inf], np.float32)) == [51, 153, 51, 51, 51]
+    assert grey_of(np.array([np.nan, np.inf], np.float32)) == [0, 0]
+
+
+def test_every_mode_with_transparency_lies_on_white() -> None:
+    for mode, colour in (("RGBA", (10, 20, 30, 51)), ("LA", (10, 51))):
+        expected = to_rgb(flat(mode, colour)).getpixel((0, 0))
+        assert expected == tuple(round(255 * 0.8 + value * 0.2) for value in (colour[:-1] * 3)[:3])
+        # Premultiplied: the same picture with colours times coverage, rounded to bytes.
+        other = to_rgb(flat(mode, colour).convert(f"{mode[:-1]}a")).getpixel((0, 0))
+        assert max(abs(a - b) for a, b in zip(expected, other, strict=True)) <= 2
+    pale = flat("PA", (3, 51))
+    pale.putpalette(list(range(30)))
+    assert to_rgb(pale).getpixel((0, 0)) == (206, 206, 206)
+    plain = flat("RGB", (1, 2, 3))
+    assert to_rgb(plain) is plain
+    assert to_rgb(flat("YCbCr", (0, 128, 128))).getpixel((0, 0)) == (0, 0, 0)
+
+
 def test_cmyk_becomes_rgb() -> None:
     red, green, blue = colour_of(encoded(flat("CMYK", (0, 255, 255, 0)), "JPEG", quality=95))
     assert red > 240
@@ -100,6 +140,37 @@ def test_the_centre_square_is_kept_whole() -> None:
     assert torch.equal(decode(encoded(Image.fromarray(tall)), 10), torch.from_numpy(tall[10:20]).permute(2, 0, 1))
 
 
+@pytest.mark.parametrize(("height", "width"), [(20, 31), (31, 20), (24, 24), (16, 41), (41, 16), (16, 16)])
+@pytest.mark.parametrize("size", [7, 16, 40])
+def test_resizing_is_pillows_on_the_centre_square(height: int, width: int, size: int) -> None:
+    """Lanczos downwards and bicubic upwards, in one step from the box of half pixels; bit for bit."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+    side = min(height, width)
+    box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
+    how = Image.Resampling.LANCZOS if side >= size else Image.Resampling.BICUBIC
+    expected = picture.resize((size, size), how, box=box)
+    found = decode(encoded(picture), size).permute(1, 2, 0).numpy()
+    if side == size and (height - width) % 2 == 0:  # nothing to resample
+        assert np.array_equal(found, np.asarray(picture.crop(tuple(map(int, box)))))
+    else:
+        assert np.array_equal(found, np.asarray(expected))
+
+
+def test_a_jpeg_is_decoded_at_no_less_than_twice_the_size() -> None:
+    """The scale of the draft is that of Pillow for twice the size, whichever side is the shorter."""
+    rough = Image.fromarray(np.random.default_rng(0).integers(0, 256, (96, 60, 3), dtype=np.uint8))
+    for tall, size in ((rough, 64), (rough, 70), (rough.transpose(Image.Transpose.ROTATE_90), 64)):
+        picture = tall.resize((tall.width * 10, tall.height * 10), Image.Resampling.BICUBIC)
+        data = encoded(picture, "JPEG", quality=95)
+        with Image.open(io.BytesIO(data)) as opened:
+            opened.draft(None, (2 * size * opened.width // 600, 2 * size * opened.height // 600))
+            side = min(opened.size)
+            assert 2 * size <= side < 600
+            box = ((opened.width - side) / 2, (opened.height - side) / 2)
+            expected = opened.resize((size, size), Image.Resampling.LANCZOS, box=(*box, box[0] + side, box[1] + side))
+        assert np.array_equal(decode(data, size).permute(1, 2, 0).numpy(), np.asarray(expected))
+
+
 def test_resizing_is_antialiased() -> None:
     board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
     picture = decode(encoded(Image.fromarray(board)), 16)
@@ -113,13 +184,14 @@ def test_a_large_jpeg_drafted_is_nearly_the_same() -> None:
     assert float((via_jpeg.float() - via_png.float()).abs().mean()) < 1.0
 
 
-def bomb(side: int) -> bytes:
-    """A PNG of side × side pixels that is some hundred bytes long."""
+def bomb(width: int, height: int | None = None, depth: int = 8, kind: int = 2) -> bytes:
+    """A PNG of width × height pixels (square without a height) that is some hundred bytes long."""
+    height = width if height is None else height
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0)
     return (
         b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 99)) + chunk(b"IEND", b"")
     )
@@ -156,6 +228,27 @@ def test_a_bad_image_is_one_reason(name: str) -> None:
     with pytest.raises(UnreadableError) as again:  # the reason is the same every time
         decode(data, 8, name)
     assert str(again.value) == str(caught.value)
+
+
+def test_the_largest_number_of_pixels_is_the_one_at_which_pillow_warns() -> None:
+    assert MAX_PIXELS == Image.MAX_IMAGE_PIXELS
+    for width, height, reason in ((17_895_697, 5, "cannot be decoded"), (14_913_081, 6, "more than 89478485 pixels")):
+        assert width * height - MAX_PIXELS == (height == 6)
+        with pytest.raises(UnreadableError, match=reason):
+            decode(bomb(width, height, depth=1, kind=0), 8)
+
+
+def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), (1, 2, 3)).save(tmp_path / "a.png")
+    assert decode_file(tmp_path / "a.png", 4, "a").flatten(1)[:, 0].tolist() == [1, 2, 3]
+    for place, reason in ((tmp_path / "b.png", "no such file or directory"), (tmp_path, "is a directory")):
+        with pytest.raises(UnreadableError) as caught:
+            decode_file(place, 4, "called b")
+        assert (caught.value.name, caught.value.reason) == ("called b", reason)
+    with pytest.raises(UnreadableError, match=r"^called c: the file is empty$"):
+        decode(b"", 4, "called c")
+    with pytest.raises(UnreadableError, match=r"^image: the file is empty$"):
+        decode(b"", 4)
 
 
 def test_damage_anywhere_never_raises_anything_else() -> None:
