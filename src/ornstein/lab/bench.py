@@ -73,7 +73,11 @@ def claimed(rule: Sampler, *, gaussian: bool = False, all_draws: bool = False) -
 
 
 def _bends(rule: Sampler) -> bool:
-    """Whether a rule shows its order late: the extrapolated score of the paper's accelerated ODE."""
+    """Whether a rule shows its order late: the extrapolated score of the paper's accelerated ODE, and the slope of the
+    exponential midpoint SDE, which dips between 64 and 128 steps.
+    """
+    if isinstance(rule, MidpointSDE):
+        return rule.form == "exponential"
     return isinstance(rule, AcceleratedODE) and rule.form != "memory"
 
 
@@ -216,7 +220,7 @@ class Bench:
             points = self.effort.line
             errors = [deterministic_tv(self.rule, exact, self.path, self.times(n), points=points) for n in counts]
             return self._fitted("TV", counts, errors, floor=1e-12, ceiling=0.5)
-        counts = self.asked or self._counts(8, 128)
+        counts = self.asked or (self._counts(32, 256) if _bends(self.rule) else self._counts(8, 128))
         if not is_one_step(self.rule, exact, self.path, self.times(16)):
             return self._simulated(exact, counts)
         cells, nodes = self.effort.cells, self.effort.nodes
