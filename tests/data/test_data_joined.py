@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 
 from ornstein.data import batches, open_source
 from ornstein.data.base import UnreadableError
-from ornstein.data.joined import Joined, pieces
+from ornstein.data.joined import Joined, join, pieces
 from ornstein.errors import DataError
 
 WHERE = "critters:24+planets:4+landscape:8"
@@ -52,6 +53,48 @@ def test_any_first_part_holds_the_parts_in_proportion(joined: Joined) -> None:
     assert len(open_source(WHERE, size=32, limit=9)) == 9
 
 
+def test_example_j_of_a_part_stands_at_its_middle(joined: Joined) -> None:
+    """(j + ½)/n of the whole, the earlier part first where two are equal."""
+    counts = (24, 4, 8)
+    stands = sorted((Fraction(2 * j + 1, 2 * n), part, j) for part, n in enumerate(counts) for j in range(n))
+    assert [joined.place(i) for i in range(36)] == [(part, j) for _, part, j in stands]
+
+
+def test_classes_are_the_parts_without_counts_and_folders() -> None:
+    class Part:
+        size, licence = 8, ""
+
+    def names(*texts: str) -> tuple[str, ...]:
+        return join("+".join(texts), texts, [Part() for _ in texts]).classes  # type: ignore[misc]
+
+    assert names("critters:3800", "planets", "dicebear:stack,thumbs:9") == (
+        "critters",
+        "planets",
+        "dicebear:stack,thumbs",
+    )
+    assert names("/data/cats", "deep/dogs/", "~/x/foxes:7") == ("cats", "dogs", "foxes")
+    assert names("hf:owner/name", "hf:owner/name:test", "hf:o/n:3") == ("hf:owner/name", "hf:owner/name:test", "hf:o/n")
+    assert names("critters:3", "/a/critters", "b/critters", "c/cats") == (
+        "critters:3",
+        "/a/critters",
+        "b/critters",
+        "cats",
+    )
+    assert names(":5", "a:b") == (":5", "a:b")
+
+
+def test_parts_have_one_size_and_tell_their_licences() -> None:
+    class Part:
+        def __init__(self, size: int, **known: str) -> None:
+            self.size = size
+            self.__dict__ |= known
+
+    with pytest.raises(DataError, match=r"^a\+b: all parts must have one size, got 8, 9$"):
+        join("a+b", ("a", "b"), [Part(8), Part(9)])  # type: ignore[list-item]
+    parts = [Part(8, licence="CC0"), Part(8), Part(8, licence=""), Part(8, licence="MIT"), Part(8, licence="CC0")]
+    assert join("x", "abcde", parts).licence == "CC0, MIT"  # type: ignore[arg-type]
+
+
 def test_masks_and_attributes_are_the_parts(joined: Joined) -> None:
     index = next(i for i in range(36) if joined.place(i) == (0, 3))
     critters = joined.sources[0]
@@ -79,6 +122,12 @@ def test_a_plus_may_belong_to_a_name(folder: Path, monkeypatch: pytest.MonkeyPat
     assert len(open_source("cats+dogs", size=16)) == 10
     assert pieces("critters:4+planets:2") == ("critters:4", "planets:2")
     assert pieces("http://host/a+b.tar") == ("http://host/a+b.tar",)
+    assert pieces(" critters:4 + planets") == ("critters:4", "planets")
+    assert pieces("critters") == ("critters",)
+    monkeypatch.setenv("HOME", str(both.parent))
+    monkeypatch.chdir("/")
+    assert pieces("~/cats+dogs") == ("~/cats+dogs",)
+    assert pieces("cats+dogs") == ("cats", "dogs")
 
 
 def test_folders_join_and_keep_what_they_cannot_do(folder: Path) -> None:
@@ -91,7 +140,7 @@ def test_folders_join_and_keep_what_they_cannot_do(folder: Path) -> None:
     assert isinstance(joined, Joined)
     assert joined.classes == (str(folder), str(other))  # both are called "images"
     torn = next(i for i in range(len(joined)) if joined.place(i) == (1, 3))
-    with pytest.raises(UnreadableError, match=r"zzz\.png"):
+    with pytest.raises(UnreadableError, match=rf"^{other}: zzz\.png: not an image in any known format$"):
         joined[torn]
     with pytest.raises(DataError, match="only drawn sets"):
         joined.attributes(0)

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ornstein.data import Batch, Example, Order, UnreadableError, batches, open_source
+from ornstein.data.loader import read
 from ornstein.errors import ConfigError, DataError
 
 
@@ -60,6 +61,24 @@ def test_an_epoch_is_a_permutation_and_epochs_differ() -> None:
     assert first != second
     assert first != [Order(seed=4, length=101).index(p) for p in range(101)]
     assert [Order(3, 101, shuffle=False).index(p) for p in range(99, 104)] == [99, 100, 0, 1, 2]
+
+
+def test_the_order_and_the_mirrors_are_those_of_every_machine() -> None:
+    """Runs resume elsewhere: which example stands at a position, and whether it is mirrored, are numbers for good."""
+    assert [Order(seed=0, length=7).index(p) for p in range(14)] == [4, 5, 3, 2, 6, 0, 1, 2, 5, 3, 1, 6, 0, 4]
+    assert [Order(seed=-1, length=3).index(p) for p in range(6)] == [0, 1, 2, 2, 1, 0]
+    batch = take(1, Numbers(24), batch=24, seed=3, flip=True, shuffle=False)[0]
+    assert "".join(str(int(x[0, 1, 0] > x[0, 1, 1])) for x in batch.images) == "111001001110111110101000"
+
+
+def test_a_mirror_belongs_to_the_visit_and_not_to_the_example() -> None:
+    (plain,) = take(1, Numbers(1), batch=64, seed=0, flip=False)
+    mirrored = []
+    for seed in (0, 1):
+        (batch,) = take(1, Numbers(1), batch=64, seed=seed, flip=True)
+        mirrored.append([not torch.equal(x, y) for x, y in zip(batch.images, plain.images, strict=True)])
+        assert 12 < sum(mirrored[-1]) < 52  # 64 fair coins: five standard deviations are 20
+    assert mirrored[0] != mirrored[1]
 
 
 def test_batch_has_the_stated_form() -> None:
@@ -114,6 +133,33 @@ def test_unreadable_examples_are_replaced_by_the_next_and_reported() -> None:
     assert take(1, Numbers(6), batch=6, seed=0)[0].skipped == ()
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_file_skipped_on_the_way_is_reported_once(workers: int) -> None:
+    stream = batches(Numbers(5, bad=(2, 3, 4)), batch=3, seed=0, shuffle=False, workers=workers)
+    first, second = itertools.islice(stream, 2)
+    stream.close()  # type: ignore[attr-defined]
+    assert (first.labels.tolist(), first.skipped) == ([0, 1, 0], (("n2", "broken"), ("n3", "broken"), ("n4", "broken")))
+    assert (second.labels.tolist(), second.skipped) == ([0, 0, 0], (("n3", "broken"), ("n4", "broken")))
+    assert second.captions == ["number 0"] * 3
+    assert read(Numbers(5, bad=(2, 3)), 2)[0].name == "n4"
+    assert read(Numbers(5, bad=(2, 3)), 2)[1] == [("n2", "broken"), ("n3", "broken")]
+
+
+@dataclass(frozen=True)
+class Floating(Numbers):
+    """As a source of latents: floating point beyond [−1, 1]."""
+
+    def __getitem__(self, index: int) -> Example:
+        return Example(image=torch.full((4, 2, 2), 3.5 + index), label=-1)
+
+
+def test_latents_pass_as_they_are() -> None:
+    batch = take(1, Floating(3), batch=3, seed=0, shuffle=False)[0]
+    assert batch.images[:, 0, 0, 0].tolist() == [3.5, 4.5, 5.5]
+    assert batch.labels.tolist() == [-1, -1, -1]
+    assert batch.captions == ["", "", ""]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_nothing_readable_is_one_clear_error(workers: int) -> None:
     with pytest.raises(DataError, match=r"^none of the 3 images of numbers can be read; for example n\d: broken$"):
@@ -124,8 +170,12 @@ def test_impossible_numbers_are_refused_at_once() -> None:
     for wrong in (
         {"batch": 0},
         {"batch": 3, "world": 2},
+        {"batch": 2, "world": 0},
+        {"batch": 2, "world": -1},
         {"batch": 2, "rank": 2, "world": 2},
+        {"batch": 2, "rank": -1, "world": 2},
         {"batch": 1, "start": -1},
+        {"batch": 1, "workers": -1},
     ):
         with pytest.raises(ConfigError):
             batches(Numbers(3), seed=0, **wrong)  # type: ignore[arg-type]
