@@ -28,6 +28,8 @@ def test_vocabulary_is_ordered_by_count_then_alphabet_and_limited():
     assert vocabulary(CAPTIONS)[:3] == ("a", "critter", "with")
     assert vocabulary(reversed(CAPTIONS)) == vocabulary(CAPTIONS)
     assert vocabulary(CAPTIONS, limit=2) == ("a", "critter")
+    assert vocabulary(["b a", "c b"]) == ("b", "a", "c")
+    assert len(vocabulary(f"word{i}" for i in range(5000))) == 4096
 
 
 def test_ids_tell_known_unknown_and_absent_words_apart():
@@ -90,6 +92,9 @@ def test_weights_are_a_function_of_the_seed_and_the_configuration_survives_json(
         ({"vocabulary": ("a", "b", "a")}, "vocabulary holds 'a' twice"),
         ({"heads": 5}, "heads=5 does not divide width=24"),
         ({"length": 0}, "length=0"),
+        ({"width": 0}, "width=0"),
+        ({"layers": 0}, "layers=0"),
+        ({"heads": 0}, "heads=0"),
     ],
 )
 def test_bad_configurations_are_refused(change, message):

@@ -17,7 +17,7 @@ Resample = Literal["down", "up"] | None
 
 
 class Norm(nn.Module):
-    """Normalisation of a feature (B, C, H, W), computed and returned in float32.
+    """Normalisation of a feature (B, C, H, W), computed in float32, or in float64 where the weights are.
 
     * ``group``: groups of at least four channels, learned gain and bias.
     * ``rms``: x / rms(x) over the channels of each pixel, learned gain.
@@ -38,7 +38,7 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, H, W) in and out, computed in float32; a network in half precision gets its own type back."""
         if self.kind == "none":
-            return x.float()
+            return x
         own = (self.bias if self.weight is None else self.weight).dtype  # type: ignore[union-attr]
         x = x.to(torch.promote_types(own, torch.float32))
         weight, bias = (None if one is None else one.to(x.dtype) for one in (self.weight, self.bias))

@@ -144,7 +144,7 @@ class DiTBlock(nn.Module):
 
 
 class JointNorm(nn.Module):
-    """Tokens (B, N, C) normalised over N and C jointly, in float32, with a learned bias a channel and no gain."""
+    """Tokens (B, N, C) normalised over N and C jointly, in float32 or more, with a bias a channel and no gain."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -152,7 +152,8 @@ class JointNorm(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, N, C) in and out."""
-        return functional.layer_norm(tokens.float(), tokens.shape[1:], eps=1e-5) + self.bias
+        tokens = tokens.to(torch.promote_types(self.bias.dtype, torch.float32))
+        return functional.layer_norm(tokens, tokens.shape[1:], eps=1e-5) + self.bias
 
 
 def normalised(tokens: Tensor, own: torch.dtype, joint: JointNorm | None = None) -> Tensor:

@@ -120,9 +120,9 @@ class NCSNpp(nn.Module):
         out = self.map_noise(time)
         if self.map_label is not None:
             classes = self.config.classes
-            told = torch.zeros(len(time), classes, device=time.device)
+            told = self.map_label.weight.new_zeros(len(time), classes)
             if label is not None:
-                told = (label[:, None] == torch.arange(classes, device=label.device)).float()
+                told = (label[:, None] == torch.arange(classes, device=label.device)).to(told)
             out = out + self.map_label(told * math.sqrt(classes))
         return functional.silu(self.map_layer1(functional.silu(self.map_layer0(out))))
 

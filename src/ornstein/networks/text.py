@@ -103,7 +103,7 @@ class TextEncoder(nn.Module):
         seen = mask | (~mask.any(1, keepdim=True) & (torch.arange(ids.shape[1], device=ids.device) == 0))
         for layer in self.layers:
             h = layer(h, seen)
-        return self.norm(h.float()), mask
+        return self.norm(h.to(self.norm.weight.dtype)), mask
 
 
 class _Layer(nn.Module):
@@ -119,6 +119,7 @@ class _Layer(nn.Module):
         self.contract = zeroed(nn.Linear(4 * width, width))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x.float())).chunk(3, dim=2)
+        own = self.norm.weight.dtype  # also under autocast
+        q, k, v = self.qkv(self.norm(x.to(own))).chunk(3, dim=2)
         x = x + self.out(attend(q, k, v, self.heads, mask))
-        return x + self.contract(functional.gelu(self.expand(self.norm_map(x.float()))))
+        return x + self.contract(functional.gelu(self.expand(self.norm_map(x.to(own)))))
