@@ -1,0 +1,201 @@
+"""Denoisers: rows of conditions, what a memo may remember, and what is known of a denoiser inside another."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ornstein import grids
+from ornstein.denoisers import Denoiser, Memo, asks_together, at_times, codec_of, grid_of
+from ornstein.errors import ConfigError, UsageError
+from ornstein.estimates import Estimate
+from ornstein.modulation import Site, modulated
+from ornstein.parameterizations import EDM, Clean
+from ornstein.paths import VE, VP, Flow, ShiftedPath
+from ornstein.randomness import Noise
+
+X = Noise.of(0, range(3), dtype=torch.float64).white("x", (2, 4))
+TIMES = torch.tensor([0.1, 0.45, 0.8], dtype=torch.float64)
+
+
+def weigh(x: Tensor, time: Tensor, label: Tensor, bias: Tensor | None = None) -> Tensor:
+    """A pure function of every row and of all that it is told."""
+    out = x * label.reshape(-1, 1, 1) + time.to(x.dtype).reshape(-1, 1, 1) / 100.0
+    return out if bias is None else out + bias[:, None]
+
+
+def model(path: Any = None, predicts: Any = "noise", **options: Any) -> Denoiser:
+    return Denoiser(weigh, path or VP(), predicts, **options)
+
+
+def test_an_answer_is_the_network_read_at_its_time() -> None:
+    label = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    for path, predicts in ((VE(), EDM(sigma_data=0.7)), (Flow(), "velocity"), (VP(), "v")):
+        denoiser = model(path, predicts).given({"label": label})
+        for t in (0.37, TIMES):
+            fed = denoiser.reading.feed(path, X, t)
+            time = torch.as_tensor(path.clock(t)).to(torch.float32).expand(3)
+            wanted = weigh(fed, time, label)
+            torch.testing.assert_close(denoiser.raw(X, t), wanted, rtol=1e-12, atol=1e-12)
+            read = denoiser.reading.read(path, X, t, wanted)
+            torch.testing.assert_close(denoiser(X, t).clean, read.clean, rtol=1e-12, atol=1e-12)
+            # A condition for one call stands in for the bound one; keywords reach the network.
+            other = weigh(fed, time, 3.0 * label)
+            torch.testing.assert_close(denoiser.raw(X, t, {"label": 3.0 * label}), other, rtol=1e-12, atol=1e-12)
+            bias = torch.arange(4.0, dtype=torch.float64).expand(3, 4)
+            bound = denoiser.bound(X, t)(0.5 * fed, bias=bias)
+            torch.testing.assert_close(bound, weigh(0.5 * fed, time, label, bias), rtol=1e-12, atol=1e-12)
+            told = denoiser.bound(X, t, {"label": 3.0 * label})(0.5 * fed)
+            torch.testing.assert_close(told, weigh(0.5 * fed, time, 3.0 * label), rtol=1e-12, atol=1e-12)
+
+
+def test_defaults_and_refusals() -> None:
+    plain = Denoiser(weigh, VP())
+    assert (plain.reading, plain.shape, plain.clock, plain.cond) == (model().reading, None, None, {})
+    assert (plain.grid, plain.codec) == (None, None)
+    assert isinstance(Denoiser(weigh, VP(), Clean()).predicts, Clean)
+    with pytest.raises(ConfigError, match="path must be a forward path"):
+        Denoiser(weigh, "vp")  # type: ignore[arg-type]
+    wrong = Denoiser(lambda x, time: SimpleNamespace(sample=None), VP())  # type: ignore[arg-type, return-value]
+    with pytest.raises(UsageError, match="must return a tensor"):
+        wrong(X, 0.5)
+
+
+def test_one_row_is_repeated_and_other_numbers_are_refused() -> None:
+    rows = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
+    one = model().given({"label": rows[:1]})(X, 0.5).noise
+    assert torch.equal(one, model().given({"label": rows[:1].repeat(3)})(X, 0.5).noise)
+    single = model().given({"label": rows[1:2]})(X[1:2], 0.5).noise
+    assert torch.equal(single, model().given({"label": rows})(X, 0.5).noise[1:2])
+    for bad in (rows[:2], rows[0], torch.ones(4)):
+        with pytest.raises(UsageError, match=r"'label' of shape .* needs 3 rows, or one"):
+            model().given({"label": bad})(X, 0.5)
+    given = {"label": rows}
+    bound = model(cond=given)
+    given["label"] = 2.0 * rows  # the caller's mapping is not ours
+    assert torch.equal(bound(X, 0.5).noise, model().given({"label": rows})(X, 0.5).noise)
+
+
+@pytest.mark.parametrize("t", [0.5, torch.tensor(0.5, dtype=torch.float64), TIMES], ids=["float", "one", "rows"])
+def test_many_and_at_times_are_calls_of_their_own(t: Any) -> None:
+    bias = torch.arange(4.0, dtype=torch.float64)
+    conds = [
+        {"label": torch.tensor([a, 2.0, b], dtype=torch.float64), "bias": a * bias.expand(1, 4)}
+        for a, b in ((1.0, -3.0), (0.4, 7.0))
+    ]
+    path = ShiftedPath(shift=lambda clean, cond, t: cond["label"].reshape(-1, 1, 1) + 0.0 * clean)
+    for denoiser in (model(), model(VE(), "edm"), model(path, "clean")):
+        for found, cond in zip(denoiser.many(X, t, conds), conds, strict=True):
+            wanted = denoiser.given(cond)(X, t)
+            assert torch.equal(found.clean, wanted.clean)
+            assert found.x is X
+            assert found.t is t
+            if isinstance(path, type(found.path)):
+                assert torch.equal(found.path.cond["label"], cond["label"])  # type: ignore[attr-defined]
+        (alone,) = denoiser.many(X, t, conds[1:])
+        assert torch.equal(alone.clean, denoiser.given(conds[1])(X, t).clean)
+    states = torch.stack([X, 2.0 * X])
+    bound = model(VE(), "edm").given({"label": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)})
+    for found, part, time in zip(bound.at_times(states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):
+        assert torch.equal(found.clean, bound(part, time).clean)
+        assert (found.t, found.path) == (time, VE())
+    for wrong in ((7.0,), (7.0, 0.3, 0.1)):
+        with pytest.raises(UsageError, match=f"and {len(wrong)} times"):
+            bound.at_times(states, wrong)
+
+
+class Half(nn.Module):
+    """Weights in one precision, a table of integers before them, and one site."""
+
+    def __init__(self, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.site = Site("only")
+        if dtype is not None:
+            self.gain = nn.Parameter(torch.ones(1, dtype=dtype), requires_grad=False)
+        self.seen: list[torch.dtype] = []
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        self.seen.append(x.dtype)
+        return self.site(0.5 * x, time)
+
+
+def test_a_network_without_weights_or_with_integers_gets_the_state_as_it_is() -> None:
+    for dtype, wanted in ((None, torch.float64), (torch.int64, torch.float64), (torch.float16, torch.float16)):
+        net = Half(dtype)
+        assert Denoiser(net, VP())(X, 0.5).noise.dtype == torch.float64
+        assert net.seen == [wanted]
+        assert Denoiser(net, VP()).device == torch.device("cpu")
+    assert Denoiser(Half(torch.float32).to("meta"), VP()).device == torch.device("meta")
+    assert Denoiser(weigh, VP()).device == torch.device("cpu")
+
+
+def test_a_memo_forgets_whatever_could_have_changed_the_answer() -> None:
+    net = Half(None)
+    memo = Memo(Denoiser(net, VP()))
+    assert memo.path == VP()
+    first = memo(X, 0.5)
+    assert memo(X, 0.5) is first
+    with modulated(net, {"only": lambda feature, site, t: 3.0 * feature}):
+        inside = memo(X, 0.5)
+        torch.testing.assert_close(inside.noise, 3.0 * first.noise)
+        assert memo(X, 0.5) is inside
+    outside = memo(X, 0.5)
+    assert torch.equal(outside.noise, first.noise)
+    with torch.no_grad():
+        quiet = memo(X, 0.5)
+    assert quiet is not outside
+    assert memo(X, 0.5) is not quiet
+    count = len(net.seen)
+    times = torch.full((3,), 0.5, dtype=torch.float64)
+    for asked in (times, times.clone(), 0.5, times):  # tensors are told apart by identity, floats by value
+        memo(X, asked)
+    assert len(net.seen) == count + 4
+    memo(X, times)
+    memo(X, times)
+    assert len(net.seen) == count + 4
+    assert memo(X, float("0.25")) is memo(X, 0.25)
+
+
+class Outer:
+    """A guidance-like wrapper without a word of its own."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.path = inner, inner.path
+
+    def __call__(self, x: Tensor, t: Any) -> Estimate:
+        return self.inner(x, t)
+
+
+def test_what_is_known_of_the_one_inside() -> None:
+    codec, other = SimpleNamespace(decode=None), SimpleNamespace(decode=None)
+    family = lambda count: grids.karras(count or 3)  # noqa: E731
+    inner = model(codec=codec, grid=family)
+    for wrapped in (inner, Memo(inner), Outer(Memo(inner)), Memo(Memo(inner))):
+        assert codec_of(wrapped) is codec
+        assert grid_of(wrapped) is family
+    for bare in (model(), Memo(model()), Outer(model()), None, object()):
+        assert codec_of(bare) is None
+        assert grid_of(bare) is None
+    named = Outer(inner)
+    named.codec = other  # type: ignore[attr-defined]
+    assert codec_of(named) is other  # the nearest counts
+    assert grid_of(named) is family
+    assert [asks_together(d) for d in (inner, Memo(inner), Outer(inner), Memo(Outer(inner)))] == [
+        True,
+        True,
+        False,
+        False,
+    ]  # type: ignore[arg-type]
+
+
+def test_at_times_of_a_wrapper_is_one_call_after_the_other() -> None:
+    bound = model(VE(), "edm").given({"label": torch.ones(1, dtype=torch.float64)})
+    states = torch.stack([X, 2.0 * X])
+    for denoiser in (bound, Memo(bound), Outer(bound)):
+        for found, part, time in zip(at_times(denoiser, states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):  # type: ignore[arg-type]
+            assert torch.equal(found.clean, bound(part, time).clean)
+        for wrong in ((), (7.0,)):
+            with pytest.raises(UsageError, match="at N times are needed"):
+                at_times(denoiser, states, wrong)  # type: ignore[arg-type]
