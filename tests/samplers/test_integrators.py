@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -46,22 +45,6 @@ def end(rule: Sampler, path: AffinePath, times: Sequence[float], rows: int = 8) 
     return run(solve(rule, path, x, times, noise), M2().denoiser(path))
 
 
-PRINTED: list[tuple[Sampler, float, float]] = [
-    (ExponentialIntegrator(), 5.28226e-1, 1.22350e-1),
-    (ExponentialIntegrator("variance"), 2.34265, 4.78260e-1),
-    (ExponentialIntegrator("noise"), 1.72745e-1, 4.38604e-2),
-    (SASolver(predictor=2, corrector=0, tau=1.0), 6.14035e-2, 3.66632e-3),
-    (DEIS(points=2, variable="gain"), 4.46279e-2, 3.40363e-3),
-]
-
-
-@pytest.mark.parametrize(("rule", "coarse", "fine"), PRINTED, ids=lambda value: repr(value)[:40])
-def test_printed_errors(rule: Sampler, coarse: float, fine: float) -> None:
-    """G8, equal steps of log-SNR from σ̄ = 80 to .02, √KL at N = 32 and 128."""
-    for steps, value in ((32, coarse), (128, fine)):
-        assert root_kl(rule, measuring_grid("log-snr", steps)(VP()), VP()) == pytest.approx(value, rel=1e-5)
-
-
 SAME: list[tuple[Sampler, Sampler]] = [
     (ExponentialIntegrator("noise"), DDIM()),
     (DEIS(points=1), DDIM()),
@@ -99,48 +82,6 @@ def test_the_path_does_not_matter(path: AffinePath) -> None:
     for rule in (ExponentialIntegrator(), Collocation(), SASolver(), DEIS(variable="log-sigma")):
         found, expected = (root_kl(rule, measuring_grid("log-snr", 16)(p), p) for p in (path, VP()))
         assert found == pytest.approx(expected, rel=1e-8)
-
-
-@pytest.mark.parametrize("variable", ["time", "sigma", "log-sigma", "gain"])
-def test_deis_weights_are_exact_for_polynomials_in_its_variable(variable: str) -> None:
-    """Three points, three powers: ∫ z² dσ̄ over a step against a fine sum."""
-    path, rule = VP(), DEIS(variable=variable)  # type: ignore[arg-type]
-    bars = [5.0, 3.0, 2.0, 1.5]
-    times = [path.time_of(-2.0 * math.log(bar)) for bar in bars]
-    places = [rule._place(path, t) for t in times[:3][::-1]]
-    weights = rule._weights(path, bars[2], bars[3], places)
-    fine = np.linspace(bars[2], bars[3], 2001)
-    for power in range(3):
-        values = [rule._place(path, path.time_of(-2.0 * math.log(b))) ** power for b in fine]
-        exact = float(np.trapezoid(values, fine))
-        assert sum(w * z**power for w, z in zip(weights, places, strict=True)) == pytest.approx(exact, rel=1e-6)
-
-
-HIGHER: list[tuple[Sampler, float]] = [
-    (DEIS(variable="log-sigma"), 3.0),
-    (Collocation(nodes=4, sweeps=2), 2.0),
-    (Collocation(nodes=2, sweeps=4), 2.0),
-    (SASolver(predictor=2, corrector=2, tau=0.0), 3.0),
-    (SASolver(predictor=3, corrector=0, tau=0.0), 2.0),
-]
-
-
-@pytest.mark.parametrize(("rule", "order"), HIGHER, ids=lambda value: repr(value)[:60])
-def test_orders_of_variants(rule: Sampler, order: float) -> None:
-    path = VP()
-    errors = [root_kl(rule, grids.span_log_snr(n, -2.0, 4.0)(path), path) for n in (32, 64)]
-    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.3)
-    assert rule.order == order
-
-
-@pytest.mark.parametrize(
-    "rule", [SASolver(), SASolver(predictor=2, corrector=0, tau=1.0), SASolver(predictor=2, corrector=2, tau=1.0)]
-)
-def test_the_stochastic_adams_rules_are_of_second_order_in_law(rule: Sampler) -> None:
-    path = VP()
-    errors = [root_kl(rule, measuring_grid("log-snr", n)(path), path) for n in (64, 128)]
-    assert math.log2(errors[0] / errors[1]) > 1.9
-    assert rule.order == 2
 
 
 def test_evaluations() -> None:

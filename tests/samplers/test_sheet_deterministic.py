@@ -101,6 +101,8 @@ class WidespreadThree:
 # start; DPM-Solver-2 is not shipped, only its data form 2S.
 PRINTED: list[tuple[Sampler, float, float]] = [
     (ExponentialIntegrator(), 5.28226e-1, 1.22350e-1),
+    (ExponentialIntegrator("variance"), 2.34265, 4.78260e-1),
+    (DEIS(points=2, variable="gain"), 4.46279e-2, 3.40363e-3),
     (DDIM(), 1.72745e-1, 4.38604e-2),
     (Heun(), 2.51091e-2, 1.49307e-3),
     (NoiseMidpoint(), 1.19274e-2, 7.22066e-4),
