@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .grids import Grid
-from .modulation.sites import bindings
+from .networks.sites import bindings
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization
 from .paths.base import Cond, Path
 from .scalars import Time

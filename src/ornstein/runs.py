@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .denoisers import Denoiser
 from .errors import CheckpointError, UsageError
+from .storage import weights
 
 if TYPE_CHECKING:
     from .interop.diffusers import Piped
@@ -166,11 +167,10 @@ def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch
 
 def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run:
     """`open_run` for what `ornstein train` made alone."""
-    from .training import checkpoint
 
     found = read_run(where, ema=ema)
     model = found.spec.build()
-    checkpoint.fill(model, found.tensors, found.weights)
+    weights.fill(model, found.tensors, found.weights)
     model.to(usable_device(device)).eval().requires_grad_(False)
     denoiser = found.spec.denoiser(model.net)
     codec = _codec(found, device)
@@ -199,7 +199,7 @@ def _codec(found: Found, device: str | torch.device) -> Codec | None:
 
 def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
     """What `open_run` makes a model of, read and not yet built; it raises the same."""
-    from .data.cache import read_json
+    from .storage.files import read_json
     from .training import checkpoint
     from .training.folder import CONFIG, read_document, read_spec
 
@@ -218,7 +218,7 @@ def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
     spec = read_spec(details, home / CONFIG)
     spec = spec.settled(read_json(home / SETTLED)) if (home / SETTLED).is_file() else spec
     path = _named(weights, ema)
-    return Found(home=home, weights=path, details=details, spec=spec, tensors=checkpoint.read_tensors(path))
+    return Found(home=home, weights=path, details=details, spec=spec, tensors=weights.read_tensors(path))
 
 
 def _named(weights: Path, ema: bool | float) -> Path:
@@ -249,7 +249,7 @@ def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
 
     from safetensors.torch import save_file
 
-    from .data.cache import atomic
+    from .storage.files import atomic
 
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
@@ -266,7 +266,7 @@ def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
     temporary = to / f".{CARD}"
     save_file(tensors, temporary, {"images": str(run.images)})
     temporary.replace(to / CARD)
-    from .training.codec import to_dict
+    from .storage.configs import to_dict
 
     details = json.dumps({**run.details, "model": to_dict(run.spec), "images": run.images}, indent=1)
     with atomic(to / "config.json") as file:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ornstein.data.base import First, UnreadableError, checked, digest, digest_files
-from ornstein.data.cache import atomic, cache_folder, pictures, read_json, write_json
+from ornstein.data.base import First, UnreadableError, checked
+from ornstein.data.cache import pictures
 from ornstein.data.embedded import open_drawn
+from ornstein.storage.files import atomic, cache_folder, digest, digest_files, read_json, write_json
 
 
 def draw(index: int) -> tuple[np.ndarray, dict[str, str]]:

@@ -13,6 +13,7 @@ from ornstein.data import cache as cache_module
 from ornstein.data import captions, embedded, open_source
 from ornstein.data.base import First
 from ornstein.errors import DataError
+from ornstein.storage import files
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +216,7 @@ def test_a_source_travels_to_another_process_without_its_pictures(critters: embe
 def test_atomic_files_appear_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "file"
     target.write_bytes(b"old")
-    with pytest.raises(RuntimeError), cache_module.atomic(target) as file:
+    with pytest.raises(RuntimeError), files.atomic(target) as file:
         file.write(b"half")
         raise RuntimeError
     assert target.read_bytes() == b"old"

@@ -387,7 +387,7 @@ def test_the_report_of_everything_and_of_nothing_lost() -> None:
 
 def own(folder: Path, **changes: object) -> KLCodec:
     """An autoencoder of ours as a run would give it."""
-    from ornstein.training.codec import to_dict
+    from ornstein.storage.configs import to_dict
 
     config = KLConfig(width=8, multipliers=(1, 2), patch=2)
     with torch.random.fork_rng():

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 
 from ornstein.data import Example, UnreadableError
-from ornstein.data.latents import latents, moments_of
 from ornstein.errors import DataError, UsageError
 from ornstein.latents import Identity, KLCodec, Normalisation, Tiles
+from ornstein.latents.dataset import latents, moments_of
 
 
 class Halving(nn.Module):

@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 import ornstein as orn
 from ornstein.cli.main import main
 from ornstein.data import Example, UnreadableError, open_source
-from ornstein.data import latents as cached
-from ornstein.data.latents import latents
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
 from ornstein.latents import Identity, open_codec
+from ornstein.latents import dataset as cached
+from ornstein.latents.dataset import latents
 from ornstein.latents.files import is_codec
 from ornstein.runs import export, open_run
 from ornstein.training import train

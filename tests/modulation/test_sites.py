@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from ornstein.errors import ConfigError
-from ornstein.modulation import Site, modulated, sites
+from ornstein.modulation import Site, modulated
+from ornstein.networks import sites
 
 
 class Chain(nn.Module):

@@ -19,11 +19,11 @@ from ornstein.data.base import UnreadableError
 from ornstein.denoisers import Denoiser
 from ornstein.errors import PathError, UsageError
 from ornstein.lab.targets import GaussianTarget
+from ornstein.metrics.pairs import distance as named
 from ornstein.networks import UNetConfig
 from ornstein.paths import VE, VP, Flow, PyramidPath
 from ornstein.randomness import Noise
 from ornstein.rarity import LSUN_LOG_SNR, Recipe, Table, distance, one_step, rarities, score
-from ornstein.rarity.distances import distance as named
 from ornstein.runs import open_run
 from ornstein.scalars import sigmoid
 from ornstein.training import Every, TrainConfig, train

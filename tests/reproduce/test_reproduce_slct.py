@@ -20,8 +20,8 @@ from ornstein.reproduce import slct_cells as made
 from ornstein.reproduce import slct_outliers as outliers
 from ornstein.reproduce.cas_dm_cells import Pixels
 from ornstein.reproduce.slct_verdicts import at, best, judged
+from ornstein.storage.configs import to_dict
 from ornstein.training import DivergedError, train
-from ornstein.training.codec import to_dict
 from ornstein.training.config import Every
 
 HEAVY = {"kurtosis": 1.0, "median kurtosis": 0.5, "largest": 9.0, "beyond 4": 0.01, "beyond 6": 1e-3}

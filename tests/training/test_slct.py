@@ -15,12 +15,12 @@ from ornstein.cli import middle
 from ornstein.cli.main import main
 from ornstein.cli.middle import Search
 from ornstein.data import open_source
-from ornstein.data.cache import write_json
 from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
 from ornstein.parameterizations import Anchored, Consistency
 from ornstein.runs import export, open_run, place
+from ornstein.storage.files import write_json
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.config import LatentOptions
 from ornstein.training.slct import Averages, CMConfig, ConsistencySpec, ECTConfig, ICTConfig, RAdam, SLCTConfig

@@ -103,8 +103,8 @@ def middle(args: MiddleArgs) -> int:
     from pathlib import Path
 
     from .. import grids
-    from ..data.cache import write_json
     from ..runs import SETTLED, Run, open_run, place
+    from ..storage.files import write_json
     from ..training.slct import ConsistencySpec
 
     if args.evaluations < 2 or args.refine < 0:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from torch import Tensor
 
 from ornstein.errors import DataError
+from ornstein.storage.files import digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,25 +102,3 @@ def checked(index: int, length: int) -> int:
     if not -length <= index < length:
         raise IndexError(f"index {index} of a source with {length} examples")
     return index % length
-
-
-def digest(*parts: object) -> str:
-    """A short digest of the parts' texts, stable across runs, machines and versions of Python."""
-    state = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        text = str(part).encode("utf-8", "surrogateescape")
-        state.update(b"%d:" % len(text) + text)
-    return state.hexdigest()
-
-
-def digest_files(files: Iterable[tuple[str, Path]]) -> str:
-    """Digest of names, sizes and modification times; a file that cannot be examined counts as absent."""
-    state = hashlib.blake2b(digest_size=16)
-    for name, path in files:
-        try:
-            found = path.stat()
-            seen = f"{name}\0{found.st_size}\0{found.st_mtime_ns}\n"
-        except OSError:
-            seen = f"{name}\0absent\n"
-        state.update(seen.encode("utf-8", "surrogateescape"))
-    return state.hexdigest()

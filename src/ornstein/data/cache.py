@@ -8,20 +8,18 @@ be deleted at any time; each combination of set, count and size has its own.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing import current_process, get_all_start_methods, get_context
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ornstein.data.base import digest
+from ornstein.storage.files import atomic, cache_folder, digest, read_json, write_json
 
 Picture = npt.NDArray[np.uint8]  # (3, R, R)
 Draw = Callable[[int], tuple[Picture, dict[str, str]]]
@@ -29,30 +27,6 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 _FIRST = 32
 PARALLEL_FROM = 256  # fewer pictures are rendered sooner than processes are started
-
-
-def cache_folder() -> Path:
-    """``$ORNSTEIN_CACHE``, or ``ornstein`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
-    named = os.environ.get("ORNSTEIN_CACHE")
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ornstein"
-
-
-@contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A binary file that appears under ``path`` whole, or not at all if the block fails."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)  # mkstemp's 0600 would hide the file from the user's group
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 class Pictures:
@@ -156,17 +130,3 @@ def _rendered(draw: Draw, count: int) -> Iterator[tuple[Picture, dict[str, str]]
     yield from map(draw, range(_FIRST))
     with get_context("fork").Pool(workers) as pool:
         yield from pool.imap(draw, range(_FIRST, count), chunksize=16)
-
-
-def read_json(path: Path) -> Any:
-    """The document, or None if there is none or it cannot be read."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def write_json(path: Path, document: object) -> None:
-    """Write the document atomically; OSError where the folder cannot be written."""
-    with atomic(path) as file:
-        file.write(json.dumps(document, separators=(",", ":")).encode())

@@ -19,9 +19,10 @@ import torch
 from torch import Tensor
 
 from ornstein.data import captions
-from ornstein.data.base import Example, checked, digest
+from ornstein.data.base import Example, checked
 from ornstein.data.cache import Picture, Pictures, Progress, pictures
 from ornstein.errors import DataError
+from ornstein.storage.files import digest
 
 DEFAULT_COUNT = 4096
 

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ornstein.data.base import Example, checked, digest, digest_files
+from ornstein.data.base import Example, checked
 from ornstein.data.decode import decode_file, extensions
 from ornstein.errors import DataError
+from ornstein.storage.files import digest, digest_files
 
 _SAMPLE = re.compile(r"\d{6,}\.png")
 METADATA = "metadata.jsonl"

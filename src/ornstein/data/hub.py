@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ornstein.data.base import Example, UnreadableError, checked, digest, digest_files
+from ornstein.data.base import Example, UnreadableError, checked
 from ornstein.data.decode import decode, decode_file
 from ornstein.data.folder import caption_of, name_labels
 from ornstein.errors import DataError
+from ornstein.storage.files import digest, digest_files
 
 _REMEDY = "run `pip install 'ornstein[data]'`"
 _IMAGES = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ornstein.data.base import Example, Source, UnreadableError, checked, digest
+from ornstein.data.base import Example, Source, UnreadableError, checked
 from ornstein.errors import DataError
+from ornstein.storage.files import digest
 
 Integers = npt.NDArray[np.int64]
 

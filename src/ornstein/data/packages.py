@@ -19,10 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ornstein.data.base import Example, Source, checked, digest
+from ornstein.data.base import Example, Source, checked
 from ornstein.data.cache import Picture, Pictures, Progress, pictures
 from ornstein.data.captions import article
 from ornstein.errors import DataError
+from ornstein.storage.files import digest
 
 ANIMALS = ("bear", "bird", "cat", "cow", "dog", "elephant", "giraffe", "horse", "sheep", "zebra")
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")

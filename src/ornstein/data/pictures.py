@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ornstein.data.cache import atomic
+from ornstein.storage.files import atomic
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ornstein.data.base import Example, UnreadableError, checked, digest, digest_files
-from ornstein.data.cache import cache_folder, read_json, write_json
+from ornstein.data.base import Example, UnreadableError, checked
 from ornstein.data.decode import decode, extensions
 from ornstein.data.folder import caption_of, name_labels
 from ornstein.errors import DataError
+from ornstein.storage.files import cache_folder, digest, digest_files, read_json, write_json
 
 _PREFERRED = ("jpg", "jpeg", "png", "webp")
 _CAPTIONS = ("txt", "text", "caption")

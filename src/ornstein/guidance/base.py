@@ -18,7 +18,7 @@ from .. import grids
 from ..denoisers import DenoiserLike, codec_of
 from ..errors import PathError, UsageError
 from ..estimates import Estimate
-from ..modulation.sites import bindings
+from ..networks.sites import bindings
 from ..paths.base import AffinePath, Cond, Path
 from ..scalars import Time
 

@@ -149,8 +149,8 @@ class SelfMinority(Rule):
         if self.every > 1 and self.grid is None:
             raise ConfigError(f"every={self.every} counts the times of a grid: give the sampler's as grid=…")
         if isinstance(self.distance, str | File):
-            from ..rarity.distances import PLAIN
-            from ..rarity.distances import distance as named
+            from ..metrics.pairs import PLAIN
+            from ..metrics.pairs import distance as named
 
             pair = named(self.distance)[1]
             object.__setattr__(self, "distance", pair if self.distance in PLAIN else _Seen(pair))

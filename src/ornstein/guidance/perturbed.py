@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..denoisers import DenoiserLike
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
-from ..modulation.sites import Modulation, modulated
+from ..networks.sites import Modulation, modulated
 from ..scalars import Time
 from .base import Rule, Strength, network_of, strength_at
 from .cfg import mixed

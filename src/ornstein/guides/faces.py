@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..metrics.statedicts import read_state
+from ..storage.statedicts import read_state
 from .sources import FACENET_FILE, weights_file
 from .standard import resized, unit
 

@@ -164,7 +164,7 @@ def _clip_missing() -> str | None:
 
     if lacking := needs("transformers"):
         return lacking
-    from ..metrics.hubfiles import find_folder
+    from ..storage.hub import find_folder
 
     try:
         find_folder(REPOSITORY, "CLIP network")

@@ -14,7 +14,7 @@ from torch.nn import functional as fn
 
 from ..errors import CheckpointError, ConfigError
 from ..metrics.features import IMAGENET_MEAN, IMAGENET_STD
-from ..metrics.statedicts import read_state
+from ..storage.statedicts import read_state
 from .sources import FASTER_RCNN_FILE, LRASPP_FILE, RESNET_FILE, weights_file
 
 

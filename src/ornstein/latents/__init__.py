@@ -8,9 +8,9 @@ latent = codec.encode(pictures, noise)              # a draw from it
 again = codec.decode(latent)                        # gradients reach the latent
 """
 
+from ..metrics.reconstruction import Reconstruction, reconstruction
 from .codec import Codec, Identity, KLCodec, KLNetwork, Moments, Normalisation, Running, normalisation, weights_digest
 from .files import is_codec, open_codec, save_codec
-from .report import Reconstruction, reconstruction
 from .tiles import Tiles
 
 __all__ = [

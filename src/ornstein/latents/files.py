@@ -82,7 +82,7 @@ def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path
     """
     from safetensors.torch import save
 
-    from ..data.cache import atomic, write_json
+    from ..storage.files import atomic, write_json
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path
 
 def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Codec:
     from ..runs import place
-    from ..training.checkpoint import read_tensors
+    from ..storage.weights import read_tensors
 
     path = folder / DOCUMENT
     try:
@@ -144,8 +144,8 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
 def _own(about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device) -> KLCodec:
     """An autoencoder of ours from its configuration and weights."""
     from ..networks.autoencoder import KLAutoencoder, KLConfig
-    from ..training.checkpoint import fill
-    from ..training.codec import from_dict
+    from ..storage.configs import from_dict
+    from ..storage.weights import fill
 
     try:
         config = from_dict(KLConfig, about.get("network"), "network")
@@ -163,7 +163,7 @@ def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
     """The averaged weights of an autoencoder's run."""
     from ..networks.autoencoder import KLConfig
     from ..runs import read_run
-    from ..training.codec import to_dict
+    from ..storage.configs import to_dict
 
     found = read_run(folder)
     config = found.spec.network

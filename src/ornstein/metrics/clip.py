@@ -17,7 +17,7 @@ from torch.nn import functional as fn
 from ornstein.errors import CheckpointError, UsageError
 from ornstein.metrics.blocks import BLOCK, Block, padded
 from ornstein.metrics.features import resized
-from ornstein.metrics.hubfiles import digest_of, find_folder, load_pretrained
+from ornstein.storage.hub import digest_of, find_folder, load_pretrained
 
 REPOSITORY = "openai/clip-vit-base-patch32"
 _MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ornstein.metrics.features import IMAGENET_MEAN, IMAGENET_STD, POOLED, NetworkFeatures
-from ornstein.metrics.hubfiles import digest_of, find_folder, load_pretrained
+from ornstein.storage.hub import digest_of, find_folder, load_pretrained
 
 REPOSITORY = "facebook/dinov2-large"
 SIDE = 224

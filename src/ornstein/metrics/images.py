@@ -86,7 +86,7 @@ class Spread:
     @property
     def fingerprint(self) -> str:
         """Digest of the whole source and the count."""
-        from ornstein.data.base import digest
+        from ornstein.storage.files import digest
 
         return digest(self.source.fingerprint, "spread", self.count)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as fn
 
 from ornstein.errors import CheckpointError
-from ornstein.metrics.statedicts import read_state
+from ornstein.storage.statedicts import read_state
 
 STANDARD = "inception-2015-12-05"
 STANDARD_SHA256 = "6726825d"  # torch hub's convention: the file name ends in the first digits of its SHA-256

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein.errors import CheckpointError, ConfigError
-from ornstein.metrics.statedicts import read_state
+from ornstein.storage.statedicts import read_state
 
 
 class Fire(nn.Module):

@@ -1,5 +1,5 @@
 """Modulation: functions that change named features inside a network while it runs."""
 
-from ornstein.modulation.sites import Modulation, Site, modulated, sites
+from ornstein.networks.sites import Modulation, Site, modulated, sites
 
 __all__ = ["Modulation", "Site", "modulated", "sites"]

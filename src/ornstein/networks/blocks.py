@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ornstein.modulation.sites import Site, bindings
+from ornstein.networks.sites import Site, bindings
 
 NormKind = Literal["group", "rms", "nonscaling", "none"]
 Resample = Literal["down", "up"] | None

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ornstein.errors import ConfigError
-from ornstein.modulation.sites import Site
 from ornstein.networks import checks
 from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
+from ornstein.networks.sites import Site
 
 TokenNorm = Literal["token", "nonscaling"]
 

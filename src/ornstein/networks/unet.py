@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ornstein.errors import ConfigError
-from ornstein.modulation.sites import Site
 from ornstein.networks import checks
 from ornstein.networks.blocks import CrossAttention, Norm, NormKind, Resample, ResidualBlock, SelfAttention, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures
+from ornstein.networks.sites import Site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

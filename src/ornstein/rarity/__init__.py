@@ -7,9 +7,9 @@ classes = rarity.quantile_classes(table.scores, 10)            # 9 is the rarest
 classifier = rarity.load("runs/rarity")                        # made by `ornstein train rarity-classifier`
 """
 
+from ..metrics.pairs import distance
 from .classes import held_out, normal_scores, quantile_classes
 from .classifier import RarityClassifier, load
-from .distances import distance
 from .scoring import LSUN_LOG_SNR, Recipe, one_step, rarities, score
 from .table import Table
 

@@ -15,10 +15,10 @@ from torch.nn import functional
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..guidance.base import affine_path
-from ..modulation.sites import Site, modulated, sites
 from ..networks import UNetConfig, checks
 from ..networks.blocks import Norm, attend, zeroed
 from ..networks.embeddings import ConditionEmbedding, positions_2d
+from ..networks.sites import Site, modulated, sites
 from ..networks.unet import Conditions, UNetBlock
 
 if TYPE_CHECKING:

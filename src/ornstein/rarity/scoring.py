@@ -27,17 +27,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.base import Example, Source, UnreadableError, digest
-from ..data.cache import read_json, write_json
+from ..data.base import Example, Source, UnreadableError
 from ..denoisers import DenoiserLike
 from ..errors import ConfigError, UsageError
 from ..guidance.base import affine_path
+from ..metrics.pairs import PLAIN, Distance
+from ..metrics.pairs import distance as distance_named
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..runs import Run
 from ..scalars import sigmoid
-from .distances import PLAIN, Distance
-from .distances import distance as distance_named
+from ..storage.files import digest, read_json, write_json
 from .table import FORMAT, VERSION, Table, suffix_of
 
 if TYPE_CHECKING:

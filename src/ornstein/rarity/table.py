@@ -69,7 +69,7 @@ class Table:
 
     def write(self, path: str | Path) -> None:
         """Write the file, atomically, in the format of its suffix."""
-        from ..data.cache import atomic
+        from ..storage.files import atomic
 
         path = Path(path)
         data = {".csv": self._csv, ".json": self._json, ".safetensors": self._tensors}[suffix_of(path)]()

@@ -21,10 +21,9 @@ from torch import Tensor
 from .. import grids, sampling
 from .. import guidance as guide
 from ..data import to_uint8
-from ..data.base import digest
-from ..data.cache import atomic
 from ..denoisers import DenoiserLike, Guidance
 from ..rarity import RarityClassifier
+from ..storage.files import atomic, digest
 from .minority_cells import RARITIES, Json, Setting, classifier, model
 from .minority_measures import held, measured
 from .universal_images import Counted

@@ -17,9 +17,9 @@ import numpy.typing as npt
 
 from .. import rarity
 from ..data import open_source
-from ..data.base import digest
 from ..data.joined import Joined
 from ..runs import Run, open_own
+from ..storage.files import digest
 from ..training import Every, Optimizer, TrainConfig, train
 from ..training.rarity import Falling, RarityConfig, RarityLoss
 from .cas_dm_cells import SMALL

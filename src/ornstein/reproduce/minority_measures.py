@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 from ..data import open_source
-from ..data.base import digest
 from ..metrics import Statistics, features, measure, mmd2, statistics
 from ..metrics.manifold import manifold
 from ..metrics.rarity import rarity
 from ..metrics.sets import VECTORS
+from ..storage.files import digest
 from .cas_dm_cells import Pixels
 from .minority_cells import source
 

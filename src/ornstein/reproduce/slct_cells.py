@@ -18,13 +18,13 @@ import torch
 from torch import Tensor
 
 from ..data.base import Source
-from ..data.base import digest as digest_of
 from ..latents import Codec, open_codec
 from ..metrics import Features, Statistics
 from ..networks import UNetConfig
 from ..objectives import ConsistencyLoss, Examples
 from ..randomness import Noise
 from ..runs import Run
+from ..storage.files import digest as digest_of
 from ..training import Every, Optimizer, TrainConfig
 from ..training.slct import ICTConfig, RAdam, SLCTConfig
 
@@ -281,7 +281,7 @@ def pictures(data: Source, first: int, count: int) -> list[Tensor]:
 
 def clean(world: World, out: Path, count: int) -> Tensor:
     """The first latents of the data as training sees them, (count, c, h, w): normalised draws from the posteriors."""
-    from ..data.latents import moments_of
+    from ..latents.dataset import moments_of
     from ..training.latents import encoded
 
     config = configuration(world, LADDER[0], out, 0, world.batch)

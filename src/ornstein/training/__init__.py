@@ -5,7 +5,7 @@ The loop itself is imported when it is first asked for, so that opening a traine
 
 from typing import TYPE_CHECKING, Any
 
-from .codec import from_dict, to_dict
+from ..storage.configs import from_dict, to_dict
 from .config import Averaging, Every, Optimizer, Text, TrainConfig
 from .methods import METHODS, Method
 from .spec import Spec

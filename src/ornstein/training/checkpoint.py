@@ -17,19 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError
+from ..storage.weights import Tensors
 
 VERSION = 1
 STATE = "state.json"
 PARTS = ("model", "ema", "optimizer")
 _HIDDEN = ".writing-"
 _FIELDS = {"images": int, "step": int, "logged": int, "seconds": float, "tally": dict, "skipped": dict, "files": dict}
-
-Tensors = dict[str, Tensor]
 
 
 def folder_of(run: Path) -> Path:
@@ -114,38 +112,6 @@ def read_state(folder: Path) -> dict[str, Any]:
                 f"{file} differs from what was written ({file.stat().st_size} of {size} bytes): {remedy}"
             )
     return state
-
-
-def read_tensors(path: Path) -> Tensors:
-    """All tensors of a safetensors file; `CheckpointError` if it is missing or is none."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is missing: copy it again, or train again") from None
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable safetensors file ({reason}): copy it again") from None
-
-
-@torch.no_grad()
-def fill(module: nn.Module, tensors: Tensors, path: Path) -> None:
-    """Copy weights into a module, keeping the module's own dtypes and memory formats.
-
-    Raises `CheckpointError` naming the first tensor that is missing, left over, or of another shape.
-    """
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in tensors:
-            raise CheckpointError(f"{path} lacks the tensor {name!r}: it belongs to another network")
-        if tensors[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"{path}: tensor {name!r} has shape {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}"
-            )
-        tensor.copy_(tensors[name])
-    left = sorted(set(tensors) - set(own))
-    if left:
-        raise CheckpointError(f"{path} holds a tensor {left[0]!r} that the network does not have")
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> Tensors:

@@ -12,7 +12,7 @@ import tyro
 from ..errors import ConfigError
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import Denoising, Objective
-from .codec import from_dict
+from ..storage.configs import from_dict
 from .spec import Conditioned, PathName, Prediction, Spec, Validation
 
 if TYPE_CHECKING:

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..data.base import Source
-from ..data.cache import write_json
 from ..errors import CheckpointError, ConfigError
-from .codec import flat, from_dict, to_dict
+from ..storage.configs import flat, from_dict, to_dict
+from ..storage.files import write_json
 from .config import TrainConfig
 from .methods import METHODS, config_class, method_of, spec_class
 from .spec import Spec

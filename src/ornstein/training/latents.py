@@ -25,7 +25,7 @@ def encoded(config: TrainConfig, source: Source, device: torch.device) -> tuple[
     """
     if not config.codec:
         return None, source
-    from ..data.latents import latents
+    from ..latents.dataset import latents
 
     codec, options = first_codec(config, device), config.latents
     made, codec = latents(

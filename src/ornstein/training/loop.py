@@ -16,14 +16,13 @@ from typing import Any
 import torch
 
 from ..data import Batch, batches, open_source
-from ..data.base import digest
-from ..data.cache import read_json, write_json
 from ..data.loader import read
 from ..errors import OrnsteinError
 from ..objectives import Examples
 from ..randomness import mix
+from ..storage.configs import to_dict
+from ..storage.files import digest, read_json, write_json
 from . import checkpoint, events, folder
-from .codec import to_dict
 from .config import TrainConfig
 from .latents import encoded, keep_codec
 from .session import Session, accelerator

@@ -13,7 +13,7 @@ import tyro
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..data.base import Example, Source, digest
+from ..data.base import Example, Source
 from ..denoisers import Denoiser
 from ..errors import ConfigError, UsageError
 from ..networks import UNetConfig
@@ -25,6 +25,7 @@ from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.network import Encoder, Lite0Features, RarityNet, RunFeatures
 from ..rarity.table import Table
+from ..storage.files import digest
 from .config import Every, Optimizer, Text, TrainConfig
 from .spec import PATHS, Conditioned, PathName, Prediction, Spec
 

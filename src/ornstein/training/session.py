@@ -16,17 +16,18 @@ from torch import Tensor, nn
 from .. import grids
 from ..data import Batch
 from ..data.base import Source
-from ..data.latents import moments_of
 from ..data.loader import read
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..latents import Codec
+from ..latents.dataset import moments_of
 from ..objectives import Losses, Objective
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..samplers.ancestral import Ancestral
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
+from ..storage import weights
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
 from .rival import Rival
@@ -226,14 +227,14 @@ class Session:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint, bit for bit; `CheckpointError` if it is damaged or another model's."""
         state = checkpoint.read_state(folder)
-        tensors = {part: checkpoint.read_tensors(folder / f"{part}.safetensors") for part in checkpoint.PARTS}
-        checkpoint.fill(self.model, tensors["model"], folder / "model.safetensors")
-        checkpoint.fill(self.average, tensors["ema"], folder / "ema.safetensors")
+        tensors = {part: weights.read_tensors(folder / f"{part}.safetensors") for part in checkpoint.PARTS}
+        weights.fill(self.model, tensors["model"], folder / "model.safetensors")
+        weights.fill(self.average, tensors["ema"], folder / "ema.safetensors")
         path = folder / "optimizer.safetensors"
         checkpoint.fill_optimizer(self.optimizer, tensors["optimizer"], self.names, path)
         for name, module in self.others.items():
             path = folder / f"{name}.safetensors"
-            checkpoint.fill(module, checkpoint.read_tensors(path), path)
+            weights.fill(module, weights.read_tensors(path), path)
         if self.guard is not None:
             self.guard.load(state.get("guard", {}))
         if self.rival is not None:

@@ -17,8 +17,7 @@ from ..objectives.pyramid import PyramidLoss
 from ..parameterizations import LevelBelow, Net
 from ..paths import PyramidPath
 from ..randomness import mix
-from . import checkpoint
-from .codec import flat, to_dict
+from ..storage.configs import flat, to_dict
 from .config import Optimizer, TrainConfig, require_fit
 from .spec import Conditioned, Spec
 
@@ -168,7 +167,7 @@ class UDPMConfig(TrainConfig):
             weights = open_own(self.origin).weights.with_name("rival.safetensors")
             if weights.is_file():
                 try:
-                    checkpoint.fill(objective.rival, checkpoint.read_tensors(weights), weights)
+                    weights.fill(objective.rival, weights.read_tensors(weights), weights)
                 except CheckpointError as error:
                     raise CheckpointError(
                         f"--from {self.origin}: {error}: give the --discriminator options that it was trained with"

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ornstein.data.cache import atomic
 from ornstein.errors import CheckpointError, OrnsteinError
 from ornstein.guides.own.networks import GUIDES, Classifier, Guide
 from ornstein.guides.own.towers import MapOf, Summary
+from ornstein.storage.files import atomic
 
 FOLDER = Path(__file__).parents[2] / "weights" / "guides"
 FORMAT = "ornstein-guide-1"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .codec import Codec
+from ..latents.codec import Codec
 
 if TYPE_CHECKING:
     from ..data.base import Source

@@ -20,10 +20,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ornstein.data.base import Example, Source, UnreadableError, checked, digest
-from ornstein.data.cache import Progress, atomic, cache_folder, read_json, write_json
+from ornstein.data.base import Example, Source, UnreadableError, checked
+from ornstein.data.cache import Progress
 from ornstein.errors import DataError
 from ornstein.latents.codec import By, Codec, KLCodec, Moments, Normalisation, Running, normalisation
+from ornstein.storage.files import atomic, cache_folder, digest, read_json, write_json
 
 SHARD = 1024
 _BATCH = 16

@@ -35,7 +35,7 @@ def distance(name: str | Path = "lite0", device: torch.device | str = "cpu") -> 
         return "squared", _squared
     if name == "absolute":
         return "absolute", _absolute
-    from ..metrics import perceptual
+    from . import perceptual
 
     found = perceptual.lpips("vgg" if name == "lpips" else name).to(device)
     return found.name, cast("Distance", found)
