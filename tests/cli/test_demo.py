@@ -47,10 +47,12 @@ def checked(html: str) -> Balanced:
     return page
 
 
+@pytest.mark.parametrize("live", [0, pytest.param(32, marks=pytest.mark.slow)])  # live: draws 4,096 pictures first
 def test_demo_writes_one_self_contained_page(
-    capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
+    live: int, capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path
 ) -> None:
-    assert main(["demo", "--model", str(tiny_run), "--images", "32", "--n", "1", "--out", str(tmp_path), "--json"]) == 0
+    words = ["--images", str(live), "--n", "1", "--out", str(tmp_path), "--json"]
+    assert main(["demo", "--model", str(tiny_run), *words]) == 0
     result = json.loads(capsys.readouterr().out)
     html = Path(result["page"]).read_text("utf-8")
     checked(html)
@@ -58,6 +60,7 @@ def test_demo_writes_one_self_contained_page(
     few = [(name, count) for name, _, counts in SHOWN for count in counts]
     assert [(one["model"], one["evaluations"]) for one in result["few"]] == few
     assert {1, 2, 3} <= {count for _, count in few}, "the models made for one, two and three evaluations are shown"
+    assert (result["live"] is None) == (live == 0)
     assert html.count("data:image/png;base64,") >= len(result["cells"]) + len(few) + 2
     # Each panel names the command that repeats it.
     assert len(re.findall(r"<pre>ornstein (sample|train|demo) ", html)) >= 4

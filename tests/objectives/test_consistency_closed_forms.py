@@ -1,7 +1,9 @@
 """The consistency loss term by term, and its parts at points where no two numbers are alike."""
 
 import math
+import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import ornstein as orn
 from ornstein.errors import UsageError
 from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, Examples, levels
 from ornstein.objectives.consistency import sigma_min
-from ornstein.objectives.couplings import pairing
+from ornstein.objectives.couplings import pairing, transport
 from ornstein.objectives.curricula import intervals, target_decay
 from ornstein.objectives.distances import distance, square
 from ornstein.parameterizations import EDM, Anchored, Consistency, parameterization
@@ -283,6 +285,31 @@ def test_noise_is_paired_within_what_the_condition_tells(cond, within, groups):
     wanted = pairing(data.clean, white, "assignment", own)
     assert torch.equal(pair.white, white[wanted])
     assert groups == "alone" or not torch.equal(wanted, rows)
+
+
+@pytest.mark.parametrize(
+    ("plan", "wanted"),
+    [
+        ([[0.0, 0.5, 0.0], [0.0, 0.0, 0.5], [0.5, 0.0, 0.0]], [1, 2, 0]),
+        # Two rows have their largest part in one column: the permutation of most mass.
+        ([[0.2, 0.3, 0.0], [0.0, 0.3, 0.1], [0.1, 0.0, 0.2]], [0, 1, 2]),
+    ],
+)
+def test_a_plan_of_transport_is_read_as_a_permutation(monkeypatch, plan, wanted):
+    seen = {}
+
+    def emd(a, b, cost):
+        seen.update(a=a, b=b, cost=cost)
+        return np.array(plan)
+
+    monkeypatch.setitem(sys.modules, "ot", SimpleNamespace(emd=emd))
+    cost = np.arange(9.0).reshape(3, 3)
+    assert transport(cost).tolist() == wanted
+    assert seen["a"].tolist() == seen["b"].tolist() == pytest.approx([1 / 3] * 3)
+    np.testing.assert_allclose(seen["cost"], cost / 8.0)
+    assert np.isfinite(seen["cost"]).all()
+    transport(np.zeros((3, 3)))
+    assert not seen["cost"].any()
 
 
 def test_conditions_are_dropped_before_the_noise_is_paired():

@@ -234,6 +234,7 @@ def test_the_loss_is_the_weighted_error_of_the_clean_sample(path, reading, name)
         w = 1.0 / s**2 + snr if name == "edm" else snr.clamp(max=2.5)
         wanted = w * (model(asked.x, t).clean - clean).square().flatten(1).mean(1)
     assert list(losses.terms) == ["denoising"]
+    assert losses.terms["denoising"].dtype == torch.float32, "whatever the weight is computed in"
     assert torch.equal(losses.times, t)
     # The errors are taken in float32; x̂_0 of a noise prediction loses 1/SNR of its digits against x_0.
     torch.testing.assert_close(losses.terms["denoising"].double(), wanted, rtol=1e-4, atol=1e-7)
@@ -302,6 +303,9 @@ def test_every_term_of_a_cascade_has_its_formula(path, shape):
     assert list(objective(model, data, source, 0.4).terms) == list(wanted)[1:], "a front that learns nothing"
     for name, value in wanted.items():
         torch.testing.assert_close(losses.terms[name].double(), value, rtol=1e-5, atol=1e-9)
+    plain = replace(objective, loss=replace(loss, gate="clean", fade="none"))(model, data, source, 0.4).terms
+    torch.testing.assert_close(plain["gate"].double() * k**2, wanted["gate"], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(plain["one"].double() * signal, wanted["one"], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(losses.watched["gate_mean"].double(), r.flatten(1).mean(1), rtol=1e-6, atol=0)
     assert torch.equal(losses.times, t)
 

@@ -317,8 +317,8 @@ def test_what_does_not_fit_is_refused():
 def test_the_discriminator_sees_every_size_and_is_told_level_and_class():
     config = DiscriminatorConfig(width=8, classes=3)
     net = discriminator(config, 4, seed=1).eval()
-    assert config.widths(4) == (8, 16, 24)
-    assert DiscriminatorConfig(width=192).widths(16) == (192, 384, 512, 512, 512)
+    assert config.widths(4) == (16, 24, 24)
+    assert DiscriminatorConfig(width=192).widths(16) == (384, 512, 512, 512, 512)
     time, label = torch.full((B,), 0.5), torch.zeros(B, dtype=torch.int64)
     for side in (4, 8, 16):
         assert net(images(side=side), time, label).shape == (B,)

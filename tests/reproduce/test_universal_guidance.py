@@ -85,12 +85,16 @@ def test_calls_and_gradients_are_counted() -> None:
 
 
 def test_the_judge_knows_the_colours() -> None:
-    pictures, labels = images.targets(0, 48)
+    source = orn.data.open_source("critters:24", size=32)
+    pictures = torch.stack([example.image for example in source]).float() / 127.5 - 1.0
+    labels = torch.tensor([example.label for example in source])
     assert float((images.judged(pictures) == labels).float().mean()) > 0.9
 
 
 @pytest.mark.slow
 def test_cells_of_the_network() -> None:
+    pictures, labels = images.targets(0, 48)
+    assert float((images.judged(pictures) == labels).float().mean()) > 0.9
     plain = images.drawn(task="inpainting", method="plain", steps=4, recur=1, strength=0.0, seed=0, images=4)
     back = images.drawn(task="inpainting", method="backward", steps=4, recur=1, strength=0.0, seed=0, images=4)
     assert (plain["evaluations"], plain["gradients"]) == (back["evaluations"], back["gradients"]) == (4, 0)

@@ -49,7 +49,7 @@ class NoisyClassifier(Rule):
             return answer
         if not isinstance(alpha, Tensor) and (alpha == 0.0 or sigma == 0.0):
             return answer
-        log_snr = torch.as_tensor(path.log_snr(t)).to(x.device, x.dtype).expand(x.shape[0])
+        log_snr = torch.as_tensor(path.log_snr(t), dtype=x.dtype, device=x.device).expand(x.shape[0])
         with torch.inference_mode(False), torch.enable_grad():
             leaf = leaf_of(x.detach())
             unit = expand(1.0 / scalars.sqrt(alpha**2 + sigma**2), x) if self.feeds == "unit" else 1.0

@@ -49,7 +49,8 @@ class Backward:
       constants, whose first steps have the size ``rate`` a pixel whatever the energy's scale.
     * ``centre``: "guided" (the code) starts from the forward-guided clean estimate. "plain" (the paper) starts from the
       unguided one, and the two shifts add: with the same energy in both they count the evidence twice.
-    * ``clamp``: (low, high), the clean sample is kept in this range before each step and after the last (the code).
+    * ``clamp``: (low, high), the clean sample is kept in this range before each step and after the last (the code);
+      without steps it is clamped all the same.
     * ``cutoff``: samples whose energy is below it stand still (the code: 1e-5). Those in which no guide finds anything
       are left as they are, unclamped too.
     * ``energies``: by default those of the `Universal` guidance, weights included; its strength does not enter.
@@ -74,6 +75,8 @@ class Backward:
 
     def descend(self, clean: Tensor, gradient: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         """``clean`` after the steps; ``gradient(clean)`` gives (∇ℓ, ℓ (B,)), NaN where there is nothing to go by."""
+        if self.steps == 0:
+            return clean if self.clamp is None else clean.clamp(*self.clamp)
         begun, heard = clean, torch.zeros(len(clean), dtype=torch.bool, device=clean.device)
         first, second = torch.zeros_like(clean), torch.zeros_like(clean)
         for step in range(1, self.steps + 1):
@@ -87,7 +90,7 @@ class Backward:
             if self.cutoff is not None:
                 moved = torch.where(_column(values < self.cutoff, clean), clean, moved)
             clean = moved
-        clean = clean if self.clamp is None or not self.steps else clean.clamp(*self.clamp)
+        clean = clean if self.clamp is None else clean.clamp(*self.clamp)
         return torch.where(_column(heard, clean), clean, begun)
 
 
@@ -165,7 +168,10 @@ class Universal(Rule):
     def as_in_code(
         cls, energies: Any, strength: float, *, steps: int = 0, rate: float = 0.01, **rest: Any
     ) -> Universal:
-        """What the authors' code does: Adam in [−1, 1] around the forward-guided estimate, resting below 1e-5."""
+        """What the authors' code does: Adam in [−1, 1] around the forward-guided estimate, resting below 1e-5.
+
+        Without steps (``steps=0``) the forward-guided estimate is still clamped to [−1, 1], and the noise follows it.
+        """
         backward = Backward(steps=steps, rate=rate, descent="adam", clamp=(-1.0, 1.0), cutoff=1e-5)
         return cls(energies=energies, strength=strength, backward=backward, **rest)
 
@@ -180,7 +186,7 @@ class Universal(Rule):
             return replace(self, decode=codec.decode, encode=codec.encode).estimate(inner, x, t)
         forward, backward = self._forward(inner, t), self.backward
         if backward is not None and (backward.steps == 0 or backward.rate == 0.0):
-            backward = None
+            backward = None if backward.clamp is None else replace(backward, steps=0)
         if forward is None and backward is None:
             return inner(x, t)
         if self.chunk is not None and x.shape[0] > self.chunk:

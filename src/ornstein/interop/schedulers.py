@@ -187,7 +187,8 @@ def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> Law:
 def path_of_products(products: Tensor) -> VP:
     """The `VP` path with exactly these α², (N,), decreasing; the last may be 0."""
     kept = np.concatenate([[1.0], products.detach().cpu().double().numpy()])
-    betas = 1.0 - kept[1:] / kept[:-1]
+    with np.errstate(invalid="ignore", divide="ignore"):  # after a 0: not a number, which is refused below
+        betas = 1.0 - kept[1:] / kept[:-1]
     try:
         return VP.from_betas(betas.tolist())
     except ConfigError as error:

@@ -1,0 +1,118 @@
+"""The numbers behind `auto`: at the tuned counts, in between, beyond them, and for samples of many numbers."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from ornstein import grids
+from ornstein.paths import VE, VP, Flow, PyramidPath, ShiftedPath
+from ornstein.samplers import DDIM, Ancestral, AngleAdams, auto, default_for
+from ornstein.samplers.auto import rule_for
+
+# evaluations: first, last, centre, width of the grid; scale, offset of the sampler
+TUNED = {
+    1: (4.16, 0.156, -0.262, 3.42, 0.02, 0.76),
+    2: (4.16, 0.156, -0.262, 3.42, 1.84, 0.76),
+    3: (1.72, 0.204, 0.565, 2.01, 2.89, 0.63),
+    4: (4.0, 0.15, 0.25, 2.3, 2.5, 0.9),
+    5: (4.57, 0.0481, 0.778, 3.28, 1.95, 0.31),
+    8: (15.4, 0.0203, -0.0794, 3.09, 3.5, 0.111),
+    10: (13.9, 0.0126, -0.0536, 4.24, 2.77, 0.0829),
+    12: (15.0, 0.0125, -0.06, 4.2, 2.8, 0.08),
+    15: (11.0, 0.018, 0.05, 2.0, 0.43, 0.25),
+    20: (17.5, 0.014, 0.09, 2.08, 0.43, 0.162),
+    30: (28.0, 0.0103, 0.3, 1.85, 0.6, 0.1),
+    50: (48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
+}
+WIDE = VE(sigma_min=1e-4, sigma_max=1e4)  # so that no number is cut off by the path's own ends
+
+
+def check(found: tuple[object, grids.Grid], count: int, numbers: Sequence[float], corrector: bool) -> None:
+    first, last, centre, width, scale, offset = numbers
+    rule, grid = found
+    assert isinstance(rule, AngleAdams)
+    assert (rule.points, rule.corrector) == (3, corrector)
+    assert (rule.scale, rule.offset) == pytest.approx((scale, offset), rel=1e-12)
+    expected = grids.tangent(count, first=first, last=last, centre=centre, width=width)
+    assert grid(WIDE) == pytest.approx(expected(WIDE), rel=1e-10)
+
+
+@pytest.mark.parametrize("count", TUNED)
+def test_the_tuned_counts(count: int) -> None:
+    check(auto(WIDE, count), count, TUNED[count], count > 12)
+    assert rule_for(WIDE, count) == auto(WIDE, count)[0]
+
+
+def test_twenty_evaluations_of_a_small_sample_are_the_default() -> None:
+    assert auto(WIDE)[0] == auto(WIDE, 20, 1)[0]
+    assert auto(WIDE)[1](WIDE) == auto(WIDE, 20, 1)[1](WIDE)
+
+
+@pytest.mark.parametrize(
+    ("count", "low", "high"), [(6, 5, 8), (9, 8, 10), (11, 10, 12), (13, 15, 15), (17, 15, 20), (40, 30, 50)]
+)
+def test_between_them_logarithms_are_interpolated(count: int, low: int, high: int) -> None:
+    """Linearly in log count, the centre as it is; below the corrected rows the first of them stands."""
+    part = math.log(count / low) / math.log(high / low) if low < high else 0.0
+    mixed = [
+        (1.0 - part) * a + part * b if i == 2 else a ** (1.0 - part) * b**part
+        for i, (a, b) in enumerate(zip(TUNED[low], TUNED[high], strict=True))
+    ]
+    check(auto(WIDE, count), count, mixed, count > 12)
+
+
+def test_beyond_the_table_the_grid_spreads() -> None:
+    first, last, *rest = TUNED[50]
+    check(auto(WIDE, 120), 120, (first * 2.4, last / 2.4, *rest), True)
+
+
+@pytest.mark.parametrize(
+    ("count", "corrector"), [(10, False), (12, False), (15, True), (17, True), (18, False), (30, False)]
+)
+def test_large_samples(count: int, corrector: bool) -> None:
+    """Twenty times 64 numbers: a higher first level, and with many steps a wider spread; no corrector from 18 on."""
+    log = math.log(20.0)
+    check(auto(WIDE, 15, 64), 15, TUNED[15], True)
+    if count not in TUNED:
+        rule = auto(WIDE, count, 1280)[0]
+        assert isinstance(rule, AngleAdams)
+        assert rule.corrector == corrector
+        assert auto(WIDE, count, 64)[0] == auto(WIDE, count)[0]
+        return
+    first, last, centre, width, scale, offset = TUNED[count]
+    first *= math.exp(0.2 * log)
+    if count > 12:
+        last, centre, width = last * math.exp(-0.09 * log), centre - 0.15 * log, width * math.exp(0.09 * log)
+    else:
+        centre -= 0.1 * log
+    check(auto(WIDE, count, 1280), count, (first, last, centre, width, scale, offset), corrector)
+
+
+def test_where_the_corrector_and_the_extrapolation_stop() -> None:
+    """65 numbers are a large sample, 64 are not; 1025 are a picture on a variance-preserving path, 1024 are not."""
+    assert [rule_of(20, size).corrector for size in (64, 65)] == [True, False]
+    assert isinstance(auto(VP(), 4, 1024)[0], AngleAdams)
+    assert auto(VP(), 4, 1025)[0] == DDIM()
+    assert auto(VP(), 4, 1025)[1](VP()) == grids.default(VP(), 4)(VP())
+    assert isinstance(auto(VP(), 5, 1025)[0], AngleAdams)
+    for path in (VE(), Flow()):
+        assert isinstance(auto(path, 4, 4096)[0], AngleAdams)
+
+
+def rule_of(count: int, size: int) -> AngleAdams:
+    rule = auto(WIDE, count, size)[0]
+    assert isinstance(rule, AngleAdams)
+    return rule
+
+
+def test_what_is_used_where_nothing_is_named() -> None:
+    shifted = ShiftedPath(shift=lambda clean, cond, t: 0.1 * clean)
+    assert [default_for(path) for path in (VP(), VE(), Flow(), shifted, PyramidPath())] == [
+        *(3 * ["dpmpp-2m"]),
+        "ddim",
+        "ancestral",
+    ]
+    assert [rule_for(path, 9) for path in (shifted, PyramidPath())] == [DDIM(), Ancestral()]
