@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal, cast
+from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
 from .errors import PathError
 from .scalars import Time, expand
-
-if TYPE_CHECKING:
-    from .paths.base import LocationPath, Path
 
 _NOTHING: Mapping[str, Tensor] = MappingProxyType({})  # copied into every estimate
 
@@ -32,6 +29,30 @@ class Gaussian:
         return self.mean + expand(self.root, white) * white
 
 
+class Law(Protocol):
+    """What an estimate asks of a `LocationPath` to turn one prediction into another."""
+
+    def std(self, t: Any) -> Any:
+        """Standard deviation of x_t given x_0."""
+        ...
+
+    def rates(self, t: Any) -> tuple[Any, Any]:
+        """(dα/dt, dσ/dt)."""
+        ...
+
+    def located(self, estimate: Estimate, t: Time) -> Tensor:
+        """E[x_t | x_0] at the estimate."""
+        ...
+
+    def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
+        """x_0 from x_t and z."""
+        ...
+
+    def from_velocity(self, x: Tensor, velocity: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """(x_0, z) from x_t and dx_t/dt."""
+        ...
+
+
 class Estimate:
     """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others when asked, once.
 
@@ -46,7 +67,7 @@ class Estimate:
 
     x: Tensor
     t: Time
-    path: Path
+    path: Any
     extras: Mapping[str, Tensor]
     _clean: Tensor | None
     _noise: Tensor | None
@@ -56,7 +77,7 @@ class Estimate:
         self,
         x: Tensor,
         t: Time,
-        path: Path,
+        path: Any,
         *,
         clean: Tensor | None = None,
         noise: Tensor | None = None,
@@ -158,21 +179,14 @@ class Estimate:
             clean = clean + weight * estimate.clean
         return used[0][1].replace(clean=clean)
 
-    def _location(self, what: str) -> LocationPath:
+    def _location(self, what: str) -> Law:
         path = self.path
-        if not hasattr(path, "std"):  # isinstance needs an import that Python would look up at every step
+        if not hasattr(path, "std"):  # a protocol's isinstance would look up every method at every step
             raise PathError(f"{type(path).__name__} has no mean and std: its estimates have no {what!r}, only 'clean'")
-        return cast("LocationPath", path)
+        return cast("Law", path)
 
     def _from_velocity(self) -> tuple[Tensor, Tensor]:
-        """Solve x = αc + σz, v = α'c + σ'z."""
-        from .paths.base import AffinePath
-
-        path, velocity = self.path, self._velocity
-        if not isinstance(path, AffinePath) or velocity is None:
-            raise PathError(f"{type(path).__name__} has no rates(t): a velocity prediction needs an AffinePath")
-        (alpha, sigma), (d_alpha, d_sigma) = (path.alpha(self.t), path.sigma(self.t)), path.rates(self.t)
-        det = expand(alpha * d_sigma - sigma * d_alpha, self.x)
-        clean = (expand(d_sigma, self.x) * self.x - expand(sigma, self.x) * velocity) / det
-        noise = (expand(alpha, self.x) * velocity - expand(d_alpha, self.x) * self.x) / det
-        return clean, noise
+        assert self._velocity is not None
+        if not hasattr(self.path, "from_velocity"):
+            raise PathError(f"{type(self.path).__name__} has no rates(t): a velocity prediction needs an AffinePath")
+        return cast("Law", self.path).from_velocity(self.x, self._velocity, self.t)

@@ -17,10 +17,10 @@ import torch
 import ornstein as orn
 from ornstein import samplers
 from ornstein.cli.main import COMMANDS, main
+from ornstein.models.spec import PATHS
 from ornstein.networks import UNetConfig
 from ornstein.training import TrainConfig, train
 from ornstein.training.config import Every
-from ornstein.training.spec import PATHS
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"

@@ -370,8 +370,8 @@ def test_a_prompt_works_in_a_window_under_a_guidance_and_in_a_sampler():
 
 def test_a_text_model_of_ours_takes_a_token():
     """Through the text embeddings of a caption encoder and the cross-attention of a U-Net."""
+    from ornstein.models.spec import Spec
     from ornstein.networks import TextConfig, UNetConfig
-    from ornstein.training.spec import Spec
 
     spec = Spec(
         shape=(3, 16, 16),

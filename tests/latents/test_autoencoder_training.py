@@ -12,14 +12,14 @@ from safetensors.torch import load_file
 from ornstein.cli.main import main
 from ornstein.data import open_source
 from ornstein.errors import ConfigError, UsageError
-from ornstein.latents import is_codec, open_codec, reconstruction, save_codec
+from ornstein.metrics.reconstruction import reconstruction
+from ornstein.models.autoencoder import AutoencoderSpec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchCritic
 from ornstein.objectives import Examples
 from ornstein.objectives.reconstruction import ReconstructionLoss
 from ornstein.randomness import Noise
-from ornstein.runs import export, open_run
+from ornstein.runs import export, is_codec, open_codec, open_run, save_codec
 from ornstein.training import Every, train
-from ornstein.training.autoencoder import AutoencoderSpec
 
 _spec = importlib.util.spec_from_file_location("latents_conftest", Path(__file__).with_name("conftest.py"))
 tiny = importlib.util.module_from_spec(_spec)

@@ -15,22 +15,11 @@ from torch import nn
 
 from ornstein.data import Example, UnreadableError
 from ornstein.errors import CheckpointError, ConfigError, UsageError
-from ornstein.latents import (
-    Identity,
-    KLCodec,
-    Moments,
-    Normalisation,
-    Running,
-    Tiles,
-    is_codec,
-    normalisation,
-    open_codec,
-    reconstruction,
-    save_codec,
-    weights_digest,
-)
-from ornstein.latents.files import wrap_vae
+from ornstein.interop.vae import wrap_vae
+from ornstein.latents import Identity, KLCodec, Moments, Normalisation, Running, Tiles, normalisation, weights_digest
+from ornstein.metrics.reconstruction import reconstruction
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
+from ornstein.runs import is_codec, open_codec, save_codec
 
 
 def rng(seed: int = 0) -> torch.Generator:

@@ -10,19 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ornstein.errors import CheckpointError, ConfigError, UsageError
-from ornstein.latents import (
-    Codec,
-    Identity,
-    KLCodec,
-    Normalisation,
-    Running,
-    Tiles,
-    normalisation,
-    open_codec,
-    save_codec,
-)
-from ornstein.latents.files import wrap_vae
+from ornstein.interop.vae import wrap_vae
+from ornstein.latents import Codec, Identity, KLCodec, Normalisation, Running, Tiles, normalisation
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
+from ornstein.runs import open_codec, save_codec
 
 
 def rng(seed=0):

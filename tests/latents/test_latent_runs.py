@@ -15,11 +15,10 @@ import ornstein as orn
 from ornstein.cli.main import main
 from ornstein.data import Example, UnreadableError, open_source
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
-from ornstein.latents import Identity, open_codec
+from ornstein.latents import Identity
 from ornstein.latents import dataset as cached
 from ornstein.latents.dataset import latents
-from ornstein.latents.files import is_codec
-from ornstein.runs import export, open_run
+from ornstein.runs import export, is_codec, open_codec, open_run
 from ornstein.training import train
 from ornstein.training.config import LatentOptions
 

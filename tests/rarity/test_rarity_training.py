@@ -13,14 +13,15 @@ import ornstein as orn
 from ornstein import guidance, rarity
 from ornstein.cli.main import main
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
+from ornstein.models.rarity import RaritySpec
+from ornstein.models.rarity_network import RunFeatures
+from ornstein.models.spec import Spec
 from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
 from ornstein.randomness import Noise
-from ornstein.rarity.network import RunFeatures
 from ornstein.runs import export, open_run
 from ornstein.training import Every, TrainConfig, to_dict, train
-from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, RaritySpec, classify
-from ornstein.training.spec import Spec
+from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, classify
 
 BATCH = 16
 NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8, patch=2)
@@ -107,9 +108,9 @@ def test_it_learns_and_knows_less_in_more_noise(learned):
 
 def test_its_guidance_moves_samples(learned, model_run):
     """Dark images are rare here: guided samples are darker, and classes are in order."""
-    model = orn.load(model_run)
+    model, classifier = orn.load(model_run), rarity.load(learned)
     means = [
-        float(orn.sample(guidance.Minority(learned, target, 60.0)(model), 8, sampler="ddim", steps=8).mean())
+        float(orn.sample(guidance.Minority(classifier, target, 60.0)(model), 8, sampler="ddim", steps=8).mean())
         for target in (0, -1)
     ]
     plain = float(orn.sample(model, 8, sampler="ddim", steps=8).mean())
@@ -301,7 +302,7 @@ def test_a_classifier_that_does_not_fit_the_model_is_refused_before_anything_is_
 
     run, classifier = open_run(model_run), rarity.load(learned)
     words = {"sources": (), "through": "network", "backward": None, "window": None, "placement": "joint", "recur": 1}
-    monkeypatch.setattr("ornstein.rarity.classifier.load", lambda where, device: found)
+    monkeypatch.setattr("ornstein.runs.rarity.load", lambda where, device: found)
 
     found = classifier
     assert read_guides(run, guide=["rarity:x"], **words).guides.guidances

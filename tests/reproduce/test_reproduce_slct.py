@@ -13,13 +13,14 @@ from typing import Any
 import pytest
 import torch
 
-from ornstein.latents import KLCodec, save_codec
+from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
 from ornstein.reproduce import Budget, Cells, Record, slct
 from ornstein.reproduce import slct_cells as made
 from ornstein.reproduce import slct_outliers as outliers
 from ornstein.reproduce.cas_dm_cells import Pixels
 from ornstein.reproduce.slct_verdicts import at, best, judged
+from ornstein.runs import save_codec
 from ornstein.storage.configs import to_dict
 from ornstein.training import DivergedError, train
 from ornstein.training.config import Every

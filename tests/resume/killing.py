@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 import torch._dynamo  # imported by every optimizer, which takes seconds: once here, for all children
 
-from ornstein.training import TrainConfig, train
+from ornstein.training import read_config, train
 
 
 def child(config: dict, slow: float) -> None:
@@ -26,7 +26,7 @@ def child(config: dict, slow: float) -> None:
         if slow:
             true = os.fsync
             os.fsync = lambda handle: (time.sleep(slow), true(handle))[1]
-        train(TrainConfig.from_dict(config), quiet=True)
+        train(read_config(config), quiet=True)
         status = 0
     finally:
         os._exit(status)

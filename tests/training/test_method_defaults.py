@@ -8,9 +8,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ornstein.training.codec import flat
 
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, UsageError
+from ornstein.models.cascade import CascadeSpec
+from ornstein.models.consistency import ConsistencySpec
+from ornstein.models.registry import spec_class
+from ornstein.models.spec import Conditioned, Spec
 from ornstein.networks import DiTConfig, TextConfig, UNetConfig
 from ornstein.networks.autoencoder import KLConfig, PatchCritic
 from ornstein.objectives import CascadeLoss, ConsistencyLoss, Denoising
@@ -18,14 +23,11 @@ from ornstein.objectives.reconstruction import ReconstructionLoss
 from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
 from ornstein.paths import VE, VP, Flow
 from ornstein.training import METHODS, Every, Optimizer, Text, TrainConfig, to_dict
-from ornstein.training.cas_dm import CascadeSpec
-from ornstein.training.codec import flat
 from ornstein.training.conditions import captions, told
 from ornstein.training.config import Averaging, LatentOptions, shape_of
-from ornstein.training.methods import config_class, method_of, spec_class
+from ornstein.training.methods import config_class, method_of
 from ornstein.training.rarity import Falling, RarityLoss
-from ornstein.training.slct import Averages, CMConfig, ConsistencySpec, ECTConfig, ICTConfig, RAdam, SLCTConfig
-from ornstein.training.spec import Conditioned, Spec
+from ornstein.training.slct import Averages, CMConfig, ECTConfig, ICTConfig, RAdam, SLCTConfig
 from ornstein.training.watch import Watch
 
 CPU = torch.device("cpu")
@@ -141,9 +143,8 @@ def test_methods_and_their_kinds():
         "ddpm", "autoencoder", "rarity-classifier", "cas-dm", "slct", "ict", "cm", "ect", "udpm",
     ]  # fmt: skip
     for name, method in METHODS.items():
-        assert method_of({"kind": method.config.lower()}) == name
-        assert config_class(method.config.lower()) is method.configuration
-        assert spec_class(method.spec.lower()) is method.model
+        assert method_of({"kind": method.kind}) == name
+        assert config_class(method.kind) is method.configuration
         assert method_of(made(name)) == name
     assert config_class(None) is config_class("nonsense") is TrainConfig
     assert spec_class(None) is spec_class("nonsense") is Spec

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import pytest
 import torch
+from ornstein.training.codec import flat, from_dict, kind_of
 
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError
+from ornstein.models import card
+from ornstein.models.spec import Spec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.training import TrainConfig, events, folder, to_dict
 from ornstein.training.cas_dm import CascadeConfig
-from ornstein.training.codec import flat, from_dict, kind_of
-from ornstein.training.spec import Spec
 
 LEVELS = {"log_snr": [0.0], "samples": [3, 1], "loss": [0.25, None]}
 RECORD = {
@@ -145,22 +146,22 @@ def test_a_document_says_what_was_trained_on_what(tmp_path):
     assert from_dict(TrainConfig, found["train"]) == config
     folder.begin(tmp_path / "run", found)
     path = tmp_path / "run" / "config.json"
-    assert folder.read_document(path) == found
-    assert folder.read_spec(found, path) == config.specify(source)
+    assert card.read_document(path) == found
+    assert card.read_spec(found, path) == config.specify(source)
     for change, message in (
         ({"format": "x"}, "is not the configuration of an ornstein run"),
         ({"version": 2}, "has version 2, this library reads 1"),
     ):
         path.write_text(json.dumps(found | change))
         with pytest.raises(CheckpointError, match=message):
-            folder.read_document(path)
+            card.read_document(path)
     for junk in ("[]", "{"):
         path.write_text(junk)
         with pytest.raises(CheckpointError, match=r"config\.json"):
-            folder.read_document(path)
+            card.read_document(path)
     for model in (None, {}, {"kind": "spec", "shape": 3}):
         with pytest.raises(CheckpointError, match=r"config\.json: "):
-            folder.read_spec({"model": model}, path)
+            card.read_spec({"model": model}, path)
 
 
 FREE = {"out", "data", "codec", "images", "workers", "keep", "device", "tensorboard"}

@@ -16,6 +16,7 @@ from ornstein.cli.main import main
 from ornstein.cli.middle import Search
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
+from ornstein.models.consistency import ConsistencySpec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
 from ornstein.parameterizations import Anchored, Consistency
@@ -23,7 +24,7 @@ from ornstein.runs import export, open_run, place
 from ornstein.storage.files import write_json
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.config import LatentOptions
-from ornstein.training.slct import Averages, CMConfig, ConsistencySpec, ECTConfig, ICTConfig, RAdam, SLCTConfig
+from ornstein.training.slct import Averages, CMConfig, ECTConfig, ICTConfig, RAdam, SLCTConfig
 from ornstein.training.watch import Guard, Watch
 
 BATCH = 8

@@ -7,7 +7,7 @@ import tyro
 from ornstein.errors import ConfigError
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import Denoising
-from ornstein.training import Optimizer, TrainConfig, to_dict
+from ornstein.training import Optimizer, TrainConfig, read_config, to_dict
 
 CONFIGS = [
     TrainConfig(out="x"),
@@ -19,7 +19,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_file_round_trip(config):
-    assert TrainConfig.from_dict(json.loads(json.dumps(to_dict(config)))) == config
+    assert read_config(json.loads(json.dumps(to_dict(config)))) == config
 
 
 @pytest.mark.parametrize(
@@ -40,15 +40,15 @@ def test_file_round_trip(config):
 )
 def test_unreadable_files_are_named(change, message):
     with pytest.raises(ConfigError) as error:
-        TrainConfig.from_dict(to_dict(CONFIGS[0]) | change)
+        read_config(to_dict(CONFIGS[0]) | change)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_missing_keys_take_defaults_and_out_is_required():
-    assert TrainConfig.from_dict({"out": "x"}) == TrainConfig(out="x")
+    assert read_config({"out": "x"}) == TrainConfig(out="x")
     with pytest.raises(ConfigError, match="missing key 'out'"):
-        TrainConfig.from_dict({})
+        read_config({})
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.networks import DiTConfig
 from ornstein.runs import export, is_run, open_run
-from ornstein.training import DivergedError, Every, Optimizer, Text, TrainConfig, folder, train
+from ornstein.training import DivergedError, Every, Optimizer, Text, TrainConfig, folder, read_config, train
 
 BATCH = 8
 
@@ -64,7 +64,7 @@ def test_what_a_run_leaves(run):
     summary = json.loads((run / "summary.json").read_text())
     assert summary["images"] == 80
     assert summary["skipped"] == {}
-    assert TrainConfig.from_dict(json.loads((run / "config.json").read_text())["train"]).out == str(run)
+    assert read_config(json.loads((run / "config.json").read_text())["train"]).out == str(run)
 
 
 def test_loss_falls(tmp_path):
@@ -276,7 +276,7 @@ import sys
 from accelerate import PartialState
 from ornstein.training import TrainConfig, train
 import json
-train(TrainConfig.from_dict(json.loads(sys.argv[1])), quiet=True)
+train(read_config(json.loads(sys.argv[1])), quiet=True)
 print(f"one of {PartialState().num_processes} processes")
 """
 

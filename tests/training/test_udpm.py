@@ -12,6 +12,7 @@ import ornstein as orn
 from ornstein.cli.main import main
 from ornstein.data.decode import decode_file
 from ornstein.errors import CheckpointError, ConfigError, GridError
+from ornstein.models.pyramid import UDPMSpec
 from ornstein.networks import UNetConfig
 from ornstein.networks.discriminator import DiscriminatorConfig
 from ornstein.objectives.pyramid import PyramidLoss
@@ -19,7 +20,7 @@ from ornstein.parameterizations import LevelBelow
 from ornstein.paths import PyramidPath
 from ornstein.runs import export, open_run
 from ornstein.training import Every, Optimizer, train
-from ornstein.training.udpm import UDPMConfig, UDPMSpec
+from ornstein.training.udpm import UDPMConfig
 
 BATCH = 8
 NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8, patch=1, dropout=0.1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from ..errors import UsageError
-from ..latents.files import is_codec
+from ..runs import is_codec
 from .output import emit_json, note, say
 from .reconstruct import reconstruct
 from .request import Request, read_request

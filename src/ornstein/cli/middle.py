@@ -103,9 +103,9 @@ def middle(args: MiddleArgs) -> int:
     from pathlib import Path
 
     from .. import grids
+    from ..models.consistency import ConsistencySpec
     from ..runs import SETTLED, Run, open_run, place
     from ..storage.files import write_json
-    from ..training.slct import ConsistencySpec
 
     if args.evaluations < 2 or args.refine < 0:
         raise UsageError(
@@ -152,7 +152,7 @@ def distance_to_data(args: MiddleArgs, run: Run, spec: object) -> Callable[[tupl
     """The Fréchet distance of samples that climb to these levels."""
     from .. import metrics
     from ..metrics.frechet import frechet_distance
-    from ..training.slct import ConsistencySpec
+    from ..models.consistency import ConsistencySpec
     from .sides import Sampling, open_data, open_samples
 
     assert isinstance(spec, ConsistencySpec)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 def reconstruct(args: EvalArgs) -> int:
     """Measure PSNR, absolute error and the perceptual distance of reconstructions, and print them."""
     from ..data import open_source
-    from ..latents import open_codec, reconstruction
     from ..metrics.perceptual import lpips
-    from ..runs import usable_device
+    from ..metrics.reconstruction import reconstruction
+    from ..runs import open_codec, usable_device
 
     if args.n < 1 or args.batch < 1:
         raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")

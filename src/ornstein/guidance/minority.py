@@ -66,13 +66,12 @@ class Minority(Rule):
 
         score ← score + w·∇_x log p(class of rarity | x, log-SNR)
 
-    ``classifier``: a run of ``ornstein train rarity-classifier`` by its folder, or what `ornstein.rarity.load` made of
-    it. ``target``: a class from 0, the most common, to L − 1, the rarest; −1 is the rarest, too. ``weight`` w: 0 is no
+    ``classifier``: what `ornstein.rarity.load` made of a run of ``ornstein train rarity-classifier``. ``target``: a class from 0, the most common, to L − 1, the rarest; −1 is the rarest, too. ``weight`` w: 0 is no
     guidance; 1 samples the class exactly if model and classifier are exact; larger weights overshoot.
 
     A classifier that is told labels is told those of the bound condition, or that there is none.
 
-    Raises `UsageError` for a class that is none, or a folder that holds no rarity classifier.
+    Raises `UsageError` for a class that is none, and `ConfigError` for anything that is no rarity classifier.
     """
 
     classifier: Any = field(repr=False)
@@ -80,14 +79,11 @@ class Minority(Rule):
     weight: Strength = 1.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.classifier, str | File):
-            from ..rarity.classifier import load
-
-            object.__setattr__(self, "classifier", load(self.classifier))
         if not isinstance(self.classifier, Rarities):
             raise ConfigError(
-                f"Minority needs a rarity classifier, got a {type(self.classifier).__name__}: for any other classifier "
-                "of noisy samples use NoisyClassifier"
+                f"Minority needs a rarity classifier, got a {type(self.classifier).__name__}: open a run of `ornstein "
+                "train rarity-classifier` with ornstein.rarity.load; for any other classifier of noisy samples use "
+                "NoisyClassifier"
             )
         self.classifier.number(self.target)
 

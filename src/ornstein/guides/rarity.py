@@ -11,7 +11,7 @@ from .registry import Job, Kind
 
 def _minority(job: Job) -> Any:
     """RUN, or RUN@CLASS with a class 0 … L − 1; −1, the default, is the rarest."""
-    from ..rarity.classifier import load
+    from ..runs.rarity import load
 
     where, at, number = job.arg.rpartition("@")
     if not at:

@@ -24,9 +24,9 @@ from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..grids import Grid
 from ..latents.codec import Codec
-from ..latents.files import wrap_vae
 from .loading import diffusers_library, silenced
 from .schedulers import law_of, times_of_pipeline
+from .vae import wrap_vae
 
 Kind = Literal["pixels", "text", "text-xl", "labels"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -22,6 +22,8 @@ _NETWORK = "UNet2DModel"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PipelineFront:
     """A diffusers UNet2DModel and its scheduler without weights; both as JSON, with the scheduler's class."""
+
+    kind: ClassVar[str] = "pipelinefront"
 
     network: str
     scheduler: str

@@ -7,6 +7,7 @@ patch stem: at a picture's full resolution nothing is computed, which is where a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ class KLConfig:
 
     A latent pixel stands for ``factor`` = patch · 2^(levels − 1) pixels a side.
     """
+
+    kind: ClassVar[str] = "klconfig"
 
     channels: int = 3
     latent: int = 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,8 @@ class DiscriminatorConfig:
     * ``group``: images of a group, whose standard deviation the last layers see; 1 for none. A batch that does not
       divide by it is cut into the largest groups that it divides by.
     """
+
+    kind: ClassVar[str] = "discriminatorconfig"
 
     channels: int = 3
     width: int = 32

@@ -8,7 +8,7 @@ Sites, in the order of a forward pass, for each block i < depth: ``block.i.query
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,8 @@ class DiTConfig:
       which bounds the attention's logits.
     * ``classes``, ``text_width``, ``vector_width``, ``time_features``, ``time_scale``: as in `UNetConfig`.
     """
+
+    kind: ClassVar[str] = "dit"
 
     channels: int = 3
     out_channels: int | None = None

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,6 +44,8 @@ class TextConfig:
     * ``length``: words kept of a caption; the rest is cut.
     * ``width``: channels of a token; ``layers``, ``heads``: of the transformer.
     """
+
+    kind: ClassVar[str] = "textconfig"
 
     vocabulary: tuple[str, ...]
     length: int = 24

@@ -23,6 +23,7 @@ bound as a pair (FreeU, DMFFT).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -55,6 +56,8 @@ class UNetConfig:
 
     Height and width of an image must divide by ``factor`` = patch · 2^(levels − 1).
     """
+
+    kind: ClassVar[str] = "unet"
 
     channels: int = 3
     out_channels: int | None = None

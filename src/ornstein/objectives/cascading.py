@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class CascadeLoss(Denoising):
     all of them means over pixels. The third trains the gate r alone: x' is stopped in it as well. k(t) is the
     coefficient of x_0 in the mean of the posterior of one step of training, or 1.
     """
+
+    kind: ClassVar[str] = "cascadeloss"
 
     metric: str = "lite0"
     """The perceptual metric of refined images: none, lite0, vgg, alex, squeeze, or the path of LPIPS weights."""

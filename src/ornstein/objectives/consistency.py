@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -36,6 +36,8 @@ class ConsistencyLoss:
 
     x_t and x_t' are made of one sample and one noise, at neighbouring levels t > t'.
     """
+
+    kind: ClassVar[str] = "consistencyloss"
 
     distance: DistanceName = "cauchy"
     """The distance ρ: cauchy, pseudo-huber, geman-mcclure or l2."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -39,6 +39,8 @@ class Asked:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoising:
     """weight(t) · mean((raw(x_t, t) − target)²) with x_t = diffuse(x_0, t, z), one time and one z for every sample."""
+
+    kind: ClassVar[str] = "denoising"
 
     times: TimeLaw = "auto"
     """Law of the training times: uniform in the path's time, log-normal in σ/α (EDM), or logit-normal in the path's

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -38,6 +38,8 @@ class PyramidLoss:
     the finest (l = 1) on; empty tuples are the published ones, as `PyramidLoss.weights` says. A weight of zero leaves
     its term out, and without any a_l there is no discriminator.
     """
+
+    kind: ClassVar[str] = "pyramidloss"
 
     fidelity: tuple[float, ...] = ()
     """Weight w of the pixels' error: one for all levels, or one a level from the finest on. By default 1, and 0 where

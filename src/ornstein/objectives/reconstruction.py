@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,8 @@ class ReconstructionLoss:
 
     where the gradients are those of the decoder's last layer (Esser et al. 2021, eq. 7).
     """
+
+    kind: ClassVar[str] = "reconstructionloss"
 
     pixels: Literal["l1", "l2"] = "l1"
     """Distance of pixels: l1, or l2, the square."""

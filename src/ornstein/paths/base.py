@@ -131,6 +131,11 @@ class LocationPath(ABC):
             "use predicts='clean'"
         )
 
+    def from_velocity(self, x: Tensor, velocity: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """(x_0, z) from x_t and dx_t/dt; only an affine path can solve for them."""
+        del x, velocity, t
+        raise PathError(f"{type(self).__name__} has no rates(t): a velocity prediction needs an AffinePath")
+
     def rates(self, t: T) -> tuple[T, T]:
         """(dα/dt, dσ/dt); only an affine path has them."""
         del t
@@ -253,3 +258,11 @@ class AffinePath(LocationPath):
         if isinstance(t, Tensor):
             return (x - expand(self.sigma(t), x) * noise) / expand(self.alpha(t), x)
         return torch.sub(x, noise, alpha=self.sigma(t)).div_(self.alpha(t))
+
+    def from_velocity(self, x: Tensor, velocity: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """Solve x = αc + σz, v = α'c + σ'z."""
+        (alpha, sigma), (d_alpha, d_sigma) = (self.alpha(t), self.sigma(t)), self.rates(t)
+        det = expand(alpha * d_sigma - sigma * d_alpha, x)
+        clean = (expand(d_sigma, x) * x - expand(sigma, x) * velocity) / det
+        noise = (expand(alpha, x) * velocity - expand(d_alpha, x) * x) / det
+        return clean, noise

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -67,6 +67,8 @@ class PyramidPath:
     ``rule="published"`` uses the authors' scalar posterior, exact on the range of Hᵀ only (1 % off at level 2); the
     public weights were sampled with it.
     """
+
+    kind: ClassVar[str] = "pyramidpath"
 
     alphas: tuple[float, ...] = (0.5, 0.2, 1e-3)
     """Gain of each level."""

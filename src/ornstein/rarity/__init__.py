@@ -8,8 +8,9 @@ classifier = rarity.load("runs/rarity")                        # made by `ornste
 """
 
 from ..metrics.pairs import distance
+from ..models.rarity import RarityClassifier
+from ..runs.rarity import load
 from .classes import held_out, normal_scores, quantile_classes
-from .classifier import RarityClassifier, load
 from .scoring import LSUN_LOG_SNR, Recipe, one_step, rarities, score
 from .table import Table
 

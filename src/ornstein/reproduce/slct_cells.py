@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from ..data.base import Source
-from ..latents import Codec, open_codec
+from ..latents import Codec
 from ..metrics import Features, Statistics
 from ..networks import UNetConfig
 from ..objectives import ConsistencyLoss, Examples
 from ..randomness import Noise
-from ..runs import Run
+from ..runs import Run, open_codec
 from ..storage.files import digest as digest_of
 from ..training import Every, Optimizer, TrainConfig
 from ..training.slct import ICTConfig, RAdam, SLCTConfig

@@ -12,16 +12,19 @@ from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import ConfigError
-from ..networks import NETWORKS
 
 C = TypeVar("C")
 
-_KINDS: dict[type, str] = {config: name for name, (config, _) in NETWORKS.items()}
-
 
 def kind_of(cls: type) -> str:
-    """The name that a dataclass carries in a file where it is one of several: the network's, else the class's."""
-    return _KINDS.get(cls, cls.__name__.lower())
+    """The name of a class in files: its own ``kind``, which stays when the class is renamed.
+
+    Raises `TypeError` for a class that names none: whatever is written needs ``kind: ClassVar[str]``.
+    """
+    kind = cls.__dict__.get("kind")
+    if not isinstance(kind, str):
+        raise TypeError(f"{cls.__name__} cannot be written to a file: it needs kind: ClassVar[str], its name there")
+    return kind
 
 
 def to_dict(value: Any) -> Any:

@@ -5,10 +5,10 @@ The loop itself is imported when it is first asked for, so that opening a traine
 
 from typing import TYPE_CHECKING, Any
 
+from ..models.spec import Spec
 from ..storage.configs import from_dict, to_dict
 from .config import Averaging, Every, Optimizer, Text, TrainConfig
-from .methods import METHODS, Method
-from .spec import Spec
+from .methods import METHODS, Method, read_config
 
 if TYPE_CHECKING:
     from .loop import DivergedError, Summary, train
@@ -25,6 +25,7 @@ __all__ = [
     "Text",
     "TrainConfig",
     "from_dict",
+    "read_config",
     "to_dict",
     "train",
 ]

@@ -3,100 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 import tyro
-from torch import Tensor, nn
 
-from ..denoisers import Denoiser
-from ..errors import ConfigError, UsageError
-from ..networks.autoencoder import KLAutoencoder, KLConfig, PatchCritic
+from ..errors import ConfigError
+from ..models.autoencoder import AutoencoderSpec
+from ..models.spec import PathName, Prediction
+from ..networks.autoencoder import KLConfig, PatchCritic
 from ..networks.building import initialise
 from ..objectives import Objective
 from ..objectives.reconstruction import ReconstructionLoss
-from ..parameterizations import Net, Parameterization
-from ..paths import Flow
 from ..randomness import mix
 from .config import Condition, LatentOptions, Optimizer, Text, TrainConfig
-from .spec import Conditioned, PathName, Prediction, Spec
 
 if TYPE_CHECKING:
     from ..data.base import Source
-    from ..estimates import Estimate
-    from ..paths.base import Path
-    from ..scalars import Time
-
-
-@dataclass(frozen=True, slots=True)
-class NoSamples:
-    """The parameterization of an autoencoder, which makes no pictures of its own: asking for one is refused."""
-
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del path, x, t
-        raise UsageError(
-            "this run is an autoencoder, which makes no pictures of its own: train a model with --codec RUN, "
-            "or measure it with ornstein eval RUN"
-        )
-
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """Refused."""
-        del raw
-        raise AssertionError(self.feed(path, x, t))
-
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del clean, white
-        return self.feed(path, x, t)
-
-
-class Autoencoding(nn.Module):
-    """``net(image, time, noise=…)`` → (reconstruction, mean, logvar); the time is not looked at."""
-
-    def __init__(self, auto: KLAutoencoder) -> None:
-        super().__init__()
-        self.auto = auto
-
-    def latent_shape(self, shape: Any) -> tuple[int, int, int]:
-        """Of pictures (3, H, W)."""
-        factor = self.auto.config.factor
-        return self.auto.config.latent, shape[-2] // factor, shape[-1] // factor
-
-    def forward(self, image: Tensor, time: Tensor, *, noise: Tensor | None = None) -> Any:
-        """See `KLAutoencoder.forward`."""
-        del time
-        return self.auto(image, noise)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AutoencoderSpec(Spec):
-    """An autoencoder without its weights; ``path`` and ``predicts`` mean nothing here."""
-
-    network: KLConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def reading(self) -> Parameterization:
-        """It answers no noisy images."""
-        return NoSamples()
-
-    def build(self, seed: int = 0) -> Conditioned:
-        """The network with fresh weights, a pure function of the seed."""
-        with torch.random.fork_rng(devices=[]):
-            auto = KLAutoencoder(self.network)
-        return Conditioned(initialise(Autoencoding(auto), seed), None)
-
-    def denoiser(self, net: Net) -> Denoiser:
-        """The network, on a path that is never walked."""
-        return Denoiser(net, Flow(), self.reading, shape=self.shape)
-
-    def show(self, model: Conditioned, images: Tensor) -> Tensor:
-        """Pictures and, each below its own, their reconstructions: (2·N, 3, H, W), in rows of N."""
-        auto: Any = model.net
-        with torch.no_grad():
-            again = auto(images, images.new_zeros(len(images)))[0]
-        parts = [torch.cat((a, b)) for a, b in zip(images.split(4), again.clamp(-1, 1).split(4), strict=True)]
-        return torch.cat(parts)
 
 
 @tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
@@ -108,6 +31,8 @@ class AutoencoderConfig(TrainConfig):
 
     The same command continues a run that was stopped, exactly where it was.
     """
+
+    kind: ClassVar[str] = "autoencoderconfig"
 
     takes_latents: ClassVar[bool] = False
 

@@ -21,28 +21,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import CheckpointError
+from ..models.card import STATE, complete, folder_of
 from ..storage.weights import Tensors
 
 VERSION = 1
-STATE = "state.json"
 PARTS = ("model", "ema", "optimizer")
 _HIDDEN = ".writing-"
 _FIELDS = {"images": int, "step": int, "logged": int, "seconds": float, "tally": dict, "skipped": dict, "files": dict}
-
-
-def folder_of(run: Path) -> Path:
-    """Where a run keeps its checkpoints."""
-    return run / "checkpoints"
-
-
-def complete(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, oldest first."""
-    root = folder_of(run)
-    if not root.is_dir():
-        return []
-    return sorted(
-        (p for p in root.iterdir() if p.name.isdecimal() and (p / STATE).is_file()), key=lambda p: int(p.name)
-    )
 
 
 def sweep(run: Path) -> None:

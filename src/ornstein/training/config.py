@@ -10,10 +10,10 @@ import torch
 import tyro
 
 from ..errors import ConfigError
+from ..models.spec import Conditioned, PathName, Prediction, Spec
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import Denoising, Objective
-from ..storage.configs import from_dict
-from .spec import Conditioned, PathName, Prediction, Spec, Validation
+from .validation import Validation
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -33,6 +33,8 @@ def _at_least(low: float, **values: float) -> None:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
     """AdamW with a linear warm-up."""
+
+    kind: ClassVar[str] = "optimizer"
 
     lr: float = 1e-3
     """Learning rate after the warm-up."""
@@ -75,6 +77,8 @@ class Optimizer:
 class Averaging:
     """The power-function moving average of the weights (Karras et al. 2024), which samples are drawn from."""
 
+    kind: ClassVar[str] = "averaging"
+
     sigma_rel: float = 0.1
     """Width of the average, as a part of the training so far: smaller follows more closely."""
 
@@ -86,6 +90,8 @@ class Averaging:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Every:
     """How often, counted in images."""
+
+    kind: ClassVar[str] = "every"
 
     log: int = 2048
     """Images between two lines of the log."""
@@ -105,6 +111,8 @@ class Every:
 class Text:
     """The caption encoder of --condition text, trained with the network; its words are those of the data."""
 
+    kind: ClassVar[str] = "text"
+
     words: int = 4096
     """Largest number of known words."""
     length: int = 24
@@ -123,6 +131,8 @@ class Text:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentOptions:
     """The latents that a model with --codec is trained on."""
+
+    kind: ClassVar[str] = "latentoptions"
 
     statistics: Literal["element", "channel", "none"] = "element"
     """What brings them to a mean of 0: the data's statistics of each element, of each channel, or only the codec's own
@@ -146,6 +156,8 @@ class TrainConfig:
 
     The same command continues a run that was stopped, exactly where it was.
     """
+
+    kind: ClassVar[str] = "trainconfig"
 
     takes_latents: ClassVar[bool] = True
 
@@ -221,13 +233,6 @@ class TrainConfig:
         if self.codec and self.flip:
             raise ConfigError("--flip mirrors pictures, and the latents of mirrored pictures are others: leave it out")
         require_fit(self.network, "network", None if self.codec else self.size)
-
-    @staticmethod
-    def from_dict(data: object) -> TrainConfig:
-        """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
-        from .methods import config_class
-
-        return from_dict(config_class(data.get("kind") if isinstance(data, Mapping) else None), data)
 
     def specify(self, source: Source) -> Spec:
         """The model on this data.

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from ..data.base import Source
-from ..errors import CheckpointError, ConfigError
+from ..errors import ConfigError
+from ..models.card import CONFIG, VERSION, read_document
+from ..models.registry import spec_class
+from ..models.spec import Spec
 from ..storage.configs import flat, from_dict, to_dict
 from ..storage.files import write_json
 from .config import TrainConfig
-from .methods import METHODS, config_class, method_of, spec_class
-from .spec import Spec
+from .methods import METHODS, config_class, method_of
 
-VERSION = 1
-CONFIG = "config.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 
@@ -35,30 +35,6 @@ def document(config: TrainConfig, spec: Spec, source: Source) -> dict[str, Any]:
         "data": {"name": source.name, "fingerprint": source.fingerprint, "examples": len(source)},
         "train": to_dict(config),
     }
-
-
-def read_document(path: Path) -> dict[str, Any]:
-    """A run's config.json; `CheckpointError` if it is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): restore it, or train again") from None
-    if not isinstance(found, dict) or found.get("format") != "ornstein-run":
-        raise CheckpointError(f"{path} is not the configuration of an ornstein run")
-    if found.get("version") != VERSION:
-        raise CheckpointError(
-            f"{path} has version {found.get('version')!r}, this library reads {VERSION}: use the library that wrote it"
-        )
-    return found
-
-
-def read_spec(found: dict[str, Any], path: Path) -> Spec:
-    """The model that a document describes; `CheckpointError` if it does not."""
-    try:
-        model = found.get("model")
-        return from_dict(spec_class(model.get("kind") if isinstance(model, dict) else None), model, "model")
-    except ConfigError as error:
-        raise CheckpointError(f"{path}: {error}") from None
 
 
 def check(config: TrainConfig) -> bool:
@@ -85,7 +61,7 @@ def compare(out: Path, new: dict[str, Any]) -> None:
             f"the data of {out} has changed ({old['data']['examples']} examples of {old['data']['name']} then, "
             f"{new['data']['examples']} of {new['data']['name']} now): restore it, or choose another --out"
         )
-    kinds = old["train"].get("kind", METHODS["ddpm"].config.lower()), new["train"]["kind"]
+    kinds = old["train"].get("kind", METHODS["ddpm"].kind), new["train"]["kind"]
     if kinds[0] != kinds[1]:
         was, now = (method_of({"kind": kind}) for kind in kinds)
         raise ConfigError(f"the run in {out} was begun with `ornstein train {was}`, not {now}: choose another --out")

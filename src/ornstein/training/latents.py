@@ -36,8 +36,8 @@ def encoded(config: TrainConfig, source: Source, device: torch.device) -> tuple[
 
 def first_codec(config: TrainConfig, device: str | torch.device = "cpu") -> Codec:
     """The codec of a configuration before it has seen the data: that of the run's own folder, if it has begun."""
-    from ..latents import open_codec
-    from ..latents.files import DOCUMENT
+    from ..runs import open_codec
+    from ..runs.codecs import DOCUMENT
 
     own = Path(config.out) / CODEC
     return open_codec(own if (own / DOCUMENT).is_file() else config.codec, device=device)
@@ -45,7 +45,8 @@ def first_codec(config: TrainConfig, device: str | torch.device = "cpu") -> Code
 
 def keep_codec(out: Path, codec: Codec | None) -> None:
     """Write the codec into the run's folder, if it is not there yet."""
-    from ..latents.files import DOCUMENT, save_codec
+    from ..runs import save_codec
+    from ..runs.codecs import DOCUMENT
 
     if codec is not None and not (out / CODEC / DOCUMENT).is_file():
         save_codec(codec, out / CODEC)

@@ -10,7 +10,7 @@ A method is a subclass of `TrainConfig` with its options, and four answers that 
 * and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
 
 Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new
-method is a module with these two classes and a line in `METHODS`. Modules are imported when they are asked for.
+method is a module with a configuration, a kind of model in `ornstein.models`, and a line in `METHODS`. Modules are imported when they are asked for.
 """
 
 from __future__ import annotations
@@ -21,30 +21,25 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError
+from ..storage.configs import from_dict, kind_of
 
 if TYPE_CHECKING:
     from .config import TrainConfig
-    from .spec import Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """Where a method's classes are, and what it does, in half a line."""
+    """Where a method's configuration is, its ``kind`` in files, and what the method does, in half a line."""
 
     what: str
     module: str
     config: str
-    spec: str
+    kind: str
 
     @property
     def configuration(self) -> type[TrainConfig]:
         """Its subclass of `TrainConfig`."""
         return getattr(importlib.import_module(self.module, __package__), self.config)
-
-    @property
-    def model(self) -> type[Spec]:
-        """Its subclass of `Spec`."""
-        return getattr(importlib.import_module(self.module, __package__), self.spec)
 
 
 METHODS: Mapping[str, Method] = {
@@ -52,73 +47,73 @@ METHODS: Mapping[str, Method] = {
         what="a denoising diffusion model on any path, with any parameterization",
         module=".config",
         config="TrainConfig",
-        spec="Spec",
+        kind="trainconfig",
     ),
     "autoencoder": Method(
         what="a small autoencoder, in whose latents the others can be trained",
         module=".autoencoder",
         config="AutoencoderConfig",
-        spec="AutoencoderSpec",
+        kind="autoencoderconfig",
     ),
     "rarity-classifier": Method(
         what="a classifier of the rarity of noisy images, for minority guidance",
         module=".rarity",
         config="RarityConfig",
-        spec="RaritySpec",
+        kind="rarityconfig",
     ),
     "cas-dm": Method(
         what="a denoiser and a refiner of its images that a perceptual metric trains",
         module=".cas_dm",
         config="CascadeConfig",
-        spec="CascadeSpec",
+        kind="cascadeconfig",
     ),
     "slct": Method(
         what="a consistency model from scratch: pictures in one or two evaluations",
         module=".slct",
         config="SLCTConfig",
-        spec="ConsistencySpec",
+        kind="slctconfig",
     ),
     "ict": Method(
         what="the same by improved consistency training",
         module=".slct",
         config="ICTConfig",
-        spec="ConsistencySpec",
+        kind="ictconfig",
     ),
     "cm": Method(
         what="the same by the first recipe for consistency models",
         module=".slct",
         config="CMConfig",
-        spec="ConsistencySpec",
+        kind="cmconfig",
     ),
     "ect": Method(
         what="a diffusion model tuned into a consistency model",
         module=".slct",
         config="ECTConfig",
-        spec="ConsistencySpec",
+        kind="ectconfig",
     ),
     "udpm": Method(
         what="a network that doubles the picture's size at every evaluation, with an adversarial loss",
         module=".udpm",
         config="UDPMConfig",
-        spec="UDPMSpec",
+        kind="udpmconfig",
     ),
 }
 
 
 def config_class(kind: object) -> type[TrainConfig]:
     """The configuration of this ``kind`` in a file; that of ddpm for a kind that is none, which it will refuse."""
-    return next((m for m in METHODS.values() if m.config.lower() == kind), METHODS["ddpm"]).configuration
+    return next((m for m in METHODS.values() if m.kind == kind), METHODS["ddpm"]).configuration
 
 
-def spec_class(kind: object) -> type[Spec]:
-    """The model of this ``kind`` in a file; the plain one for a kind that is none, which it will refuse."""
-    return next((m for m in METHODS.values() if m.spec.lower() == kind), METHODS["ddpm"]).model
+def read_config(data: object) -> TrainConfig:
+    """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
+    return from_dict(config_class(data.get("kind") if isinstance(data, Mapping) else None), data)
 
 
 def method_of(config: TrainConfig | Mapping[str, Any]) -> str:
     """The name on the command line of the method of a configuration, or of what a file holds of one."""
-    kind = config.get("kind") if isinstance(config, Mapping) else type(config).__name__.lower()
+    kind = config.get("kind") if isinstance(config, Mapping) else kind_of(type(config))
     for name, method in METHODS.items():
-        if method.config.lower() == kind:
+        if method.kind == kind:
             return name
     raise ConfigError(f"no training method has a configuration of kind {kind!r}")

@@ -5,109 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from ..data.base import Example, Source
 from ..denoisers import Denoiser
-from ..errors import ConfigError, UsageError
+from ..errors import ConfigError
+from ..models.rarity import LITE0, Head, RaritySpec
+from ..models.rarity_network import Lite0Features, RunFeatures
+from ..models.spec import Conditioned, PathName, Prediction, Spec
 from ..networks import UNetConfig
-from ..networks.building import initialise
 from ..objectives import Denoising, Examples, Losses
 from ..objectives.denoising import TimeLaw
-from ..parameterizations import Net, Parameterization
 from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
-from ..rarity.network import Encoder, Lite0Features, RarityNet, RunFeatures
 from ..rarity.table import Table
 from ..storage.files import digest
 from .config import Every, Optimizer, Text, TrainConfig
-from .spec import PATHS, Conditioned, PathName, Prediction, Spec
 
-if TYPE_CHECKING:
-    from ..estimates import Estimate
-    from ..paths.base import Path
-    from ..scalars import Time
-
-Head = Literal["classes", "gaussian"]
-LITE0 = "lite0"
 _LEVELS = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)  # log-SNRs of the validation
 _VALIDATED = 256
-
-
-@dataclass(frozen=True, slots=True)
-class NoPicture:
-    """The parameterization of a network that answers no image: everything that would sample it is refused."""
-
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del path, x, t
-        raise UsageError(
-            "this run is a rarity classifier, which makes no images: sample from the run that was scored, with "
-            "--guide rarity:CLASSIFIER:WEIGHT"
-        )
-
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """Refused."""
-        del raw
-        raise AssertionError(self.feed(path, x, t))
-
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del clean, white
-        return self.feed(path, x, t)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RaritySpec(Spec):
-    """A rarity classifier without its weights. ``path`` is the law of its training noise; it serves every path.
-
-    ``rarities`` is the number of classes L, ``head`` what it answers: L logits, or mean and log-deviation of the
-    normal score. ``network`` is its encoder. ``seen`` names the frozen network that the encoder looks through: "" for
-    none, "lite0", or "run", whose model is ``front`` and whose sites are ``sites``. ``classes`` are the labels that it
-    is told.
-    """
-
-    rarities: int
-    head: Head = "classes"
-    seen: str = ""
-    front: Spec | None = None
-    sites: tuple[str, ...] = ()
-
-    @property
-    def reading(self) -> Parameterization:
-        """It answers no images."""
-        return NoPicture()
-
-    def build(self, seed: int = 0) -> Conditioned:
-        """The network with fresh weights, a pure function of the seed."""
-        features = self._features(seed)
-        outputs = self.rarities if self.head == "classes" else 2
-        with torch.random.fork_rng(devices=[]):
-            encoder = Encoder(self.network, outputs)  # pyright: ignore[reportArgumentType]
-        initialise(encoder, seed)
-        return Conditioned(RarityNet(encoder, features), None)
-
-    def _features(self, seed: int) -> nn.Module | None:
-        if self.seen == LITE0:
-            return Lite0Features()
-        if self.front is None:
-            return None
-        return RunFeatures(self.front, self.front.build(mix(seed, "features")).net, self.sites)
-
-    def denoiser(self, net: Net) -> Denoiser:
-        """The network with the path of its training."""
-        return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
-
-    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
-        """The rows of the table that the examples stand in (see `Rated`)."""
-        del captions
-        return {"row": labels}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -149,6 +71,8 @@ class Rated:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RarityLoss:
     """Cross-entropy of the class of rarity, or −log N(y; μ, s) of the normal score y, at a random noise level."""
+
+    kind: ClassVar[str] = "rarityloss"
 
     times: TimeLaw = "uniform"
     """Law of the training times on --path: uniform, log-normal, logit-normal, or auto (as for ddpm)."""
@@ -267,6 +191,8 @@ class HeldOut:
 class Falling(Optimizer):
     """AdamW, its learning rate falling linearly to 0."""
 
+    kind: ClassVar[str] = "falling"
+
     lr: float = 3e-4
     """Learning rate after the warm-up."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -294,6 +220,8 @@ class RarityConfig(TrainConfig):
     --scores is a table of ornstein score for the same data. With --condition label the classes are quantiles within
     each label, and the classifier is told the label. The same command continues a run that was stopped.
     """
+
+    kind: ClassVar[str] = "rarityconfig"
 
     takes_latents: ClassVar[bool] = False
 

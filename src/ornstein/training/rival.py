@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..objectives import Contested, Losses, Objective
 from ..paths.base import Path as Forward
-from ..storage import weights
+from ..storage.weights import Tensors, fill, read_tensors
 from . import checkpoint
 from .config import Optimizer
 from .tally import Tally, emptied, merged, record
@@ -81,7 +81,7 @@ class Rival:
         """The weights' names."""
         return {parameter: name for name, parameter in self.module.named_parameters()}
 
-    def tensors(self) -> dict[str, weights.Tensors]:
+    def tensors(self) -> dict[str, Tensors]:
         """Its parts of a checkpoint."""
         return {
             "rival": self.module.state_dict(),
@@ -91,8 +91,8 @@ class Rival:
     def restore(self, folder: Path, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; `CheckpointError` if it has no rival, or another one."""
         weights, moments = (folder / f"{part}.safetensors" for part in PARTS)
-        weights.fill(self.module, weights.read_tensors(weights), weights)
-        checkpoint.fill_optimizer(self.optimizer, weights.read_tensors(moments), self.names, moments)
+        fill(self.module, read_tensors(weights), weights)
+        checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments)
         tally = state.get("rival")
         # As the model's sums: one process carries those of all on.
         if tally and self.accelerator.is_main_process:

@@ -21,18 +21,19 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..latents import Codec
 from ..latents.dataset import moments_of
+from ..models.spec import Conditioned, Shows, Spec
 from ..objectives import Losses, Objective
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..samplers.ancestral import Ancestral
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
-from ..storage import weights
+from ..storage.weights import fill, read_tensors
 from . import checkpoint, ema
 from .config import Optimizer, TrainConfig
 from .rival import Rival
-from .spec import Conditioned, Shows, Spec, Validation
 from .tally import Tally, emptied, merged
+from .validation import Validation
 from .watch import Guard
 
 _SAMPLES, _SAMPLE_STEPS = 16, 12
@@ -227,14 +228,14 @@ class Session:
     def restore(self, folder: Path) -> None:
         """Go on from a checkpoint, bit for bit; `CheckpointError` if it is damaged or another model's."""
         state = checkpoint.read_state(folder)
-        tensors = {part: weights.read_tensors(folder / f"{part}.safetensors") for part in checkpoint.PARTS}
-        weights.fill(self.model, tensors["model"], folder / "model.safetensors")
-        weights.fill(self.average, tensors["ema"], folder / "ema.safetensors")
+        tensors = {part: read_tensors(folder / f"{part}.safetensors") for part in checkpoint.PARTS}
+        fill(self.model, tensors["model"], folder / "model.safetensors")
+        fill(self.average, tensors["ema"], folder / "ema.safetensors")
         path = folder / "optimizer.safetensors"
         checkpoint.fill_optimizer(self.optimizer, tensors["optimizer"], self.names, path)
         for name, module in self.others.items():
             path = folder / f"{name}.safetensors"
-            weights.fill(module, weights.read_tensors(path), path)
+            fill(module, read_tensors(path), path)
         if self.guard is not None:
             self.guard.load(state.get("guard", {}))
         if self.rival is not None:

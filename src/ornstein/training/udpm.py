@@ -3,50 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 import tyro
 
-from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
+from ..models.pyramid import Below, UDPMSpec
+from ..models.spec import Conditioned, Spec
 from ..networks import DiTConfig, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
 from ..objectives.pyramid import PyramidLoss
-from ..parameterizations import LevelBelow, Net
 from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
 from .config import Optimizer, TrainConfig, require_fit
-from .spec import Conditioned, Spec
 
 if TYPE_CHECKING:
     from ..data.base import Source
-
-Below = Literal["level-below"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UDPMSpec(Spec):
-    """A model of a pyramid, ``path``, without its weights; the other fields are those of `LevelBelow`.
-
-    The network's output has 3·f² channels, f being the largest factor of a level.
-    """
-
-    path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
-    predicts: Below = "level-below"  # pyright: ignore[reportIncompatibleVariableOverride]
-    scaled: bool = True
-    precondition: bool = True
-
-    @property
-    def reading(self) -> LevelBelow:
-        """The parameterization."""
-        return LevelBelow(scaled=self.scaled, precondition=self.precondition, sigma_data=self.sigma_data)
-
-    def denoiser(self, net: Net) -> Denoiser:
-        """``net`` as a denoiser of the pyramid."""
-        return Denoiser(net, self.path, self.reading, shape=self.shape)
 
 
 def small() -> UNetConfig:
@@ -72,6 +47,8 @@ class UDPMConfig(TrainConfig):
 
     The same command continues a run that was stopped.
     """
+
+    kind: ClassVar[str] = "udpmconfig"
 
     takes_latents: ClassVar[bool] = False
 

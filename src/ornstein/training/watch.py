@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,6 +23,8 @@ _SETTLED = 200  # batches of a stage after which its gradients have a usual size
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
     """When a batch is left out, and when a run has diverged. A batch without a finite loss is always left out."""
+
+    kind: ClassVar[str] = "watch"
 
     outlier: float = 0.0
     """Leave out batches whose gradient is this many times as large as of late; 0 leaves none out for its size."""

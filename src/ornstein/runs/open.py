@@ -12,19 +12,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from .denoisers import Denoiser
-from .errors import CheckpointError, UsageError
-from .storage import weights
+from ..denoisers import Denoiser
+from ..errors import CheckpointError, UsageError
+from ..storage.weights import fill
+from .codecs import open_codec, save_codec
+from .places import CARD, CODEC, Found, place, read_run, shipped
 
 if TYPE_CHECKING:
-    from .interop.diffusers import Piped
-    from .latents import Codec
-    from .training.spec import Conditioned, Spec
-
-CARD = "ema.safetensors"
-SETTLED = "sampling.json"
-CODEC = "codec"
-WEIGHTS = Path(__file__).parent / "weights"
+    from ..interop.diffusers import Piped
+    from ..latents import Codec
+    from ..models.spec import Conditioned, Spec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,39 +111,6 @@ class Run:
         raise UsageError(f"unknown label {label!r} of {len(self.classes)} classes: {hint}")
 
 
-def shipped() -> tuple[str, ...]:
-    """Names of the models that come with the library."""
-    return tuple(sorted(card.parent.name for card in WEIGHTS.glob(f"*/{CARD}")))
-
-
-def place(where: str | Path) -> Path:
-    """A folder of that name, or else the shipped model of that name."""
-    folder = Path(where)
-    return folder if folder.exists() or str(where) not in shipped() else WEIGHTS / str(where)
-
-
-def is_run(where: str | Path) -> bool:
-    """Whether `open_run` would find something to sample from there (it may still be damaged)."""
-    folder = place(where)
-    return any((folder / name).is_file() for name in ("config.json", CARD, "model_index.json"))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
-    """A run as it lies on the disk: its home, the file of its weights and what is in it, its model and details."""
-
-    home: Path
-    weights: Path
-    details: dict[str, Any]
-    spec: Spec
-    tensors: dict[str, Tensor]
-
-    @property
-    def images(self) -> int:
-        """Images trained on."""
-        return _images(self.weights)
-
-
 def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run | Piped:
     """Open a run's folder (its newest checkpoint), a checkpoint's folder, a card or a shipped model by its name.
 
@@ -159,7 +123,7 @@ def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch
     Raises `CheckpointError` if there is nothing of the kind, or it is damaged.
     """
     if (place(where) / "model_index.json").is_file():
-        from .interop.diffusers import from_pipeline
+        from ..interop.diffusers import from_pipeline
 
         return from_pipeline(where, device=usable_device(device))
     return open_own(where, ema=ema, device=device)
@@ -170,7 +134,7 @@ def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch
 
     found = read_run(where, ema=ema)
     model = found.spec.build()
-    weights.fill(model, found.tensors, found.weights)
+    fill(model, found.tensors, found.weights)
     model.to(usable_device(device)).eval().requires_grad_(False)
     denoiser = found.spec.denoiser(model.net)
     codec = _codec(found, device)
@@ -192,45 +156,7 @@ def _codec(found: Found, device: str | torch.device) -> Codec | None:
         return None
     if not (found.home / CODEC).is_dir():
         raise CheckpointError(f"the run in {found.home} has lost its codec: {found.home / CODEC} is missing")
-    from .latents import open_codec
-
     return open_codec(found.home / CODEC, device=device)
-
-
-def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
-    """What `open_run` makes a model of, read and not yet built; it raises the same."""
-    from .storage.files import read_json
-    from .training import checkpoint
-    from .training.folder import CONFIG, read_document, read_spec
-
-    folder = place(where)
-    if (folder / checkpoint.STATE).is_file() and not (folder / CONFIG).is_file():
-        home, weights = folder.parent.parent, folder
-        if not (home / CONFIG).is_file():
-            raise CheckpointError(f"checkpoint {folder} has lost its run: {home / CONFIG} is missing")
-    elif (folder / CONFIG).is_file():
-        home, weights = folder, _weights(folder, checkpoint.complete(folder))
-    else:
-        what = "is no run, checkpoint or model card" if folder.is_dir() else "does not exist"
-        names = f", or a shipped model ({', '.join(shipped())})" if shipped() else ""
-        raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
-    details = read_document(home / CONFIG)
-    spec = read_spec(details, home / CONFIG)
-    spec = spec.settled(read_json(home / SETTLED)) if (home / SETTLED).is_file() else spec
-    path = _named(weights, ema)
-    return Found(home=home, weights=path, details=details, spec=spec, tensors=weights.read_tensors(path))
-
-
-def _named(weights: Path, ema: bool | float) -> Path:
-    """The file of the weights, of their average or of a further one."""
-    if isinstance(ema, bool):
-        return weights / (CARD if ema else "model.safetensors")
-    path = weights / f"ema-{float(ema)}.safetensors"
-    if not path.is_file():
-        others = sorted(p.stem.removeprefix("ema-") for p in weights.glob("ema-*.safetensors"))
-        known = f"it has {', '.join(others)}" if others else "it has none: see --ema.also of ornstein train slct"
-        raise UsageError(f"{weights} has no average {ema}; {known}")
-    return path
 
 
 def load(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Denoiser:
@@ -249,15 +175,13 @@ def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
 
     from safetensors.torch import save_file
 
-    from .storage.files import atomic
+    from ..storage.files import atomic
 
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in run.model.state_dict().items()}
     if run.codec is not None:
-        from .latents import save_codec
-
         if getattr(run.codec, "about", {}).get("where") in shipped():
             save_codec(run.codec, to / CODEC, named=True)
         else:
@@ -266,28 +190,12 @@ def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
     temporary = to / f".{CARD}"
     save_file(tensors, temporary, {"images": str(run.images)})
     temporary.replace(to / CARD)
-    from .storage.configs import to_dict
+    from ..storage.configs import to_dict
 
     details = json.dumps({**run.details, "model": to_dict(run.spec), "images": run.images}, indent=1)
     with atomic(to / "config.json") as file:
         file.write(details.encode())
     return to
-
-
-def _weights(folder: Path, checkpoints: list[Path]) -> Path:
-    if checkpoints:
-        return checkpoints[-1]
-    if (folder / CARD).is_file():
-        return folder
-    raise CheckpointError(f"the run in {folder} has no checkpoint yet: let it train for longer")
-
-
-def _images(path: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        images = (file.metadata() or {}).get("images", "0")
-    return int(images) if images.isdecimal() else 0
 
 
 def usable_device(device: str | torch.device) -> torch.device:

@@ -22,7 +22,7 @@ from ..networks.sites import Site, modulated, sites
 from ..networks.unet import Conditions, UNetBlock
 
 if TYPE_CHECKING:
-    from ..training.spec import Spec
+    from .spec import Spec
 
 _LIMIT = 20.0  # log-SNR beyond which nothing changes
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -31,6 +31,8 @@ PATHS: dict[str, Callable[[], AffinePath]] = {
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
     """A model without its weights. ``classes`` are the names of its labels, empty if it takes none."""
+
+    kind: ClassVar[str] = "spec"
 
     shape: tuple[int, int, int]
     path: PathName
@@ -76,19 +78,6 @@ class Shows(Protocol):
 
     def show(self, model: Conditioned, images: Tensor) -> Tensor:
         """Pictures (M, 3, H, W) for the eye, of pictures of the data (N, 3, H, W) in [−1, 1]."""
-        ...
-
-
-class Validation(Protocol):
-    """What a method computes on held-out examples, for the log."""
-
-    @property
-    def every(self) -> int:
-        """Images between two of its answers."""
-        ...
-
-    def __call__(self, model: Denoiser) -> Mapping[str, Any]:
-        """Numbers by name, a function of the weights alone."""
         ...
 
 

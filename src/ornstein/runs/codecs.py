@@ -7,17 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from .codec import Codec, Identity, KLCodec, Normalisation
+from ..interop.vae import KNOWN, class_of, open_vae
+from ..latents.codec import Codec, Identity, KLCodec, Normalisation
+from .places import is_run, place, read_run
 
 VERSION = 1
 DOCUMENT, TENSORS = "codec.json", "codec.safetensors"
-_KNOWN = (
-    "identity, critters-latents, a run of `ornstein train autoencoder`, "
-    "a diffusers AutoencoderKL or pipeline by folder or hub name"
-)
 
 
 def open_codec(
@@ -39,30 +37,24 @@ def open_codec(
         return where
     if str(where) == "identity":
         return Identity()
-    from ..runs import place
-
     folder = place(Path(where).expanduser())
     if (folder / DOCUMENT).is_file():
         return _saved(folder, device, dtype)
-    if (folder / "model_index.json").is_file() or _class_of(folder) == "AutoencoderKL":
-        return _from_diffusers(where, device, dtype)
+    if (folder / "model_index.json").is_file() or class_of(folder) == "AutoencoderKL":
+        return open_vae(where, device, dtype)
     if folder.exists():
-        from ..runs import is_run
-
         if not is_run(folder) and not (folder / "state.json").is_file():
-            raise CheckpointError(f"{where} is no codec: give {_KNOWN}")
+            raise CheckpointError(f"{where} is no codec: give {KNOWN}")
         return _from_run(folder, device, str(where))
     if str(where).count("/") == 1 and not str(where).startswith((".", "/", "~")):
-        return _from_diffusers(where, device, dtype)
-    raise CheckpointError(f"there is no codec {str(where)!r}: give {_KNOWN}")
+        return open_vae(where, device, dtype)
+    raise CheckpointError(f"there is no codec {str(where)!r}: give {KNOWN}")
 
 
 def is_codec(where: str | Path) -> bool:
     """Whether a folder holds a codec and nothing else: an autoencoder's run or card, a saved codec, a diffusers VAE."""
-    from ..runs import place
-
     folder = place(Path(where).expanduser())
-    if (folder / DOCUMENT).is_file() or _class_of(folder) == "AutoencoderKL":
+    if (folder / DOCUMENT).is_file() or class_of(folder) == "AutoencoderKL":
         return True
     home = folder if (folder / "config.json").is_file() else folder.parent.parent
     if home != folder and not (folder / "state.json").is_file():
@@ -107,7 +99,6 @@ def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path
 
 
 def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Codec:
-    from ..runs import place
     from ..storage.weights import read_tensors
 
     path = folder / DOCUMENT
@@ -131,7 +122,7 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
     else:
         where = str(about.get("where"))
         own = document.get("kind") == "autoencoder"
-        codec = _from_run(place(where), device, where) if own else _from_diffusers(where, device, dtype)
+        codec = _from_run(place(where), device, where) if own else open_vae(where, device, dtype)
         if codec.weights != document.get("weights") and (own or dtype == torch.float32):
             raise CheckpointError(
                 f"the codec {where} has other weights than those that {folder} was made with: restore it"
@@ -162,87 +153,12 @@ def _own(about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: 
 def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
     """The averaged weights of an autoencoder's run."""
     from ..networks.autoencoder import KLConfig
-    from ..runs import read_run
     from ..storage.configs import to_dict
 
     found = read_run(folder)
     config = found.spec.network
     if not isinstance(config, KLConfig):
-        raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {_KNOWN}")
+        raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {KNOWN}")
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
     about = {"kind": "autoencoder", "network": to_dict(config), "where": where, "images": found.images}
     return _own(about, weights, found.weights, device)
-
-
-class DiffusersVAE(nn.Module):
-    """A diffusers AutoencoderKL as a `KLNetwork`."""
-
-    def __init__(self, vae: Any) -> None:
-        super().__init__()
-        self.vae = vae
-
-    def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Of the posterior."""
-        posterior = self.vae.encode(image, return_dict=False)[0]
-        return posterior.mean, posterior.logvar
-
-    def decode(self, latent: Tensor) -> Tensor:
-        """The picture."""
-        return self.vae.decode(latent, return_dict=False)[0]
-
-
-def wrap_vae(vae: Any, where: str = "") -> KLCodec:
-    """A loaded diffusers AutoencoderKL as a codec, with the normalisation that its configuration names.
-
-    The codec shares the module, which is frozen and put into evaluation mode.
-    """
-    config = vae.config
-    factor = 2 ** (len(config.block_out_channels) - 1)
-    scale = float(getattr(config, "scaling_factor", None) or 1.0)
-    mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
-    if mean is not None and std is not None:
-        normalise = Normalisation.of(shift=list(mean), scale=[scale / float(one) for one in std])
-    else:
-        normalise = Normalisation.of(shift=float(getattr(config, "shift_factor", None) or 0.0), scale=scale)
-    return KLCodec(
-        net=DiffusersVAE(vae),
-        factor=factor,
-        channels=int(config.latent_channels),
-        normalisation=normalise,
-        about={"kind": "diffusers", "where": where},
-    )
-
-
-def _from_diffusers(where: str | Path, device: str | torch.device, dtype: torch.dtype) -> KLCodec:
-    from ..interop.loading import diffusers_library, silenced
-
-    folder = Path(where).expanduser()
-    kind = diffusers_library().AutoencoderKL
-    places: list[dict[str, str]] = [{"subfolder": "vae"}] if (folder / "model_index.json").is_file() else [{}]
-    if not folder.exists():
-        places = [{}, {"subfolder": "vae"}]
-    reason = ""
-    for place in places:
-        try:
-            with silenced():
-                vae = kind.from_pretrained(
-                    str(folder) if folder.exists() else str(where), use_safetensors=True, torch_dtype=dtype, **place
-                )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            continue
-        if dtype == torch.float16 and getattr(vae.config, "force_upcast", False):
-            vae = vae.to(torch.float32)  # its activations overflow in half precision
-        codec = wrap_vae(vae, str(folder.resolve()) if folder.exists() else str(where))
-        vae.to(device)
-        return codec
-    raise CheckpointError(f"no diffusers AutoencoderKL could be loaded from {where} ({reason}): give {_KNOWN}")
-
-
-def _class_of(folder: Path) -> str | None:
-    """The class that a diffusers configuration names."""
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found.get("_class_name") if isinstance(found, dict) else None

@@ -1,0 +1,96 @@
+"""Consistency models: what one is, apart from its training."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
+
+from .. import grids
+from ..denoisers import Denoiser
+from ..errors import CheckpointError, GridError
+from ..parameterizations import EDM, Anchored, Consistency, Net, Parameterization
+from ..paths import VE
+from ..paths.base import Path
+from ..scalars import Time, log
+from .spec import Spec
+
+MIDDLE = 0.53
+"""Level of the second evaluation unless it was searched for: σ_420 of 640 intervals, the best of the paper's."""
+
+
+def log_level(path: Path, t: Time) -> Time:
+    """250·log σ̄, the time number of the published networks; on every path with α and σ."""
+    return 250.0 * log(grids.affine(path).sigma_bar(t))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsistencySpec(Spec):
+    """A consistency model without its weights.
+
+    f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
+    anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
+    ``clock``: what the network is told of the time, 250·log σ̄, or what its path says.
+    """
+
+    kind: ClassVar[str] = "consistencyspec"
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    middle: tuple[float, ...] = (MIDDLE,)
+    clock: Literal["log", "path"] = "log"
+
+    @property
+    def reading(self) -> Parameterization:
+        """The parameterization, with its boundary."""
+        inner = Spec.reading.fget(self)  # type: ignore[attr-defined]
+        if isinstance(inner, EDM):
+            return Consistency(sigma_data=self.sigma_data, sigma_min=self.sigma_min)
+        return Anchored(inner=inner, sigma_min=self.sigma_min)
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as a denoiser whose own grid has one evaluation, or climbs to the middle levels for more."""
+        alone = Spec.denoiser(self, net)
+        path = alone.path
+        if isinstance(path, VE):
+            path = VE(sigma_min=self.sigma_min or path.sigma_min, sigma_max=self.sigma_max)
+        return replace(
+            alone,
+            path=path,
+            predicts=self.reading,
+            clock=log_level if self.clock == "log" else None,
+            grid=self.grid,
+        )
+
+    def settled(self, found: object) -> Spec:
+        """With the middle levels that `ornstein middle` found; `CheckpointError` for a file that holds none."""
+        levels = found.get("middle") if isinstance(found, dict) else None
+        if not isinstance(levels, list) or not all(isinstance(x, float) and self.sigma_min < x for x in levels):
+            raise CheckpointError("the run's sampling.json holds no middle levels: delete it, or search them again")
+        return replace(self, middle=tuple(levels))
+
+    def grid(self, evaluations: int | None) -> grids.Grid:
+        """The climbing grid of this many evaluations; by default one and each middle level that is known.
+
+        Where fewer levels are known than asked for, each further one is half of the one before. `GridError` for less
+        than one evaluation.
+        """
+        count = 1 + len(self.middle) if evaluations is None else evaluations
+        if count < 1:
+            raise GridError(f"a consistency model needs at least one evaluation, got {count}")
+        known = list(self.middle)
+        while len(known) < count - 1:
+            known.append(0.5 * (known[-1] if known else 2.0 * MIDDLE))
+        return self.multistep(*known[: max(count - 1, 0)])
+
+    def multistep(self, *levels: float) -> grids.Grid:
+        """`ornstein.grids.multistep` from this model's noisiest level."""
+
+        def rule(path: Path) -> tuple[float, ...]:
+            base = grids.affine(path)
+            start = base.span[1]
+            if base.sigma_bar(start) > self.sigma_max * (1.0 + 1e-9):
+                start = base.time_of(-2.0 * math.log(self.sigma_max))
+            return grids.multistep(*levels, start=start)(path)
+
+        return grids.Grid(f"multistep({', '.join(f'{level:g}' for level in levels)})", rule)

@@ -1,0 +1,26 @@
+"""The kinds of trained models that a file may name, each with its class, imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .spec import Spec
+
+MODELS: Mapping[str, tuple[str, str]] = {
+    "spec": (".spec", "Spec"),
+    "autoencoderspec": (".autoencoder", "AutoencoderSpec"),
+    "rarityspec": (".rarity", "RaritySpec"),
+    "cascadespec": (".cascade", "CascadeSpec"),
+    "consistencyspec": (".consistency", "ConsistencySpec"),
+    "udpmspec": (".pyramid", "UDPMSpec"),
+}
+"""Kind in a file → (module, class)."""
+
+
+def spec_class(kind: object) -> type[Spec]:
+    """The model class of this ``kind`` in a file; the plain denoiser's for an unknown kind, which it will refuse."""
+    module, name = MODELS.get(kind, MODELS["spec"]) if isinstance(kind, str) else MODELS["spec"]
+    return getattr(importlib.import_module(module, __package__), name)

@@ -1,0 +1,110 @@
+"""Where trained models lie: folders, shipped names, and what is read before a network is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from ..errors import CheckpointError, UsageError
+from ..models.card import CONFIG, STATE, complete, read_document, read_spec
+from ..storage.files import read_json
+from ..storage.weights import read_tensors
+
+if TYPE_CHECKING:
+    from ..models.spec import Spec
+
+
+CARD = "ema.safetensors"
+
+
+SETTLED = "sampling.json"
+
+
+CODEC = "codec"
+
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+
+
+def shipped() -> tuple[str, ...]:
+    """Names of the models that come with the library."""
+    return tuple(sorted(card.parent.name for card in WEIGHTS.glob(f"*/{CARD}")))
+
+
+def place(where: str | Path) -> Path:
+    """A folder of that name, or else the shipped model of that name."""
+    folder = Path(where)
+    return folder if folder.exists() or str(where) not in shipped() else WEIGHTS / str(where)
+
+
+def is_run(where: str | Path) -> bool:
+    """Whether `open_run` would find something to sample from there (it may still be damaged)."""
+    folder = place(where)
+    return any((folder / name).is_file() for name in ("config.json", CARD, "model_index.json"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A run as it lies on the disk: its home, the file of its weights and what is in it, its model and details."""
+
+    home: Path
+    weights: Path
+    details: dict[str, Any]
+    spec: Spec
+    tensors: dict[str, Tensor]
+
+    @property
+    def images(self) -> int:
+        """Images trained on."""
+        return _images(self.weights)
+
+
+def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
+    """What `open_run` makes a model of, read and not yet built; it raises the same."""
+    folder = place(where)
+    if (folder / STATE).is_file() and not (folder / CONFIG).is_file():
+        home, weights = folder.parent.parent, folder
+        if not (home / CONFIG).is_file():
+            raise CheckpointError(f"checkpoint {folder} has lost its run: {home / CONFIG} is missing")
+    elif (folder / CONFIG).is_file():
+        home, weights = folder, _weights(folder, complete(folder))
+    else:
+        what = "is no run, checkpoint or model card" if folder.is_dir() else "does not exist"
+        names = f", or a shipped model ({', '.join(shipped())})" if shipped() else ""
+        raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
+    details = read_document(home / CONFIG)
+    spec = read_spec(details, home / CONFIG)
+    spec = spec.settled(read_json(home / SETTLED)) if (home / SETTLED).is_file() else spec
+    path = _named(weights, ema)
+    return Found(home=home, weights=path, details=details, spec=spec, tensors=read_tensors(path))
+
+
+def _named(weights: Path, ema: bool | float) -> Path:
+    """The file of the weights, of their average or of a further one."""
+    if isinstance(ema, bool):
+        return weights / (CARD if ema else "model.safetensors")
+    path = weights / f"ema-{float(ema)}.safetensors"
+    if not path.is_file():
+        others = sorted(p.stem.removeprefix("ema-") for p in weights.glob("ema-*.safetensors"))
+        known = f"it has {', '.join(others)}" if others else "it has none: see --ema.also of ornstein train slct"
+        raise UsageError(f"{weights} has no average {ema}; {known}")
+    return path
+
+
+def _weights(folder: Path, checkpoints: list[Path]) -> Path:
+    if checkpoints:
+        return checkpoints[-1]
+    if (folder / CARD).is_file():
+        return folder
+    raise CheckpointError(f"the run in {folder} has no checkpoint yet: let it train for longer")
+
+
+def _images(path: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        images = (file.metadata() or {}).get("images", "0")
+    return int(images) if images.isdecimal() else 0

@@ -1,0 +1,21 @@
+"""What a training method measures on held-out examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from ..denoisers import Denoiser
+
+
+class Validation(Protocol):
+    """What a method computes on held-out examples, for the log."""
+
+    @property
+    def every(self) -> int:
+        """Images between two of its answers."""
+        ...
+
+    def __call__(self, model: Denoiser) -> Mapping[str, Any]:
+        """Numbers by name, a function of the weights alone."""
+        ...
