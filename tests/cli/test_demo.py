@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ornstein.cli.demo import EVALUATIONS, SAMPLERS
+from ornstein.cli.demo_args import EVALUATIONS, SAMPLERS
 from ornstein.cli.demo_few import SHOWN
 from ornstein.cli.main import main
 from ornstein.page import Curve, Section, chart, render

@@ -13,8 +13,9 @@ import torch
 
 import ornstein as orn
 from ornstein import grids, sampling
-from ornstein.cli import demo, demo_few, demo_page
-from ornstein.cli.demo import Cell, DemoArgs, compare, live_command, reference
+from ornstein.cli import demo, demo_args, demo_few, demo_page
+from ornstein.cli.demo import compare, reference
+from ornstein.cli.demo_args import Cell, DemoArgs, live_command
 from ornstein.cli.demo_few import Few
 from ornstein.cli.main import main, parse
 from ornstein.cli.sample import SampleArgs
@@ -106,7 +107,7 @@ def whole(tiny_run: Path, charts: list[Any], tmp_path: Path) -> tuple[Page, Run,
 
 
 def test_constants_of_the_demo() -> None:
-    assert (demo.SAMPLERS, demo.EVALUATIONS, demo.FINE) == (NAMES, COUNTS, 200)
+    assert (demo_args.SAMPLERS, demo_args.EVALUATIONS, demo_args.FINE) == (NAMES, COUNTS, 200)
     assert demo_few.SHOWN == (
         ("critters-ect", None, (1, 2)),
         ("critters-64", "auto", (1, 2, 3, 10)),

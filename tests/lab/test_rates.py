@@ -3,7 +3,8 @@ from dataclasses import dataclass
 
 import pytest
 
-from ornstein.cli.rates import RatesArgs, rates
+from ornstein.cli.rates import rates
+from ornstein.cli.rates_args import RatesArgs
 from ornstein.errors import ConfigError, UsageError
 from ornstein.lab.plots import write
 from ornstein.lab.rates import measure

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from ornstein.cli.rates import RatesArgs, rates
+from ornstein.cli.rates import rates
+from ornstein.cli.rates_args import RatesArgs
 from ornstein.errors import ConfigError, UsageError
 from ornstein.lab.dimension import dimension, low_rank_mixture, random_mixture
 from ornstein.lab.meters import gaussian_law, kl

@@ -15,7 +15,7 @@ import torch
 
 from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
-from ornstein.reproduce import Budget, Cells, Record, slct
+from ornstein.reproduce import Budget, Cells, Record, slct, slct_world
 from ornstein.reproduce import slct_cells as made
 from ornstein.reproduce import slct_outliers as outliers
 from ornstein.reproduce.cas_dm_cells import Pixels
@@ -45,8 +45,8 @@ def codec(tmp_path_factory) -> str:
 
 
 @pytest.fixture(scope="module")
-def world(codec) -> made.World:
-    return made.World(codec=codec, data="critters:24", size=16, width=8, batch=8, end=20, samples=16, rate=1e-3)
+def world(codec) -> slct_world.World:
+    return slct_world.World(codec=codec, data="critters:24", size=16, width=8, batch=8, end=20, samples=16, rate=1e-3)
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +71,7 @@ def changed(a: Any, b: Any) -> set[str]:
 
 
 def test_each_rung_changes_one_thing(world, tmp_path):
-    configs = [made.configuration(world, arm, tmp_path / "run", 3, 64) for arm in made.LADDER]
+    configs = [slct_world.configuration(world, arm, tmp_path / "run", 3, 64) for arm in slct_world.LADDER]
     assert [changed(a, b) for a, b in itertools.pairwise(configs)] == [
         {"objective.distance"},
         {"objective.diffusion"},
@@ -85,7 +85,7 @@ def test_the_ladder_leads_from_ict_to_slct(world, tmp_path):
     from ornstein.objectives import ConsistencyLoss
     from ornstein.training.slct import ICTConfig
 
-    first, last = (made.configuration(world, arm, tmp_path, 0, 64) for arm in ("ict", "slct"))
+    first, last = (slct_world.configuration(world, arm, tmp_path, 0, 64) for arm in ("ict", "slct"))
     assert changed(first.objective, ICTConfig(out="x").objective) == {"reduce", "end"}
     assert changed(last.objective, ConsistencyLoss()) == {"end"}
     assert last.network.norm == "nonscaling"
@@ -93,7 +93,7 @@ def test_the_ladder_leads_from_ict_to_slct(world, tmp_path):
 
 
 def test_the_diffusion_model_shares_what_it_can(world, tmp_path):
-    ours, theirs = (made.configuration(world, arm, tmp_path, 2, 64) for arm in ("ict", "diffusion"))
+    ours, theirs = (slct_world.configuration(world, arm, tmp_path, 2, 64) for arm in ("ict", "diffusion"))
     for name in ("data", "codec", "size", "batch", "seed", "path", "predicts", "network", "latents", "every"):
         assert getattr(ours, name) == getattr(theirs, name), name
 
@@ -200,10 +200,10 @@ def found(
 
 
 def test_verdicts_follow_the_numbers():
-    better = {arm: 0.8**place for place, arm in enumerate(made.LADDER)}
+    better = {arm: 0.8**place for place, arm in enumerate(slct_world.LADDER)}
     said = [f.verdict for f in found(HEAVY, **better, diffusion=0.5).findings]
     assert set(said) == {"reproduced"}
-    worse = {arm: 1.2**place for place, arm in enumerate(made.LADDER)}
+    worse = {arm: 1.2**place for place, arm in enumerate(slct_world.LADDER)}
     findings = found(LIGHT, **worse).findings
     assert findings[0].verdict == "not testable here"
     assert [f.verdict for f in findings[1:8]] == ["not reproduced"] * 7  # five rungs, two against iCT
@@ -213,7 +213,7 @@ def test_verdicts_follow_the_numbers():
 
 
 def test_a_scale_that_has_not_shrunk_is_not_tested():
-    better = {arm: 0.8**place for place, arm in enumerate(made.LADDER)}
+    better = {arm: 0.8**place for place, arm in enumerate(slct_world.LADDER)}
     said = {f.claim: f for f in found(HEAVY, adapted=0.0112, **better, diffusion=0.5).findings}
     rung = said["The adaptive scale c improves on a constant one"]
     assert rung.verdict == "not testable here"
@@ -262,7 +262,7 @@ def test_the_record_survives_json(broken):
 
 def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypatch):
     rows = {"arm": "slct", "seed": 1, "images": 48, "world": asdict(world)}
-    plain = made.configuration
+    plain = slct_world.configuration
     often = Every(log=16, checkpoint=16, seconds=0, samples=0)
     monkeypatch.setattr(made, "configuration", lambda *given: replace(plain(*given), every=often))
     whole = made.trained(**rows, files=_folder(tmp_path / "whole"))

@@ -257,7 +257,7 @@ def test_an_optimizer_goes_on_as_if_it_had_not_stopped(make, tmp_path):
 
 
 def test_gains_and_biases_are_not_decayed_and_frozen_weights_not_trained(tmp_path):
-    from ornstein.training.session import adam
+    from ornstein.training.optimizers import adam
 
     net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.GroupNorm(1, 3), nn.Linear(4, 2), nn.Linear(2, 2))
     net[3].requires_grad_(False)

@@ -13,7 +13,7 @@ from .output import note
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from .demo import DemoArgs
+    from .demo_args import DemoArgs
 
 SHOWN = (
     ("critters-ect", None, (1, 2)),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..page import Curve, Picture, Section, Table, chart, picture, render
 from . import demo_few
-from .demo import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
+from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
 
 if TYPE_CHECKING:
     from torch import Tensor

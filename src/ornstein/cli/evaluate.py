@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import tyro
 
 from ..errors import UsageError
 from ..runs import is_codec
+from .eval_args import EvalArgs
 from .output import emit_json, note, say
 from .reconstruct import reconstruct
 from .request import Request, read_request
@@ -22,73 +19,16 @@ if TYPE_CHECKING:
     from .observe import Seen
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvalArgs:
-    """Distances between a run's samples (or a folder of images) and data, and the rarity and diversity of samples.
-
-    The features are EfficientNet-lite0's by default and every number carries their name; only the standard Inception
-    weights, from a file or the cache, make it an FID. Of an autoencoder the reconstructions are measured.
-
-    Example: ornstein eval runs/critters --against critters --n 1000 --sampler dpmpp-2m --steps 20
-    """
-
-    what: tyro.conf.Positional[str]
-    """A run, checkpoint folder or shipped model to sample from; an autoencoder; or a folder of images."""
-    other: tyro.conf.Positional[str | None] = None
-    """The same as --against: ornstein eval A B."""
-    against: str | None = None
-    """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""
-    metrics: str = "fd,kid"
-    """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip; fid and sfid insist."""
-    n: int = 1000
-    """How many images of each (fewer if the data has fewer)."""
-    k: int | None = None
-    """Neighbours, for prdc, avgknn, lof and rarity; by default 3 and 5, 5, 20, 3, as they were defined."""
-    features: str = "lite0"
-    """Feature networks, separated by commas: lite0, inception, dinov2."""
-    weights: str | None = None
-    """Weights of inception or dinov2: a path, or NAME=PATH,NAME=PATH; by default looked for in the caches."""
-    lpips: str = "lite0"
-    """Distance for diversity: lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
-    clip: str | None = None
-    """Folder or cached repository of the CLIP network; openai/clip-vit-base-patch32 by default."""
-    reference: Path | None = None
-    """Statistics of the data from a file, instead of the data."""
-    reference_out: Path | None = None
-    """Write the statistics of the data (of the one set, if only one is named) to this file."""
-    per_image: Path | None = None
-    """Write what avgknn, lof, rarity and clip say of each image: a .csv or .jsonl file."""
-    resize: How = "auto"
-    """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
-    sampler: str | None = None
-    """Sampler, when sampling from a run; by default dpmpp-2m, or ancestral on a pyramid; auto chooses it with its
-    grid."""
-    steps: int | None = None
-    """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
-    average: float | None = None
-    """A further average of the run's weights, by its number in --ema.also of the training."""
-    seed: int = 0
-    """Stream of samples."""
-    batch: int = 16
-    """Images at a time."""
-    size: int | None = None
-    """Resolution; by default the run's own, or that of the images in the folder."""
-    device: str = "cpu"
-    """Where to run, e.g. cuda."""
-    json: bool = False
-    """Print one JSON document instead of text."""
-
-
 def evaluate(args: EvalArgs) -> int:
     """Measure and print. Whatever can be refused is refused before the first image is sampled."""
-    from ..metrics import files, images, measure
+    from ..metrics import files, images, measure, sets
     from ..metrics.measure import needs
     from .observe import load_instruments, look, write_images
 
     if is_codec(args.what):
         return reconstruct(args)
     request = read_request(args)
-    reference = None if args.reference is None else files.read(args.reference)
+    reference = None if args.reference is None else sets.read(args.reference)
     ours, theirs = _sides(args, request)
     if reference is not None:
         _check_reference(args, reference, ours, theirs)

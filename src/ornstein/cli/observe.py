@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..metrics.clip import Clip
     from ..metrics.perceptual import PerceptualDistance
     from ..metrics.sets import Census
-    from .evaluate import EvalArgs
+    from .eval_args import EvalArgs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from ornstein.errors import UsageError
 
-from .rates import RatesArgs, names, progressing
+from .rates_args import RatesArgs, names, progressing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,7 +9,7 @@ from ..errors import UsageError
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
-    from .evaluate import EvalArgs
+    from .eval_args import EvalArgs
 
 
 def reconstruct(args: EvalArgs) -> int:

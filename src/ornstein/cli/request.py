@@ -12,7 +12,7 @@ from ..errors import ConfigError, UsageError
 from .output import refuse_target
 
 if TYPE_CHECKING:
-    from .evaluate import EvalArgs
+    from .eval_args import EvalArgs
 
 INSISTING = {"fid": "fd", "sfid": "sfd"}  # these accept no other network than the published one
 ON_IMAGES = ("diversity", "clip")  # measured on images, not on statistics

@@ -66,8 +66,9 @@ class Minority(Rule):
 
         score ← score + w·∇_x log p(class of rarity | x, log-SNR)
 
-    ``classifier``: what `ornstein.rarity.load` made of a run of ``ornstein train rarity-classifier``. ``target``: a class from 0, the most common, to L − 1, the rarest; −1 is the rarest, too. ``weight`` w: 0 is no
-    guidance; 1 samples the class exactly if model and classifier are exact; larger weights overshoot.
+    ``classifier``: what `ornstein.rarity.load` made of a run of ``ornstein train rarity-classifier``. ``target``: a
+    class from 0, the most common, to L − 1, the rarest; −1 is the rarest, too. ``weight`` w: 0 is no guidance; 1
+    samples the class exactly if model and classifier are exact; larger weights overshoot.
 
     A classifier that is told labels is told those of the bound condition, or that there is none.
 

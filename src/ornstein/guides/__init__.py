@@ -22,7 +22,8 @@ from .energies import (
     SegmentationMap,
     grams,
 )
-from .registry import Choice, Guides, Job, Kind, Networks, Source, Wish, kinds, make, source_of
+from .kinds import Choice, Job, Kind, Source, Wish
+from .registry import Guides, Networks, kinds, make, source_of
 
 __all__ = [
     "IGNORED",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
 from ..storage.statedicts import read_state
-from .sources import FACENET_FILE, weights_file
+from .published import FACENET_FILE, weights_file
 from .standard import resized, unit
 
 WIDTH = 512

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..guidance.minority import Minority, MinorityPrompt, SelfMinority
-from .registry import Job, Kind
+from .kinds import Job, Kind
 
 
 def _minority(job: Job) -> Any:

@@ -15,7 +15,7 @@ from torch.nn import functional as fn
 from ..errors import CheckpointError, ConfigError
 from ..metrics.features import IMAGENET_MEAN, IMAGENET_STD
 from ..storage.statedicts import read_state
-from .sources import FASTER_RCNN_FILE, LRASPP_FILE, RESNET_FILE, weights_file
+from .published import FASTER_RCNN_FILE, LRASPP_FILE, RESNET_FILE, weights_file
 
 
 def _torchvision(module: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 from .energies import IGNORED, check_boxes
-from .registry import suggestion
+from .kinds import suggestion
 
 VOID = 255  # in maps of indices: nothing is asked for here
 

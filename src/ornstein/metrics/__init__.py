@@ -6,9 +6,10 @@
 FD-lite0 38.8, KID-lite0 0.002 ± 0.0011 (1000 against 1000 images)
 """
 
+from ornstein.metrics.catalogue import features
 from ornstein.metrics.classes import ClassScore, InceptionScore
 from ornstein.metrics.diversity import Diversity, DiversityMeter
-from ornstein.metrics.features import Features, NetworkFeatures, features, inception, lite0
+from ornstein.metrics.features import Features, NetworkFeatures, inception, lite0
 from ornstein.metrics.frechet import Moments, frechet, frechet_distance
 from ornstein.metrics.kernel import KernelDistance, Sample, kernel_distance, mmd2
 from ornstein.metrics.manifold import Manifold, expected_coverage, manifold

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -18,15 +18,12 @@ from ornstein.metrics.frechet import QUANTUM, Moments
 from ornstein.metrics.kernel import Sample
 from ornstein.metrics.vectors import Vectors
 
-if TYPE_CHECKING:
-    from ornstein.metrics.sets import Statistics
-
 _FORMAT = 2
 _KEY = "ornstein.statistics"
 _Arrays = dict[str, np.ndarray[Any, Any]]
 
 
-def write(path: str | Path, sets: Sequence[Statistics]) -> None:
+def write(path: str | Path, sets: Sequence[Any]) -> None:
     """Write statistics of one set of images, one for each feature network, to ``path``; put in place at once."""
     from safetensors.numpy import save
 
@@ -44,8 +41,11 @@ def write(path: str | Path, sets: Sequence[Statistics]) -> None:
     _replace(path, save(arrays, metadata={_KEY: header}))
 
 
-def read(path: str | Path) -> list[Statistics]:
-    """What `write` wrote. Raises `DataError` for a missing, truncated, damaged or foreign file."""
+def read_fields(path: str | Path) -> list[dict[str, Any]]:
+    """The fields of the sets that `write` wrote, in order.
+
+    Raises `DataError` for a missing, truncated, damaged or foreign file.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
@@ -73,7 +73,7 @@ def read(path: str | Path) -> list[Statistics]:
     return [_read(about, arrays, f"{number}.") for number, about in enumerate(document["sets"])]
 
 
-def _arrays(one: Statistics) -> _Arrays:
+def _arrays(one: Any) -> _Arrays:
     arrays: _Arrays = {
         "total": one.moments.total,
         "products": one.moments.products,
@@ -93,7 +93,7 @@ def _arrays(one: Statistics) -> _Arrays:
     return arrays
 
 
-def _described(one: Statistics) -> dict[str, Any]:
+def _described(one: Any) -> dict[str, Any]:
     return {
         "features": one.features,
         "resolution": None if one.resolution is None else list(one.resolution),
@@ -107,9 +107,7 @@ def _described(one: Statistics) -> dict[str, Any]:
     }
 
 
-def _read(about: Mapping[str, Any], arrays: _Arrays, prefix: str) -> Statistics:
-    from ornstein.metrics.sets import Statistics
-
+def _read(about: Mapping[str, Any], arrays: _Arrays, prefix: str) -> dict[str, Any]:
     mine = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     sample = Sample(about["capacity"])
     for index, row in zip(mine["sample_indices"].tolist(), mine["sample"], strict=True):
@@ -124,20 +122,20 @@ def _read(about: Mapping[str, Any], arrays: _Arrays, prefix: str) -> Statistics:
     if "vectors" in mine:
         vectors = Vectors(mine["vectors"].shape[1])
         vectors.add(mine["vectors_indices"], mine["vectors"])
-    return Statistics(
-        features=about["features"],
-        resolution=tuple(about["resolution"]) if about["resolution"] else None,
-        moments=_moments(about["count"], mine["total"], mine["products"]),
-        sample=sample,
-        spatial=spatial,
-        classes=classes,
-        vectors=vectors,
-        fingerprint=int(about["fingerprint"], 16),
-        skipped=about["skipped"],
-        parts=frozenset(about["parts"]),
-        world=about["world"],
-        about=about["about"],
-    )
+    return {
+        "features": about["features"],
+        "resolution": tuple(about["resolution"]) if about["resolution"] else None,
+        "moments": _moments(about["count"], mine["total"], mine["products"]),
+        "sample": sample,
+        "spatial": spatial,
+        "classes": classes,
+        "vectors": vectors,
+        "fingerprint": int(about["fingerprint"], 16),
+        "skipped": about["skipped"],
+        "parts": frozenset(about["parts"]),
+        "world": about["world"],
+        "about": about["about"],
+    }
 
 
 def _moments(count: int, total: np.ndarray[Any, Any], products: np.ndarray[Any, Any]) -> Moments:

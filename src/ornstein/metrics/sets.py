@@ -118,11 +118,19 @@ class Statistics:
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Read what `save` wrote. Raises `DataError` for a missing, truncated, damaged or foreign file."""
-        return files.read(path)[0]
+        return read(path)[0]
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.resolution or ()))
         return f"Statistics({self.features!r}, {self.count} images {size}, parts {sorted(self.parts)} of {self.world})"
+
+
+def read(path: str | Path) -> list[Statistics]:
+    """The sets in a file that `ornstein.metrics.files.write` wrote.
+
+    Raises `DataError` for a missing, truncated, damaged or foreign file.
+    """
+    return [Statistics(**fields) for fields in files.read_fields(path)]
 
 
 def statistics(

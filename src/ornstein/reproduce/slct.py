@@ -16,9 +16,9 @@ from . import slct_cells as made
 from . import slct_outliers as outliers
 from .base import Budget, Findings
 from .cells import Cells
-from .slct_cells import World
 from .slct_tables import notes, plots, tables
 from .slct_verdicts import Measured, findings
+from .slct_world import World
 
 CODEC = "critters-latents"
 """The autoencoder whose latents the arms are trained on."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,95 +16,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.base import Source
-from ..latents import Codec
 from ..metrics import Features, Statistics
-from ..networks import UNetConfig
-from ..objectives import ConsistencyLoss, Examples
+from ..objectives import Examples
 from ..randomness import Noise
-from ..runs import Run, open_codec
+from ..runs import Run
 from ..storage.files import digest as digest_of
-from ..training import Every, Optimizer, TrainConfig
-from ..training.slct import ICTConfig, RAdam, SLCTConfig
+from .slct_world import (
+    DIFFUSION,
+    LADDER,
+    SAMPLE_SEED,
+    SHOWN,
+    World,
+    clean,
+    configuration,
+    data_of,
+    opened,
+    pictures,
+)
 
-LADDER = ("ict", "cauchy", "anchored", "paired", "adaptive", "slct")
-DIFFUSION = "diffusion"
 ARMS = (*LADDER, DIFFUSION)
 EVALUATIONS, STEPS, SAMPLERS = (1, 2), (2, 5, 10, 50), ("ddim", "auto")
 SEARCHED, MIDDLES = ("ict", "slct"), (0.1, 0.25, 0.53, 1.1, 2.3, 5.0)
 """The arms whose middle level is searched, and the levels that are tried."""
-SAMPLE_SEED, SHOWN = 7, 32
 KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"
 
 Json = Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class World:
-    """What the arms of one comparison share, a part of each cell's settings: ``end`` intervals of the last stage."""
-
-    codec: str
-    data: str
-    size: int
-    width: int
-    batch: int
-    end: int
-    samples: int
-    rate: float
-
-    @property
-    def key(self) -> str:
-        """A short name of these settings, for files."""
-        return digest_of(json.dumps(asdict(self), sort_keys=True))[:8]
-
-
-def objective(arm: str, end: int) -> ConsistencyLoss:
-    """The losses of a rung: each changes one thing of the one before, and the last changes the network instead."""
-    # iCT's squared norm as a mean, as in the published code: its scale is then that of the other rungs.
-    loss = replace(ICTConfig(out="unused").objective, reduce="mean", end=end)
-    changes: tuple[dict[str, Any], ...] = (
-        {},
-        {"distance": "cauchy"},
-        {"diffusion": 5.0},
-        {"coupling": "assignment"},
-        {"scale": "adaptive"},
-        {},
-    )
-    for change in changes[: LADDER.index(arm) + 1]:
-        loss = replace(loss, **change)
-    return loss
-
-
-def network(world: World, arm: str) -> UNetConfig:
-    """The same U-Net for all; the norms of the last rung have no gain, and a bias of each pixel as published."""
-    plain = UNetConfig(width=world.width, multipliers=(1, 2), blocks=1, attention=(1,), head_width=world.width, patch=1)
-    if arm != "slct":
-        return plain
-    return replace(plain, norm="nonscaling", norm_size=world.size // opened(world.codec).factor)
-
-
-def configuration(world: World, arm: str, out: Path, seed: int, images: int) -> TrainConfig:
-    """The training of one arm."""
-    shared: dict[str, Any] = {
-        "data": world.data,
-        "out": str(out),
-        "size": world.size,
-        "images": images,
-        "codec": world.codec,
-        "batch": world.batch,
-        "seed": seed,
-        "path": "ve",
-        "predicts": "edm",
-        "network": network(world, arm),
-        "every": Every(log=max(images // 8, 1), checkpoint=10**9, seconds=120, samples=0),
-        "keep": 1,
-        "workers": 0,
-        "device": "cpu",
-        "tensorboard": False,
-    }
-    if arm == DIFFUSION:
-        return TrainConfig(**shared, optimizer=Optimizer(lr=1e-3, warmup=min(4096, images // 4)))
-    return SLCTConfig(**shared, objective=objective(arm, world.end), optimizer=RAdam(lr=world.rate))
 
 
 @lru_cache(maxsize=64)
@@ -117,7 +52,7 @@ def operations(world: World, arm: str) -> float:
 
     rows = (0, 1)
     config = configuration(world, arm, Path("unused"), 0, 512)
-    _, source = encoded(config, _data(world.data.split("+")[0].split(":")[0], world.size, 2), torch.device("cpu"))
+    _, source = encoded(config, data_of(world.data.split("+")[0].split(":")[0], world.size, 2), torch.device("cpu"))
     spec = config.specify(source)
     model, losses = spec.build(0), config.loss_for(spec, torch.device("cpu"))
     batch = Examples(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
@@ -246,7 +181,7 @@ class Judge:
         from ..errors import DataError
         from ..metrics import Statistics, statistics
 
-        data = _data(self.world.data, self.world.size)
+        data = data_of(self.world.data, self.world.size)
         name = digest_of(data.fingerprint, data.size, net.name, first, count)[:12]
         path = self.files / f"reference-{name}.safetensors"
         if path.is_file():
@@ -265,43 +200,10 @@ def floor(*, world: Json, files: Path) -> Json:
     from ..data import save_grid
 
     here, judge = World(**world), Judge(World(**world), files)
-    others = torch.stack(pictures(_data(here.data, here.size), here.samples, here.samples))
+    others = torch.stack(pictures(data_of(here.data, here.size), here.samples, here.samples))
     images = others.float().div_(127.5).sub_(1.0)
     codec = opened(here.codec)
     again = torch.cat([codec.decode(codec.encode(part)) for part in images.split(50)])
     both = torch.cat([images[: SHOWN // 2], again[: SHOWN // 2]])
     save_grid(both, files / f"reconstructions-{here.key}.png", 8)
     return {"data": judge.numbers(images), "reconstructions": judge.numbers(again)}
-
-
-def pictures(data: Source, first: int, count: int) -> list[Tensor]:
-    """uint8 pictures number first, first + 1, …; from the beginning again where the data end."""
-    return [data[(first + i) % len(data)].image for i in range(count)]
-
-
-def clean(world: World, out: Path, count: int) -> Tensor:
-    """The first latents of the data as training sees them, (count, c, h, w): normalised draws from the posteriors."""
-    from ..latents.dataset import moments_of
-    from ..training.latents import encoded
-
-    config = configuration(world, LADDER[0], out, 0, world.batch)
-    codec, source = encoded(config, _data(world.data, world.size), torch.device("cpu"))
-    assert codec is not None
-    rows = range(min(count, len(source)))
-    stack = torch.stack([source[i].image for i in rows])
-    moments = moments_of(stack, codec.channels)
-    assert moments is not None
-    return moments.draw(Noise.of(SAMPLE_SEED, rows).white("latent", moments.mean.shape[1:]))
-
-
-@lru_cache(maxsize=4)
-def opened(codec: str) -> Codec:
-    """A codec by name or folder."""
-    return open_codec(codec)
-
-
-@lru_cache(maxsize=8)
-def _data(name: str, size: int, limit: int | None = None) -> Source:
-    from ..data import open_source
-
-    return open_source(name, size=size, limit=limit)

@@ -17,7 +17,7 @@ from ..objectives.levels import grid
 from ..randomness import Noise
 from ..runs import Run
 from ..training import TrainConfig
-from . import slct_cells as made
+from . import slct_world
 
 GAUSSIAN = math.erfc(4.0 / math.sqrt(2.0))
 """Share of a Gaussian beyond four standard deviations, 6.3·10⁻⁵."""
@@ -48,10 +48,10 @@ def heaviness(values: Tensor) -> dict[str, float]:
 
 def tails(*, world: Mapping[str, Any], count: int, files: Path) -> Mapping[str, Mapping[str, float]]:
     """`heaviness` of the data's latents, of the same pictures' pixels, and of as many Gaussian numbers."""
-    here = made.World(**world)
-    latents = made.clean(here, files / f"none-{here.key}", count)
-    data = made._data(here.data, here.size)
-    pixels = torch.stack(made.pictures(data, 0, min(count, len(latents), 1024)))
+    here = slct_world.World(**world)
+    latents = slct_world.clean(here, files / f"none-{here.key}", count)
+    data = slct_world.data_of(here.data, here.size)
+    pixels = torch.stack(slct_world.pictures(data, 0, min(count, len(latents), 1024)))
     normal = Noise.of(0, range(len(latents))).white("tails", latents.shape[1:])
     return {"latents": heaviness(latents), "pixels": heaviness(pixels), "gaussian": heaviness(normal)}
 
@@ -73,7 +73,7 @@ def shares(run: Run, config: TrainConfig, clean: Tensor) -> Mapping[str, Any]:
     spec: Any = run.spec
     nodes = grid(loss.end, spec.sigma_min, spec.sigma_max, loss.rho)
     c = loss.scale_at(loss.end, clean[0].numel())
-    white = Noise.of(made.SAMPLE_SEED, range(len(clean))).white("shares", clean.shape[1:])
+    white = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).white("shares", clean.shape[1:])
     names: tuple[DistanceName, ...] = get_args(DistanceName)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     heavy: list[float] = []

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Sequence
 
 from .base import Line, Plot, Table, mean_interval
-from .slct_cells import COVERAGE, DIFFUSION, FD, KID, LADDER, PIXELS, RECALL, SAMPLERS, STEPS
+from .slct_cells import COVERAGE, FD, KID, PIXELS, RECALL, SAMPLERS, STEPS
 from .slct_verdicts import LEAST, NAMES, TIMES, Measured, Run
+from .slct_world import DIFFUSION, LADDER
 
 Row = list[str | float | int | None]
 

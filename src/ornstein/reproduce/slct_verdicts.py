@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .base import Finding, Verdict, mean_interval
-from .slct_cells import DIFFUSION, FD, KID, LADDER, PIXELS, SAMPLERS, STEPS, World
+from .slct_cells import FD, KID, PIXELS, SAMPLERS, STEPS
 from .slct_outliers import GAUSSIAN
+from .slct_world import DIFFUSION, LADDER, World
 from .verdicts import side
 
 SOURCE = "arXiv 2502.01441"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..models.spec import Spec
 from ..storage.configs import from_dict, to_dict
-from .config import Averaging, Every, Optimizer, Text, TrainConfig
+from .conditions import Text
+from .config import Averaging, Every, Optimizer, TrainConfig
 from .methods import METHODS, Method, read_config
 
 if TYPE_CHECKING:

@@ -16,7 +16,8 @@ from ..networks.building import initialise
 from ..objectives import Objective
 from ..objectives.reconstruction import ReconstructionLoss
 from ..randomness import mix
-from .config import Condition, LatentOptions, Optimizer, Text, TrainConfig
+from .conditions import Text
+from .config import Condition, LatentOptions, Optimizer, TrainConfig
 
 if TYPE_CHECKING:
     from ..data.base import Source

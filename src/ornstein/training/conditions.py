@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 from ..data.base import Source
 from ..data.loader import read
 from ..errors import ConfigError
 from ..networks import TextConfig, vocabulary
-from .config import TrainConfig
+from .limits import at_least
 
 _CAPTIONS_READ = 4096
 
@@ -24,17 +25,16 @@ class Told(NamedTuple):
         return {"classes": len(self.classes), "text_width": 0 if self.text is None else self.text.width}
 
 
-def told(config: TrainConfig, source: Source) -> Told:
-    """What ``config.condition`` means on this data.
+def told(condition: str, wanted: Text, source: Source) -> Told:
+    """What ``condition`` (none, label or text) means on this data, with a caption encoder as ``wanted``.
 
-    Raises `ConfigError` where the data lacks the labels or captions that the configuration asks for.
+    Raises `ConfigError` where the data lacks the labels or captions that it asks for.
     """
-    if config.condition == "label":
+    if condition == "label":
         if not source.classes:
             raise ConfigError(f"--condition label: {source.name} has no labels; use none or text, or other data")
         return Told(classes=tuple(source.classes))
-    if config.condition == "text":
-        wanted = config.text
+    if condition == "text":
         known = vocabulary(captions(source), wanted.words)
         if not known:
             raise ConfigError(f"--condition text: {source.name} has no captions; use none or label, or other data")
@@ -48,3 +48,24 @@ def captions(source: Source, count: int = _CAPTIONS_READ) -> list[str]:
     """Captions of at most ``count`` examples, evenly spaced; empty where an example has none."""
     stride = -(-len(source) // count)
     return [read(source, index)[0].caption for index in range(0, len(source), stride)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Text:
+    """The caption encoder of --condition text, trained with the network; its words are those of the data."""
+
+    kind: ClassVar[str] = "text"
+
+    words: int = 4096
+    """Largest number of known words."""
+    length: int = 24
+    """Words kept of a caption."""
+    width: int = 96
+    """Channels of a word, a multiple of 32."""
+    layers: int = 1
+    """Layers of its transformer."""
+
+    def __post_init__(self) -> None:
+        at_least(1, text__words=self.words, text__length=self.length, text__layers=self.layers)
+        if self.width < 32 or self.width % 32:
+            raise ConfigError(f"text.width must be a multiple of 32, got {self.width}")

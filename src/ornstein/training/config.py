@@ -13,6 +13,8 @@ from ..errors import ConfigError
 from ..models.spec import Conditioned, PathName, Prediction, Spec
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import Denoising, Objective
+from .conditions import Text
+from .limits import at_least
 from .validation import Validation
 
 if TYPE_CHECKING:
@@ -22,12 +24,6 @@ if TYPE_CHECKING:
 
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
-
-
-def _at_least(low: float, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= low:
-            raise ConfigError(f"{name.replace('__', '.')} must be at least {low:g}, got {value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +48,8 @@ class Optimizer:
     """Largest norm of the gradient; 0 never clips."""
 
     def __post_init__(self) -> None:
-        _at_least(0, optimizer__warmup=self.warmup, optimizer__decay=self.decay, optimizer__clip=self.clip)
-        _at_least(0, optimizer__weight_decay=self.weight_decay)
+        at_least(0, optimizer__warmup=self.warmup, optimizer__decay=self.decay, optimizer__clip=self.clip)
+        at_least(0, optimizer__weight_decay=self.weight_decay)
         if not 0.0 < self.lr < float("inf") or not 0.0 < self.eps < float("inf"):
             raise ConfigError(f"optimizer.lr and optimizer.eps must be positive numbers, got {self.lr} and {self.eps}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
@@ -103,29 +99,8 @@ class Every:
     """Images between two grids of samples; 0 never."""
 
     def __post_init__(self) -> None:
-        _at_least(1, every__log=self.log, every__checkpoint=self.checkpoint)
-        _at_least(0, every__seconds=self.seconds, every__samples=self.samples)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Text:
-    """The caption encoder of --condition text, trained with the network; its words are those of the data."""
-
-    kind: ClassVar[str] = "text"
-
-    words: int = 4096
-    """Largest number of known words."""
-    length: int = 24
-    """Words kept of a caption."""
-    width: int = 96
-    """Channels of a word, a multiple of 32."""
-    layers: int = 1
-    """Layers of its transformer."""
-
-    def __post_init__(self) -> None:
-        _at_least(1, text__words=self.words, text__length=self.length, text__layers=self.layers)
-        if self.width < 32 or self.width % 32:
-            raise ConfigError(f"text.width must be a multiple of 32, got {self.width}")
+        at_least(1, every__log=self.log, every__checkpoint=self.checkpoint)
+        at_least(0, every__seconds=self.seconds, every__samples=self.samples)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,7 +191,7 @@ class TrainConfig:
     """TensorBoard files in OUT/tensorboard; --no-tensorboard writes none."""
 
     def __post_init__(self) -> None:
-        _at_least(1, size=self.size, images=self.images, batch=self.batch, keep=self.keep)
+        at_least(1, size=self.size, images=self.images, batch=self.batch, keep=self.keep)
         if not self.out:
             raise ConfigError("out is empty: name the folder of the run, e.g. --out runs/first")
         if not self.sigma_data > 0.0:
@@ -241,7 +216,7 @@ class TrainConfig:
         """
         from .conditions import told
 
-        known = told(self, source)
+        known = told(self.condition, self.text, source)
         shape = shape_of(source)
         require_fit(self.network, "network", shape[-1])
         return Spec(

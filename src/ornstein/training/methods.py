@@ -10,7 +10,8 @@ A method is a subclass of `TrainConfig` with its options, and four answers that 
 * and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
 
 Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new
-method is a module with a configuration, a kind of model in `ornstein.models`, and a line in `METHODS`. Modules are imported when they are asked for.
+method is a module with a configuration, a kind of model in `ornstein.models`, and a line in `METHODS`. Modules are
+imported when they are asked for.
 """
 
 from __future__ import annotations

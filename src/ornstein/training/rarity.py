@@ -26,7 +26,8 @@ from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.table import Table
 from ..storage.files import digest
-from .config import Every, Optimizer, Text, TrainConfig
+from .conditions import Text
+from .config import Every, Optimizer, TrainConfig
 
 _LEVELS = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)  # log-SNRs of the validation
 _VALIDATED = 256

@@ -41,7 +41,7 @@ class Rival:
     @classmethod
     def of(cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator) -> Rival | None:
         """The rival of an objective that has one."""
-        from .session import adam
+        from .optimizers import adam
 
         module = objective.rival if isinstance(objective, Contested) else None
         if module is None:

@@ -30,7 +30,8 @@ from ..samplers.base import run, solve
 from ..samplers.heun import Heun
 from ..storage.weights import fill, read_tensors
 from . import checkpoint, ema
-from .config import Optimizer, TrainConfig
+from .config import TrainConfig
+from .optimizers import adam
 from .rival import Rival
 from .tally import Tally, emptied, merged
 from .validation import Validation
@@ -49,16 +50,6 @@ def accelerator(config: TrainConfig) -> Accelerator:
     except ValueError as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--precision {config.precision} does not work here ({reason}): use no or bf16") from None
-
-
-def adam(settings: Optimizer, model: nn.Module, device: torch.device) -> torch.optim.Optimizer:
-    """The optimizer (AdamW) over the matrices, with decay, and the gains and biases, without."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return settings.make(groups, device)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -97,7 +97,7 @@ class UDPMConfig(TrainConfig):
         """
         from .conditions import told
 
-        known = told(self, source)
+        known = told(self.condition, self.text, source)
         channels = 3 * max(self.path.factors) ** 2
         spec = UDPMSpec(
             shape=(3, self.size, self.size),
