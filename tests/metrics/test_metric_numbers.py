@@ -309,7 +309,7 @@ def test_features_are_rounded_to_multiples_and_kept_to_the_end():
 
     class Wider(Net):
         def __call__(self, images):
-            return torch.cat((super().__call__(images), torch.zeros(len(images), 1)), 1)
+            return torch.cat((Net.outputs(self, images)["pooled"], torch.zeros(len(images), 1)), 1)
 
         outputs = None
 
