@@ -279,6 +279,12 @@ def test_a_step_from_pure_noise_uses_the_clean_sample() -> None:
         torch.testing.assert_close(path.carried(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
 
 
+def test_the_noise_alone_says_nothing_of_the_clean_sample_at_pure_noise() -> None:
+    """Then the numbers are not finite, on the host too, where a division by zero would be an exception."""
+    estimate = Estimate(X, 1.0, Flow(), noise=WHITE)
+    assert not Flow().carried(X, estimate, 0.4, 0.3).isfinite().any()
+
+
 @pytest.mark.parametrize("path", AFFINE.values(), ids=AFFINE.keys())
 def test_solving_for_the_clean_sample(path: AffinePath) -> None:
     rows = torch.tensor([0.47, 0.3, 0.6], dtype=DOUBLE)
