@@ -69,6 +69,12 @@ def matrix(f: Any, size: tuple[int, int]) -> np.ndarray:
     return f(torch.eye(count, dtype=DOUBLE).reshape(count, 1, *size)).flatten(1).T.numpy()
 
 
+def near_square(root: np.ndarray, wanted: np.ndarray) -> None:
+    """root·rootᵀ is the covariance, and more noise is more, not less: the sign of the root is no matter of taste."""
+    near(root @ root.T, wanted)
+    assert np.trace(root) >= 0.0
+
+
 def near(found: np.ndarray, wanted: np.ndarray) -> None:
     np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-12)
 
@@ -105,7 +111,7 @@ def test_every_level_is_the_chain(path: PyramidPath) -> None:
         flat = torch.zeros(1, 1, *SHAPE, dtype=DOUBLE)
         near(matrix(lambda v, t=t, z=zero: path.diffuse(v, t, z), SHAPE), alphas[t] * whole[t])
         root = matrix(lambda v, t=t, x=flat: path.diffuse(x, t, v), size[t])
-        near(root @ root.T, cov[t])
+        near_square(root, cov[t])
         if not path.kernel:
             near(cov[t], path.stds[t] ** 2 * np.eye(len(cov[t])))
         source = Given(normal(1, 1, *size[t]))
@@ -137,13 +143,13 @@ def test_the_posterior_is_dense_conditioning(path: PyramidPath) -> None:
                 near(found.mean.flatten().numpy(), mean)
             zero = torch.zeros_like(found.mean)
             root = matrix(lambda v, f=found, z=zero: type(f)(mean=z, root=f.root).sample(v), size[s])
-            near(root @ root.T, left)
+            near_square(root, left)
             white = torch.zeros(1, 1, *size[t], dtype=DOUBLE)
             gain = matrix(lambda v, s=s, t=t, w=white: path.renoise(v, s, t, w), size[s])
             near(gain, step)
             still = torch.zeros(1, 1, *size[s], dtype=DOUBLE)
             added = matrix(lambda v, s=s, t=t, x=still: path.renoise(x, s, t, v), size[t])
-            near(added @ added.T, cov[t] - step @ cov[s] @ step.T)
+            near_square(added, cov[t] - step @ cov[s] @ step.T)
 
 
 def test_the_published_posterior_in_its_own_formula() -> None:
