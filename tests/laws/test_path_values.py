@@ -373,3 +373,42 @@ def test_a_climb_from_the_clean_end_is_refused_where_the_data_moved() -> None:
         path.renoise(X, 0.0, 0.5, WHITE, CLEAN)
     path.renoise(X, 0.1, 0.5, WHITE, CLEAN)
     ShiftedPath(shift=scaled, cond={"c": torch.zeros(1)}).renoise(X, 0.0, 0.5, WHITE, CLEAN)
+
+
+# -------------------------------------------------------------------------------------------------------- small print
+
+
+class Shrinking(VE):
+    """Claims less noise than its transition carries over, as rounding can."""
+
+    def gain(self, s: Any, t: Any) -> Any:
+        return 2.0 + 0.0 * t
+
+
+def test_a_variance_below_zero_is_zero() -> None:
+    path, rows = Shrinking(), torch.tensor([1.0, 3.0], dtype=DOUBLE)
+    assert LocationPath.spread(path, 1.0, 1.0) == 0.0
+    assert LocationPath.spread(path, torch.ones(2, dtype=DOUBLE), rows).tolist() == pytest.approx([0.0, 5.0**0.5])
+
+
+@pytest.mark.parametrize("path", [VP(), VP.cosine(), VP.scaled_linear(), VP.from_betas(BETAS), VE(), Flow()])
+def test_times_keep_their_dtype_and_need_no_graph(path: AffinePath) -> None:
+    for dtype in (torch.float32, DOUBLE):
+        t = torch.tensor([0.3, 0.6], dtype=dtype, requires_grad=True)
+        levels = torch.tensor([0.5, -1.0], dtype=dtype, requires_grad=True)
+        found = [path.alpha(t), path.sigma(t), path.log_snr(t), path.time_of(levels), path.clock(t), *path.rates(t)]
+        assert {value.dtype for value in found} == {dtype}
+        for value, wanted in zip(found[:3], (path.alpha, path.sigma, path.log_snr), strict=True):
+            assert value.tolist() == pytest.approx([wanted(0.3), wanted(0.6)], rel=1e-5)
+
+
+def test_a_velocity_needs_rates_to_be_read() -> None:
+    from ornstein.errors import PathError
+
+    path = ShiftedPath(shift=scaled, cond={"c": torch.zeros(1)})
+    for name in ("clean", "noise"):
+        with pytest.raises(PathError, match=r"ShiftedPath has no rates\(t\): a velocity prediction"):
+            getattr(Estimate(X, 0.5, path, velocity=X), name)
+    with pytest.raises(PathError, match="ShiftedPath cannot turn a noise prediction"):
+        path.clean_from_noise(X, X, 0.5)
+    assert Estimate(X, 0.5, path, clean=CLEAN).noise.shape == X.shape
