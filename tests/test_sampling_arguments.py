@@ -20,12 +20,13 @@ from ornstein.randomness import Noise
 from ornstein.samplers import DDIM, Ancestral, Heun, auto
 from ornstein.sampling import Request, resolve, usual_steps
 
-SHAPE = (2, 3, 4)
+SHAPE = (2, 4, 4)  # 32 numbers fill the vectors of every processor: no row ends in a tail that may round differently
 
 
 def net(x: Tensor, time: Tensor, shift: Tensor | None = None) -> Tensor:
     """A pure function of every row."""
-    out = torch.tanh(1.3 * x + 0.2 * x.roll(1, -1) + time.to(x.dtype).reshape(-1, 1, 1, 1) / 700.0)
+    out = 1.3 * x + 0.2 * x.roll(1, -1) + time.to(x.dtype).reshape(-1, 1, 1, 1) / 700.0
+    out = out / (1.0 + out.abs())  # correctly rounded everywhere, unlike a tanh
     return out if shift is None else out + shift.reshape(-1, 1, 1, 1).to(x.dtype)
 
 
@@ -96,7 +97,7 @@ def test_the_state_is_of_the_dtype_that_was_asked_for(dtype: torch.dtype) -> Non
 def test_shape_and_conditions() -> None:
     bare = orn.Denoiser(net, VP(), "clean")
     assert torch.equal(orn.sample(bare, 2, steps=2, shape=SHAPE), orn.sample(model(), 2, steps=2))
-    assert orn.sample(model(), 2, steps=2, shape=(1, 2, 2)).shape == (2, 1, 2, 2)  # the argument is stronger
+    assert orn.sample(model(), 2, steps=2, shape=(1, 4, 8)).shape == (2, 1, 4, 8)  # the argument is stronger
     shift = torch.tensor([0.1, -0.4, 0.7, 0.2, 0.5])
     rows = [orn.sample(model(), 1, steps=2, first=i, cond={"shift": shift[i : i + 1]}) for i in range(5)]
     for batch in (None, 2, 3):
@@ -131,7 +132,7 @@ def test_sampler_and_grid_by_every_combination_of_arguments() -> None:
     ) -> Request:
         return resolve(o.get("model", model()), sampler, steps, evaluations, grid, o.get("shape"))
 
-    path, size = VP(), 24
+    path, size = VP(), 32
     default = resolved()
     assert default.sampler == resolved("dpmpp-2m").sampler
     assert default.times == grids.log_snr(20)(path)

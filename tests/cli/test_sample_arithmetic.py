@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -270,10 +271,15 @@ def test_the_overview_ends_after_256_images(capsys: pytest.CaptureFixture[str], 
     assert len(list(tmp_path.glob("0*.png"))) == 258
 
 
-def test_the_sentence_names_several_evaluations(capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path) -> None:
-    status, out, _ = call(capsys, run.folder, "--n", 2, "--steps", 3, "--label", 0, "--out", tmp_path)
-    assert status == 0
-    assert out.startswith("2 images, 3 evaluations each, ")
+def test_the_sentence_names_evaluations_and_the_pace(
+    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.perf_counter", itertools.count(10.0, 6.0).__next__)
+    for words, said in ((("--n", 2, "--steps", 3), "2 images, 3 evaluations each, 3.000 s an image: "),
+                        (("--n", 3, "--steps", 1), "3 images, 1 evaluation each, 2.000 s an image: ")):  # fmt: skip
+        status, out, _ = call(capsys, run.folder, *words, "--label", 0, "--out", tmp_path)
+        assert (status, out) == (0, f"{said}{tmp_path / 'grid.png'}\n")
+    assert drawn(capsys, run.folder, tmp_path, "--n", 4, "--label", 0)["seconds_per_image"] == 1.5
 
 
 def test_an_image_of_no_numbers_is_named_by_its_number(

@@ -57,6 +57,7 @@ def test_a_path_that_ends_in_pure_noise_starts_its_levels_at_minus_ten() -> None
             snrs(path, found[1:-1]), np.linspace(-10, path.log_snr(path.floor), 5)[1:], atol=1e-9
         )
         assert (found[0], found[-1]) == (1.0, 0.0)
+        assert found[-2] == pytest.approx({Flow: 1e-3, VP: 0.25}[type(path)], rel=1e-12)
         found = grids.karras(5)(path)
         ends = math.exp(5.0) ** (1 / 7), path.sigma_bar(path.floor) ** (1 / 7)
         np.testing.assert_allclose(bars(path, found[1:-1]), np.linspace(*ends, 5)[1:] ** 7, rtol=1e-9)

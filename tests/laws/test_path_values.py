@@ -163,7 +163,9 @@ def test_a_hair_below_a_node_is_the_node() -> None:
             assert both(table.log_alpha, near) == pytest.approx([LOGS[place + 1]] * 3, rel=1e-12)
     whole = Table(betas=tuple(np.linspace(1e-4, 0.02, 1000).tolist()))
     exact = 0.5 * np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, 1000)))
-    assert [whole.log_alpha((k + 1) / 1000) for k in range(1000)] == exact.tolist()  # the nodes themselves, bit for bit
+    found = [whole.log_alpha((k + 1) / 1000) for k in range(1000)]
+    assert found[:-1] == exact[:-1].tolist()  # the nodes themselves, bit for bit; the last ends a segment
+    assert found[-1] == pytest.approx(exact[-1], rel=1e-14)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 50])
@@ -279,6 +281,12 @@ def test_a_step_from_pure_noise_uses_the_clean_sample() -> None:
         torch.testing.assert_close(path.carried(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
 
 
+def test_the_noise_alone_says_nothing_of_the_clean_sample_at_pure_noise() -> None:
+    """Then the numbers are not finite, on the host too, where a division by zero would be an exception."""
+    estimate = Estimate(X, 1.0, Flow(), noise=WHITE)
+    assert not Flow().carried(X, estimate, 0.4, 0.3).isfinite().any()
+
+
 @pytest.mark.parametrize("path", AFFINE.values(), ids=AFFINE.keys())
 def test_solving_for_the_clean_sample(path: AffinePath) -> None:
     rows = torch.tensor([0.47, 0.3, 0.6], dtype=DOUBLE)
@@ -365,3 +373,42 @@ def test_a_climb_from_the_clean_end_is_refused_where_the_data_moved() -> None:
         path.renoise(X, 0.0, 0.5, WHITE, CLEAN)
     path.renoise(X, 0.1, 0.5, WHITE, CLEAN)
     ShiftedPath(shift=scaled, cond={"c": torch.zeros(1)}).renoise(X, 0.0, 0.5, WHITE, CLEAN)
+
+
+# -------------------------------------------------------------------------------------------------------- small print
+
+
+class Shrinking(VE):
+    """Claims less noise than its transition carries over, as rounding can."""
+
+    def gain(self, s: Any, t: Any) -> Any:
+        return 2.0 + 0.0 * t
+
+
+def test_a_variance_below_zero_is_zero() -> None:
+    path, rows = Shrinking(), torch.tensor([1.0, 3.0], dtype=DOUBLE)
+    assert LocationPath.spread(path, 1.0, 1.0) == 0.0
+    assert LocationPath.spread(path, torch.ones(2, dtype=DOUBLE), rows).tolist() == pytest.approx([0.0, 5.0**0.5])
+
+
+@pytest.mark.parametrize("path", [VP(), VP.cosine(), VP.scaled_linear(), VP.from_betas(BETAS), VE(), Flow()])
+def test_times_keep_their_dtype_and_need_no_graph(path: AffinePath) -> None:
+    for dtype in (torch.float32, DOUBLE):
+        t = torch.tensor([0.3, 0.6], dtype=dtype, requires_grad=True)
+        levels = torch.tensor([0.5, -1.0], dtype=dtype, requires_grad=True)
+        found = [path.alpha(t), path.sigma(t), path.log_snr(t), path.time_of(levels), path.clock(t), *path.rates(t)]
+        assert {value.dtype for value in found} == {dtype}
+        for value, wanted in zip(found[:3], (path.alpha, path.sigma, path.log_snr), strict=True):
+            assert value.tolist() == pytest.approx([wanted(0.3), wanted(0.6)], rel=1e-5)
+
+
+def test_a_velocity_needs_rates_to_be_read() -> None:
+    from ornstein.errors import PathError
+
+    path = ShiftedPath(shift=scaled, cond={"c": torch.zeros(1)})
+    for name in ("clean", "noise"):
+        with pytest.raises(PathError, match=r"ShiftedPath has no rates\(t\): a velocity prediction"):
+            getattr(Estimate(X, 0.5, path, velocity=X), name)
+    with pytest.raises(PathError, match="ShiftedPath cannot turn a noise prediction"):
+        path.clean_from_noise(X, X, 0.5)
+    assert Estimate(X, 0.5, path, clean=CLEAN).noise.shape == X.shape

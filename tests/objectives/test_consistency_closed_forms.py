@@ -221,13 +221,13 @@ def test_times_and_states_of_every_path(path):
 
 
 def test_the_pairs_of_a_ratio():
-    loss = ConsistencyLoss(spacing="ratio", coupling="none", end=64, quarter=0.5, stratified=False, mean=0.2, std=1.0)
+    loss = ConsistencyLoss(spacing="ratio", coupling="none", end=64, quarter=0.5, stratified=False, mean=-4.0, std=3.0)
     model = orn.Denoiser(net, VE(), Consistency())
     source, positions = Noise.of(3, range(64)), tuple(range(64))
     upper, lower, quiet = ConsistencyTraining(loss=loss, sigma_max=20.0).levels(VE(), 0.002, positions, source, 16)
-    ends = norm.cdf(np.log([0.002 * 1.001, 20.0]) - 0.2)
+    ends = norm.cdf((np.log([0.002 * 1.001, 20.0]) + 4.0) / 3.0)  # a thousandth above the least level
     us = source.uniforms("time").numpy()
-    assert upper == pytest.approx(np.exp(0.2 + norm.ppf(ends[0] + (ends[1] - ends[0]) * us)).tolist(), rel=1e-7)
+    assert upper == pytest.approx(np.exp(3.0 * norm.ppf(ends[0] + (ends[1] - ends[0]) * us) - 4.0).tolist(), rel=1e-6)
     assert lower == [levels.lower(level, 16, 0.002) for level in upper]
     bound = levels.grid(64, 0.002, 20.0, 7.0)[32]  # ⌊.5·65⌋
     assert quiet == [level <= bound for level in upper]
