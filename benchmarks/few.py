@@ -23,9 +23,8 @@ from torch import Tensor
 
 from ornstein.cli.output import write_text
 from ornstein.data import open_source, to_uint8
-from ornstein.latents import open_codec
 from ornstein.metrics import Statistics, compare, features, manifold, statistics
-from ornstein.runs import open_run
+from ornstein.runs import open_codec, open_run
 from ornstein.sampling import sample
 from report import machine
 

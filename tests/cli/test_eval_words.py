@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ornstein import metrics, sampling
-from ornstein.cli.evaluate import EvalArgs
+from ornstein.cli.eval_args import EvalArgs
 from ornstein.cli.main import main
 from ornstein.cli.observe import Instruments, load_instruments, look, write_images
 from ornstein.cli.request import INSISTING, ON_IMAGES, SINGLE, read_request, weights_of

@@ -19,6 +19,7 @@ from ornstein.cli.main import main
 from ornstein.cli.middle import MiddleArgs, Search, distance_to_data
 from ornstein.data import open_source, to_uint8
 from ornstein.guides.own import training as guide_training
+from ornstein.metrics import reconstruction
 from ornstein.metrics.frechet import frechet_distance
 from ornstein.rarity import Recipe
 from ornstein.runs import export, open_own
@@ -306,10 +307,12 @@ def test_a_codec_is_measured_by_its_reconstructions(
 ) -> None:
     asked: list[Any] = []
 
-    def reconstruction(codec: Any, source: Any, **how: Any) -> latents.Reconstruction:
+    def reconstruction(codec: Any, source: Any, **how: Any) -> reconstruction.Reconstruction:
         asked.append((codec.factor, len(source), source[0].image.shape[-1], how["count"], how["batch"],
                       how["metric"].name, str(how["device"])))  # fmt: skip
-        return latents.Reconstruction(count=4, psnr=30.5, l1=0.25, perceptual=0.125, metric="lite0", latent_std=0.5)
+        return reconstruction.Reconstruction(
+            count=4, psnr=30.5, l1=0.25, perceptual=0.125, metric="lite0", latent_std=0.5
+        )
 
     monkeypatch.setattr(latents, "reconstruction", reconstruction)
     status, out, err = call(capsys, "eval", "critters-latents", "critters:6", "--n", 4, "--batch", 3, "--json")

@@ -18,7 +18,7 @@ from ornstein.data.decode import MAX_PIXELS
 from ornstein.data.folder import Entry, Folder
 from ornstein.errors import CheckpointError, DataError
 from ornstein.metrics import Statistics, files, images, statistics
-from ornstein.metrics.statedicts import read_state
+from ornstein.storage.statedicts import read_state
 
 KEEP = ("spatial", "classes", "vectors")
 

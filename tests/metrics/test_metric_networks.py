@@ -14,9 +14,10 @@ from torch import nn
 
 from ornstein import metrics
 from ornstein.errors import CheckpointError, ConfigError
-from ornstein.metrics import hubfiles, lpipsnets, perceptual
+from ornstein.metrics import lpipsnets, perceptual
 from ornstein.metrics.features import NetworkFeatures, resized
 from ornstein.metrics.inceptionv3 import FILES, STANDARD, STANDARD_SHA256, Inception, find_weights
+from ornstein.storage import hub as hubfiles
 
 KINDS = ("alex", "vgg", "squeeze")
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from ornstein.data.base import Example, UnreadableError
 from ornstein.denoisers import Denoiser
 from ornstein.errors import ConfigError, DataError, UsageError
+from ornstein.metrics.pairs import distance
 from ornstein.paths import VP
 from ornstein.randomness import Noise, mix
 from ornstein.rarity import Recipe, Table, held_out, normal_scores, one_step, quantile_classes, score
-from ornstein.rarity.distances import distance
 from ornstein.runs import Run
 
 CLASSES = ("a", "b", "c")

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ornstein.training.codec import flat
 
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, UsageError
@@ -22,6 +21,7 @@ from ornstein.objectives import CascadeLoss, ConsistencyLoss, Denoising
 from ornstein.objectives.reconstruction import ReconstructionLoss
 from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
 from ornstein.paths import VE, VP, Flow
+from ornstein.storage.configs import flat
 from ornstein.training import METHODS, Every, Optimizer, Text, TrainConfig, to_dict
 from ornstein.training.conditions import captions, told
 from ornstein.training.config import Averaging, LatentOptions, shape_of

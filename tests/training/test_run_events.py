@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from ornstein.training.codec import flat, from_dict, kind_of
 
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models import card
 from ornstein.models.spec import Spec
 from ornstein.networks import DiTConfig, UNetConfig
+from ornstein.storage.configs import flat, from_dict, kind_of
 from ornstein.training import TrainConfig, events, folder, to_dict
 from ornstein.training.cas_dm import CascadeConfig
 

@@ -277,7 +277,7 @@ def test_the_search_refuses_what_cannot_be(run, words, message, capsys):
 def test_the_search_leaves_the_library_as_it_is(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
     card = export(open_run(run), tmp_path / "weights" / "shipped-one")
-    monkeypatch.setattr("ornstein.runs.WEIGHTS", card.parent)
+    monkeypatch.setattr("ornstein.runs.places.WEIGHTS", card.parent)
     assert main(["middle", "shipped-one", *WORDS]) == 2
     assert "comes with the library" in capsys.readouterr().err
     assert not (card / "sampling.json").exists()

@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from ornstein.data import batches, open_source
-from ornstein.data.base import digest
 from ornstein.errors import ConfigError
 from ornstein.networks import DiTConfig
 from ornstein.objectives import CascadeLoss, Denoising
 from ornstein.randomness import Noise, mix
+from ornstein.storage.files import digest
 from ornstein.training import DivergedError, Every, Optimizer, TrainConfig, to_dict, train
 from ornstein.training.cas_dm import CascadeConfig
 

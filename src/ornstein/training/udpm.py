@@ -18,6 +18,7 @@ from ..objectives.pyramid import PyramidLoss
 from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
+from ..storage.weights import fill, read_tensors
 from .config import Optimizer, TrainConfig, require_fit
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class UDPMConfig(TrainConfig):
             weights = open_own(self.origin).weights.with_name("rival.safetensors")
             if weights.is_file():
                 try:
-                    weights.fill(objective.rival, weights.read_tensors(weights), weights)
+                    fill(objective.rival, read_tensors(weights), weights)
                 except CheckpointError as error:
                     raise CheckpointError(
                         f"--from {self.origin}: {error}: give the --discriminator options that it was trained with"
