@@ -15,7 +15,7 @@ from PIL import Image
 from ornstein import metrics
 from ornstein.cli.main import main
 from ornstein.data import open_source
-from ornstein.metrics import files
+from ornstein.metrics import sets
 
 
 class Tiny:
@@ -141,7 +141,7 @@ def test_a_reference_stands_for_the_data(
     assert again["against"] == str(two[1])
     assert len([json.loads(line) for line in lines.read_text().splitlines()]) == 24
     assert result(capsys, two[0], two[1], "--reference", reference)["FD-tiny"] == found["FD-tiny"]
-    about = files.read(reference)[0].about
+    about = sets.read(reference)[0].about
     assert about["source"] == str(two[1])
     assert {"source fingerprint", "preprocessing"} <= about.keys()
 

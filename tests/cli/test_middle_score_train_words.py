@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import ornstein as orn
-from ornstein import guides, latents, metrics, rarity, runs, sampling, training
+from ornstein import guides, metrics, rarity, runs, sampling, training
 from ornstein.cli import middle
 from ornstein.cli.main import main
 from ornstein.cli.middle import MiddleArgs, Search, distance_to_data
 from ornstein.data import open_source, to_uint8
 from ornstein.guides.own import training as guide_training
-from ornstein.metrics import reconstruction
 from ornstein.metrics.frechet import frechet_distance
+from ornstein.metrics.reconstruction import Reconstruction
 from ornstein.rarity import Recipe
 from ornstein.runs import export, open_own
 
@@ -307,14 +307,12 @@ def test_a_codec_is_measured_by_its_reconstructions(
 ) -> None:
     asked: list[Any] = []
 
-    def reconstruction(codec: Any, source: Any, **how: Any) -> reconstruction.Reconstruction:
+    def reconstruction(codec: Any, source: Any, **how: Any) -> Reconstruction:
         asked.append((codec.factor, len(source), source[0].image.shape[-1], how["count"], how["batch"],
                       how["metric"].name, str(how["device"])))  # fmt: skip
-        return reconstruction.Reconstruction(
-            count=4, psnr=30.5, l1=0.25, perceptual=0.125, metric="lite0", latent_std=0.5
-        )
+        return Reconstruction(count=4, psnr=30.5, l1=0.25, perceptual=0.125, metric="lite0", latent_std=0.5)
 
-    monkeypatch.setattr(latents, "reconstruction", reconstruction)
+    monkeypatch.setattr("ornstein.metrics.reconstruction.reconstruction", reconstruction)
     status, out, err = call(capsys, "eval", "critters-latents", "critters:6", "--n", 4, "--batch", 3, "--json")
     assert (status, err) == (0, "reconstructing 4 images of critters:6\n")
     assert asked == [(8, 6, 64, 4, 3, "lite0", "cpu")]

@@ -12,7 +12,7 @@ from PIL import Image
 
 from ornstein import guides
 from ornstein.errors import ConfigError, DataError, UsageError
-from ornstein.guides import kinds, targets
+from ornstein.guides import targets
 from ornstein.guides.sources import required
 
 WISHES = [
@@ -62,7 +62,7 @@ def test_every_kind_is_whole() -> None:
         assert kind.weight > 0.0
         assert guides.Wish.read(kind.example).kind == kind.name
         names = [source.name for source in kind.sources]
-        assert names == sorted(set(names), key=kinds.SOURCES.index), "the source of a fresh machine comes first"
+        assert names == sorted(set(names), key=types.SOURCES.index), "the source of a fresh machine comes first"
         assert not names or names[0] == "own"
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ornstein.errors import ConfigError
 from ornstein.modulation import Site, modulated
-from ornstein.networks import sites
+from ornstein.networks.sites import sites
 
 
 class Chain(nn.Module):

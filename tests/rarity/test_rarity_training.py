@@ -20,7 +20,7 @@ from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
 from ornstein.randomness import Noise
 from ornstein.runs import export, open_run
-from ornstein.training import Every, TrainConfig, to_dict, train
+from ornstein.training import Every, TrainConfig, read_config, to_dict, train
 from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, classify
 
 BATCH = 16
@@ -131,7 +131,7 @@ def test_a_run_is_a_classifier_and_no_model(learned, model_run, brightness, tmp_
         rarity.load(model_run)
     with pytest.raises(ConfigError, match="needs a rarity classifier"):
         guidance.Minority(torch.nn.Identity())
-    found = RarityConfig.from_dict(json.loads((learned / "config.json").read_text())["train"])
+    found = read_config(json.loads((learned / "config.json").read_text())["train"])
     assert to_dict(found) == json.loads((learned / "config.json").read_text())["train"]
 
 

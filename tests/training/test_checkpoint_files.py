@@ -14,7 +14,7 @@ from torch import nn
 
 from ornstein.errors import CheckpointError
 from ornstein.networks import DiTConfig
-from ornstein.storage import weights
+from ornstein.storage.weights import fill
 from ornstein.training import Every, Optimizer, TrainConfig, checkpoint, train
 from ornstein.training.config import Averaging
 from ornstein.training.slct import Averages, RAdam, SLCTConfig
@@ -195,7 +195,7 @@ def test_weights_are_copied_into_the_module_as_it_is(tmp_path):
     net, path = nn.Linear(3, 2).half(), tmp_path / "x.safetensors"
     given = {"weight": torch.arange(6.0).reshape(2, 3), "bias": torch.ones(2)}
     weight = net.weight
-    weights.fill(net, given, path)
+    fill(net, given, path)
     assert net.weight is weight
     assert net.weight.dtype == torch.float16
     assert torch.equal(net.weight.float(), given["weight"])
@@ -206,7 +206,7 @@ def test_weights_are_copied_into_the_module_as_it_is(tmp_path):
     ):
         wrong = {name: value for name, value in (given | change).items() if value is not None}
         with pytest.raises(CheckpointError, match=message) as error:
-            weights.fill(net, wrong, path)
+            fill(net, wrong, path)
         assert str(path) in str(error.value)
 
 

@@ -293,18 +293,22 @@ def source_of(count: int, texts: list[str] | None = None, classes: tuple[str, ..
     return data
 
 
+def told_of(config, data):
+    return told(config.condition, config.text, data)
+
+
 def test_what_a_network_is_told_follows_from_the_data():
     texts = [f"w{i} all" for i in range(10)]
     data = source_of(10, texts, ("cat", "dog", "cow"))
-    assert told(made("ddpm"), data).options() == {"classes": 0, "text_width": 0}
-    label = told(made("ddpm", condition="label"), data)
+    assert told_of(made("ddpm"), data).options() == {"classes": 0, "text_width": 0}
+    label = told_of(made("ddpm", condition="label"), data)
     assert (label.classes, label.text, label.options()) == (
         ("cat", "dog", "cow"),
         None,
         {"classes": 3, "text_width": 0},
     )
     asked = Text(words=4, length=7, width=160, layers=2)
-    text = told(made("ddpm", condition="text", text=asked), data)
+    text = told_of(made("ddpm", condition="text", text=asked), data)
     assert text.text == TextConfig(vocabulary=("all", "w0", "w1", "w2"), length=7, width=160, layers=2, heads=5)
     assert text.options() == {"classes": 0, "text_width": 160}
     assert captions(data) == texts
@@ -313,7 +317,7 @@ def test_what_a_network_is_told_follows_from_the_data():
     assert captions(data, 4) == texts[::3]
     for condition, bare in (("label", source_of(3)), ("text", source_of(3))):
         with pytest.raises(ConfigError, match=f"--condition {condition}: data has no"):
-            told(made("ddpm", condition=condition), bare)
+            told_of(made("ddpm", condition=condition), bare)
 
 
 def test_a_model_of_this_data():

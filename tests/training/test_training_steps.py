@@ -9,7 +9,7 @@ import signal
 import threading
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -33,6 +33,8 @@ SEEN: list[Any] = []
 class SGD(Optimizer):
     """Plain gradient descent: its step is −rate · gradient."""
 
+    kind: ClassVar[str] = "sgd"
+
     def make(self, groups, device):
         return torch.optim.SGD(groups, lr=self.lr)
 
@@ -40,6 +42,8 @@ class SGD(Optimizer):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spied(TrainConfig):
     """Keeps what the objective is given."""
+
+    kind: ClassVar[str] = "spied"
 
     def loss(self, device):
         def spy(model, batch, noise, progress):
@@ -303,6 +307,8 @@ def test_kernels_are_set_for_the_run_alone(strict, tmp_path):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Breaking(TrainConfig):
     """Its third loss, or its gradient, is not finite."""
+
+    kind: ClassVar[str] = "breaking"
 
     gradient: bool = False
 

@@ -30,7 +30,7 @@ class GuidesArgs:
 
 def guides(args: GuidesArgs) -> int:
     """Print the table."""
-    from ..guides import kinds
+    from ..guides import types as kinds
 
     found = kinds()
     if args.json:

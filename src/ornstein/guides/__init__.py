@@ -22,8 +22,8 @@ from .energies import (
     SegmentationMap,
     grams,
 )
-from .kinds import Choice, Job, Kind, Source, Wish
 from .registry import Guides, Networks, kinds, make, source_of
+from .types import Choice, Job, Kind, Source, Wish
 
 __all__ = [
     "IGNORED",

@@ -8,7 +8,7 @@ from ..errors import UsageError
 from ..guidance import energies
 from . import sources, targets
 from .energies import Outlines
-from .kinds import Job, Kind
+from .types import Job, Kind
 
 
 def _colour(job: Job) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..guidance.minority import Minority, MinorityPrompt, SelfMinority
-from .kinds import Job, Kind
+from .types import Job, Kind
 
 
 def _minority(job: Job) -> Any:

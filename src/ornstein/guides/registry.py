@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, UsageError
-from .kinds import Choice, Job, Kind, Source, Wish, suggestion
+from .types import Choice, Job, Kind, Source, Wish, suggestion
 
 
 def kinds() -> dict[str, Kind]:

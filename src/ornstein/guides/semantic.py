@@ -7,7 +7,7 @@ from typing import Any
 from . import sources, targets
 from .contracts import TextImage
 from .energies import ClassLogit, Gram, Identity, Likeness, ObjectLocation, SegmentationMap
-from .kinds import Job, Kind
+from .types import Job, Kind
 
 
 def _segmentation(job: Job) -> Any:

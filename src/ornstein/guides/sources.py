@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from ..errors import CheckpointError, ConfigError
-from .kinds import Source
 from .published import FACENET_FILE, FASTER_RCNN_FILE, LRASPP_FILE, RESNET_FILE, hub_file
+from .types import Source
 
 
 def needs(package: str, module: str | None = None) -> str | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import DataError, UsageError
 from .energies import IGNORED, check_boxes
-from .kinds import suggestion
+from .types import suggestion
 
 VOID = 255  # in maps of indices: nothing is asked for here
 

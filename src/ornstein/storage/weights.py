@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
@@ -15,6 +14,8 @@ Tensors = dict[str, Tensor]
 
 def read_tensors(path: Path) -> Tensors:
     """All tensors of a safetensors file; `CheckpointError` if it is missing or is none."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
