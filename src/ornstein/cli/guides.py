@@ -30,7 +30,7 @@ class GuidesArgs:
 
 def guides(args: GuidesArgs) -> int:
     """Print the table."""
-    from ..guides import types as kinds
+    from ..guides import kinds
 
     found = kinds()
     if args.json:
