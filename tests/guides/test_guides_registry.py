@@ -12,7 +12,7 @@ from PIL import Image
 
 from ornstein import guides
 from ornstein.errors import ConfigError, DataError, UsageError
-from ornstein.guides import targets
+from ornstein.guides import targets, types
 from ornstein.guides.sources import required
 
 WISHES = [

@@ -267,16 +267,9 @@ def test_unit_length_is_smooth_at_zero():
 
 
 def test_defaults_of_matching():
-    assert (
-        perceptual.IMAGENET_MEAN
-        == importlib.import_module("ornstein.metrics.features").IMAGENET_MEAN
-        == (0.485, 0.456, 0.406)
-    )
-    assert (
-        perceptual.IMAGENET_STD
-        == importlib.import_module("ornstein.metrics.features").IMAGENET_STD
-        == (0.229, 0.224, 0.225)
-    )
+    features = importlib.import_module("ornstein.metrics.features")
+    assert perceptual.IMAGENET_MEAN == features.IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert perceptual.IMAGENET_STD == features.IMAGENET_STD == (0.229, 0.224, 0.225)
     body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 5, 3))
     a, b = (torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1 for seed in (0, 1))
     plain = perceptual.matching(body, ["0", "2"], name="x")(a, b)
