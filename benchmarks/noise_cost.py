@@ -32,7 +32,7 @@ def measure(side: int, batch: int) -> dict[str, float | int]:
     net, x, t = UNet(UNetConfig.small()).eval(), torch.zeros(batch, 3, side, side), torch.zeros(batch)
     with torch.no_grad():
         forward = seconds(lambda _: net(x, t), 1, rounds=3) / batch
-    white = seconds(lambda i: noise.white(i, event), max(2, 64 // batch)) / batch
+    white = seconds(lambda i: noise.normal(i, event), max(2, 64 // batch)) / batch
     randn = seconds(lambda _: torch.randn(batch, *event), max(2, 64 // batch)) / batch
     return {
         "side": side,

@@ -42,7 +42,7 @@ def milliseconds(what: Callable[[], Any], repeat: int = 5) -> float:
 def measure(name: str, clean: Tensor) -> dict[str, Any]:
     """One batch paired with white noise by both solvers."""
     batch = len(clean)
-    white = Noise.of(0, range(batch)).white("noise", clean.shape[1:])
+    white = Noise.of(0, range(batch)).normal("noise", clean.shape[1:])
     cost = costs(clean, white)
     one, two = assignment(cost), transport(cost)
     return {
@@ -60,7 +60,7 @@ def measure(name: str, clean: Tensor) -> dict[str, Any]:
 def strong(clean: Tensor, batch: int) -> dict[str, Any]:
     """How far from isotropic the data are, and the correlation of noise and sample, paired in batches, by direction."""
     rows = len(clean) // batch * batch
-    x, white = clean[:rows], Noise.of(0, range(rows)).white("noise", clean.shape[1:])
+    x, white = clean[:rows], Noise.of(0, range(rows)).normal("noise", clean.shape[1:])
     paired = [
         z[torch.from_numpy(assignment(costs(c, z)))] for c, z in zip(x.split(batch), white.split(batch), strict=True)
     ]
@@ -77,7 +77,7 @@ def main() -> None:
     torch.set_num_threads(1)
     sizes = (8,) if options.quick else (32, 64, 128, 512)
     largest = 8 if options.quick else 2048
-    gaussian = 0.5 * Noise.of(1, range(largest)).white("clean", (3, SIDE, SIDE))
+    gaussian = 0.5 * Noise.of(1, range(largest)).normal("clean", (3, SIDE, SIDE))
     codec = open_own("critters-64").denoiser.codec
     with torch.no_grad():
         latents = torch.cat([codec.encode(part) for part in drawings(largest, 2 * SIDE).split(64)])

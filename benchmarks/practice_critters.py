@@ -73,9 +73,9 @@ class Bench:
         self.features = features("lite0")
         self.calls = 0
 
-    def white(self, rows: range) -> Tensor:
+    def normal(self, rows: range) -> Tensor:
         """The same start for everybody."""
-        return Noise.of(SEED, rows).white("prior", self.shape)
+        return Noise.of(SEED, rows).normal("prior", self.shape)
 
     def ours(self, name: str, evaluations: int) -> Ends:
         """One of our samplers on its default grid."""
@@ -90,20 +90,20 @@ class Bench:
     def theirs(self, name: str, evaluations: int) -> Ends:
         """A diffusers scheduler on a table of 1000 times of the network's own path."""
         kind, options = THEIRS[name]
-        end = self.path.span[1]
+        end = self.path.t_range[1]
         logs = [2.0 * math.log(self.path.alpha(end * k / 1000)) for k in range(1001)]
         betas = [-math.expm1(after - before) for before, after in itertools.pairwise(logs)]
         setting = theirs.Setting(name, kind, (("trained_betas", betas), *options.items()))
 
         def ends(rows: range) -> Tensor:
             scheduler = setting.build("own")
-            return theirs.drive(scheduler, setting.steps(evaluations), self.white(rows), self.noise)[0]
+            return theirs.drive(scheduler, setting.steps(evaluations), self.normal(rows), self.noise)[0]
 
         return ends
 
     def noise(self, x: Tensor, bar: float) -> Tensor:
         """The network's noise at the nearest time that it was trained at."""
-        t = min(max(self.path.time_of(-2.0 * math.log(bar)), self.path.floor), self.path.span[1])
+        t = min(max(self.path.time_of(-2.0 * math.log(bar)), self.path.floor), self.path.t_range[1])
         with torch.no_grad():
             return self(x, t).noise.to(x.dtype)
 

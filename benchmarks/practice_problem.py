@@ -75,7 +75,7 @@ class Coupled:
         white = self.white
         if table == "ve":  # they start at √(σ² + 1); the start is the same for everybody
             scheduler.set_timesteps(steps)
-            white = white * (self.path.span[1] / float(scheduler.init_noise_sigma))
+            white = white * (self.path.t_range[1] / float(scheduler.init_noise_sigma))
         return theirs.drive(scheduler, steps, white, self._noise)
 
     def _noise(self, x: Tensor, bar: float) -> Tensor:
@@ -100,7 +100,7 @@ class Counted:
 def coupled(target: str, path: str, cache: FilePath | None, samples: int = SAMPLES, steps: int = 1600) -> Coupled:
     """The problem, its reference read from ``cache`` or computed and kept there."""
     law, way = target_of(target), path_of(path)
-    white = Noise.of(SEED, range(samples), dtype=torch.float64).white("practice", (law.dim,))
+    white = Noise.of(SEED, range(samples), dtype=torch.float64).normal("practice", (law.dim,))
     file = None if cache is None else cache / f"reference-{path}-{target}-{samples}-{steps}.safetensors"
     if file is not None and file.exists():
         return Coupled(law, way, white, load_file(file)["exact"])
@@ -116,13 +116,13 @@ def solution(target: lab.MixtureTarget, path: AffinePath, white: Tensor, steps: 
 
     A start of pure noise (flow) is placed at σ̄ = 10⁵ first, where u = mean + σ̄·z within 10⁻⁵ standard deviations.
     """
-    top = path.sigma_bar(path.span[1])
+    top = path.sigma_bar(path.t_range[1])
     if math.isinf(top):
         top = 1e5
         mean = (target.weights[:, None] * target.means).sum(0)
         u = mean + top * white
     else:
-        u = top * white if isinstance(path, VE) else white / path.alpha(path.span[1])
+        u = top * white if isinstance(path, VE) else white / path.alpha(path.t_range[1])
     bars = np.exp(np.linspace(math.log(top), math.log(LOWEST), 2 * steps + 1)).tolist()
     h = math.log(bars[0] / bars[2])
 

@@ -118,7 +118,7 @@ def default(family: str, table: str) -> Setting:
 
 
 def drive(scheduler: Any, steps: int, white: Tensor, predict: Predict) -> tuple[Tensor, int]:
-    """(what the scheduler returns from the start ``white``, calls of the model); on discrete tables and on "ve"."""
+    """(what the scheduler returns from the start ``normal``, calls of the model); on discrete tables and on "ve"."""
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)

@@ -26,7 +26,7 @@ from ornstein import grids
 from ornstein.estimates import Estimate
 from ornstein.paths import VE
 from ornstein.randomness import Noise
-from ornstein.samplers import AngleAdams, run, solve
+from ornstein.samplers import TrigFlowAdams, run, solve
 
 TOP, FLOOR, SEED = 157.4, 0.01, 21
 PATH = VE(sigma_min=FLOOR, sigma_max=TOP)
@@ -103,7 +103,7 @@ class Laws:
             u = u + (h / 6.0) * (k1 + 2.0 * (k2 + k3) + k4)
         return self.clean(u, low)
 
-    def error(self, sampler: AngleAdams, times: Sequence[float]) -> float:
+    def error(self, sampler: TrigFlowAdams, times: Sequence[float]) -> float:
         """Mean over the laws of the log of the mean distance."""
         found = run(solve(sampler, self.path, self.start, times, Noise.of(0, range(1))), self)  # type: ignore[arg-type]
         least = 0.0 if self.frames is not None or self.means.shape[-1] == 1 else NEGLIGIBLE
@@ -137,7 +137,7 @@ def score(laws: Sequence[Laws], count: int, numbers: Sequence[float], corrector:
     """What is minimised; ``numbers`` are first, last, centre, width, scale and offset."""
     first, last, centre, width, scale, offset = numbers
     times = grids.tangent(count, first=first, last=last, centre=centre, width=width)(PATH)
-    sampler = AngleAdams(points=POINTS, corrector=corrector, scale=scale, offset=offset)
+    sampler = TrigFlowAdams(points=POINTS, corrector=corrector, scale=scale, offset=offset)
     total = sum(law.weight * law.error(sampler, times) for law in laws)
     return total / sum(law.weight for law in laws)
 

@@ -4,7 +4,7 @@ Theirs, rebuilt from what the published example does: image files decoded by PIL
 default), flipped and scaled; `DDPMScheduler.add_noise`, mean squared error, `Accelerator`, clipping, `AdamW`, a
 learning rate schedule, `EMAModel` parameter by parameter, and the loss read by the host at every step.
 Ours: `ornstein.data.batches` on pictures kept as bytes, `Denoiser` and `Denoising` around the same module, fused AdamW,
-one foreach update for the average, losses added up in a `Tally`.
+one foreach update for the average, losses added up in a `LossStatistics`.
 
 In between, each ingredient alone, put into their loop. The contestants take turns; times are processor time on one
 thread, so that a busy machine disturbs them little. bf16 is left out: this processor has no bf16 units and is about ten
@@ -38,9 +38,9 @@ from torch.utils.data import DataLoader, Dataset
 import ornstein as orn
 from ornstein.data import Example, batches
 from ornstein.networks import UNetConfig, build
-from ornstein.objectives import Denoising, Examples
+from ornstein.objectives import Denoising, TrainBatch
 from ornstein.training import ema
-from ornstein.training.tally import Tally
+from ornstein.training.tally import LossStatistics
 from report import arguments, spread, table, write
 
 SEED, SIDE = 0, 32
@@ -189,12 +189,12 @@ class Ours:
         self.objective = Denoising()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True)
         self.stream = batches(self.source, batch=self.batch, seed=SEED, flip=True)
-        self.tally = Tally(self.denoiser.path, torch.device("cpu"))
+        self.tally = LossStatistics(self.denoiser.path, torch.device("cpu"))
         self.gamma, self.count = ema.exponent(0.1), itertools.count(1)
 
     def step(self) -> None:
         found = next(self.stream)
-        examples = Examples(clean=found.images, cond={}, positions=found.positions)
+        examples = TrainBatch(clean=found.images, cond={}, positions=found.positions)
         losses = self.objective(self.denoiser, examples, orn.Noise.of(SEED, found.positions), 0.0)
         losses.total.backward()
         norm = nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
@@ -208,11 +208,11 @@ def disagreement(ours: Ours, theirs: Theirs) -> float:
     """Relative difference of the two losses on the same batch, noise and times, from the same weights."""
     found = next(batches(ours.source, batch=ours.batch, seed=SEED + 1))
     noise = orn.Noise.of(SEED + 1, found.positions)
-    examples = Examples(clean=found.images, cond={}, positions=found.positions)
+    examples = TrainBatch(clean=found.images, cond={}, positions=found.positions)
     with torch.no_grad():
         one = ours.objective(ours.denoiser, examples, noise, 0.0)
         steps = (one.times * 1000 - 1).round().long()
-        other = theirs.loss(found.images, noise.white("noise", found.images.shape[1:]), steps)
+        other = theirs.loss(found.images, noise.normal("noise", found.images.shape[1:]), steps)
     return abs(float(one.total) / float(other) - 1.0)
 
 

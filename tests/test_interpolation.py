@@ -24,7 +24,7 @@ def wavy(x, time):
 
 
 def pyramid(**options) -> orn.Denoiser:
-    return orn.Denoiser(wavy, PyramidPath(**options), LevelBelow(scaled=False, precondition=False), shape=SHAPE)
+    return orn.Denoiser(wavy, PyramidPath(**options), LevelBelow(scaled=False, preconditioned=False), shape=SHAPE)
 
 
 def flat() -> orn.Denoiser:
@@ -66,12 +66,12 @@ def test_mixtures_stay_white():
     assert shares[-1] == (0.0, 1.0)
     assert all(cosine**2 + sine**2 == pytest.approx(1.0) for cosine, sine in shares)
     source = Between(a=0, b=1, frames=6)(range(6), torch.device("cpu"), torch.float32)
-    white = source.white("prior", (3, 64, 64))
+    white = source.normal("prior", (3, 64, 64))
     torch.testing.assert_close(white.flatten(1).std(1), torch.ones(6), rtol=0.02, atol=0)
-    forked = source.fork("other").white("prior", (3, 64, 64))
+    forked = source.fork("other").normal("prior", (3, 64, 64))
     assert not torch.equal(forked, white)
-    assert torch.equal(forked[0], Noise.of(0, [0]).fork("other").white("prior", (3, 64, 64))[0])
-    steps = source.increment("w", 0.0, 0.25, (64, 64))
+    assert torch.equal(forked[0], Noise.of(0, [0]).fork("other").normal("prior", (3, 64, 64))[0])
+    steps = source.brownian_increment("w", 0.0, 0.25, (64, 64))
     torch.testing.assert_close(steps.flatten(1).std(1), torch.full((6,), 0.5), rtol=0.05, atol=0)
     assert source.uniform("u") == Noise.of(0, [0]).uniform("u")
 
@@ -84,7 +84,7 @@ def test_a_variation_of_a_level_leaves_the_others_noise_alone():
         source = Varied(image=5, key=level_key(path, level), keep=0.6)(range(3), device, dtype)
         own = Noise.of(0, [5] * 3)
         for key in ("prior", 0, 1):
-            white, before = source.white(key, (4, 4)), own.white(key, (4, 4))
+            white, before = source.normal(key, (4, 4)), own.normal(key, (4, 4))
             assert torch.equal(white[0], before[0])
             changed = key == level_key(path, level)
             assert torch.equal(white[1:], before[1:]) != changed
@@ -116,7 +116,7 @@ def test_the_default_sampler_suits_the_path_and_costs_three_evaluations():
         asked.append(x.shape[-1])
         return wavy(x, time)
 
-    model = orn.Denoiser(counted, PyramidPath(), LevelBelow(scaled=False, precondition=False), shape=SHAPE)
+    model = orn.Denoiser(counted, PyramidPath(), LevelBelow(scaled=False, preconditioned=False), shape=SHAPE)
     images = orn.sample(model, 2)
     assert images.shape == (2, *SHAPE)
     assert asked == [2, 4, 8]
@@ -144,4 +144,6 @@ def test_what_cannot_be_is_refused():
             level_key(PyramidPath(), level)
     with pytest.raises(UsageError, match="keep must lie"):
         Varied(image=0, key=1, keep=math.nan)
-    assert Mixed(first=Noise.of(0, [0]), second=Noise.of(0, [1]), shares=((1.0, 0.0),)).uniforms("u").shape == (1,)
+    assert Mixed(first=Noise.of(0, [0]), second=Noise.of(0, [1]), shares=((1.0, 0.0),)).uniform_per_sample(
+        "u"
+    ).shape == (1,)

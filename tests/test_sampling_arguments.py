@@ -39,7 +39,7 @@ def by_hand(
 ) -> Tensor:
     noise: Any = Noise.of(seed, numbers)
     noise = noise if boost == 1.0 else Boosted(noise, boost)
-    start = noise.white("prior", SHAPE)
+    start = noise.normal("prior", SHAPE)
     return orn.run(orn.solve(sampler, denoiser.path, start, times, noise), denoiser)
 
 
@@ -62,7 +62,7 @@ def test_the_start_is_that_of_the_grids_first_time() -> None:
     """On an exploding path its size says which time that was."""
     path, times = VE(), (7.0, 2.0, 0.0)
     noise = Noise.of(3, range(2))
-    wanted = orn.run(orn.solve(Heun(), path, 7.0 * noise.white("prior", SHAPE), times, noise), model(path))
+    wanted = orn.run(orn.solve(Heun(), path, 7.0 * noise.normal("prior", SHAPE), times, noise), model(path))
     assert torch.equal(orn.sample(model(path), 2, sampler="heun", grid=times, seed=3), wanted)
     skipped = orn.sample(model(path), 2, sampler="heun", grid=(70.0, *times), seed=3, skip=1)
     assert torch.equal(skipped, wanted)
@@ -244,7 +244,7 @@ def test_strict_asks_and_decodes_one_by_one() -> None:
 
 
 def test_strict_keeps_extras_and_conditions_of_guidance() -> None:
-    """`many` is asked under each condition, and a learned variance reaches the sampler row by row."""
+    """`predict_conditions` is asked under each condition, and a learned variance reaches the sampler row by row."""
 
     def double(x: Tensor, time: Tensor, shift: Tensor) -> Tensor:
         return torch.cat([net(x, time, shift), torch.sin(x)], 1)

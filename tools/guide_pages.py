@@ -98,7 +98,7 @@ def table(made: list[Command]) -> str:
 
 def asked_for(command: Command) -> Image.Image | None:
     """What a guide aims at, as a picture; None for words."""
-    wish = guides.Wish.read(command.all("--guide")[0])
+    wish = guides.GuideSpec.read(command.all("--guide")[0])
     first, _, second = wish.arg.partition("@")
     if wish.kind == "boxes":
         return _outlined(wish.arg)

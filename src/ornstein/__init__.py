@@ -8,7 +8,7 @@ model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 6
 """
 
 from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
-from .denoisers import Denoiser, Guidance, Memo
+from .denoisers import CachedDenoiser, Denoiser, Guidance
 from .estimates import Estimate, Gaussian
 from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
 from .randomness import Noise, NoiseSource
@@ -22,13 +22,13 @@ __all__ = [
     "VE",
     "VP",
     "AffinePath",
+    "CachedDenoiser",
     "Denoiser",
     "Estimate",
     "Flow",
     "Gaussian",
     "Guidance",
     "LocationPath",
-    "Memo",
     "Noise",
     "NoiseSource",
     "Path",

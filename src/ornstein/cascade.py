@@ -74,16 +74,16 @@ class Cascade:
         if self.clip is not None and not self.clip > 0.0:
             raise ConfigError(f"clip must be positive or None, got {self.clip}")
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """What the front is fed."""
-        return self.front.feed(path, x, t)
+        return self.front.precondition(path, x, t)
 
     def ask(self, net: Net, path: Path, x: Tensor, t: Time) -> Tensor:
         """Front, then back; (B, 2·C + 1, H, W), or the front's output alone where r is forced to 0."""
-        raw = net(self.feed(path, x, t), stage="front")
+        raw = net(self.precondition(path, x, t), stage="front")
         if self.forced == 0.0:
             return raw
-        start = self.start(self.front.read(path, x, t, raw))
+        start = self.start(self.front.to_estimate(path, x, t, raw))
         answer = net(self.hint(start, path, x, t), stage="back")
         _require_gate(answer, start)
         return torch.cat((raw, answer), dim=1)
@@ -94,7 +94,7 @@ class Cascade:
 
     def hint(self, start: Tensor, path: Path, x: Tensor, t: Time) -> Tensor:
         """What the back is fed, (B, C, H, W), or (B, 2·C, H, W) if it sees the state."""
-        return torch.cat((start, self.feed(path, x, t)), dim=1) if self.see_state else start
+        return torch.cat((start, self.precondition(path, x, t)), dim=1) if self.see_state else start
 
     def heads(self, front: Estimate, start: Tensor, answer: Tensor) -> Heads:
         """The back's answer (B, C + 1, H, W) beside the front's estimate."""
@@ -107,12 +107,12 @@ class Cascade:
             r = torch.full_like(r, self.forced)
         return Heads(front, start, start + back if self.residual else back, r)
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """The blend; where r is forced to 0, the front's own estimate."""
         channels = x.shape[1]
         lone = self.forced == 0.0 and raw.shape[1] in (channels, 2 * channels)
         own = raw if lone else raw[:, : -(channels + 1)]
-        front = self.front.read(path, x, t, own)
+        front = self.front.to_estimate(path, x, t, own)
         if lone or self.forced == 0.0:
             return front
         heads = self.heads(front, self.start(front), raw[:, -(channels + 1) :])
@@ -122,7 +122,7 @@ class Cascade:
     def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
         """[the front's target | x_0 | 0]: every gate blends right images into the right one."""
         own = self.front.target(path, clean, white, x, t)
-        back = clean - self.start(self.front.read(path, x, t, own)) if self.residual else clean
+        back = clean - self.start(self.front.to_estimate(path, x, t, own)) if self.residual else clean
         return torch.cat((own, back, torch.zeros_like(clean[:, :1])), dim=1)
 
     def _clipped(self, clean: Tensor) -> Tensor:
@@ -163,7 +163,9 @@ def cascaded(
     """
     if not isinstance(front, Denoiser):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"the front must be an ornstein.Denoiser, got {type(front).__name__}: put guidance around it")
-    reading = Cascade(front=front.reading, clip=clip, gate=gate, squash=squash, see_state=see_state, residual=residual)
+    reading = Cascade(
+        front=front.parameterization, clip=clip, gate=gate, squash=squash, see_state=see_state, residual=residual
+    )
     stages = Stages(front.net, back, told=told)
     return replace(front, net=stages.freeze() if freeze else stages, predicts=reading)
 
@@ -173,7 +175,7 @@ def forced(model: Denoiser, gate: float | None) -> Denoiser:
 
     Raises `UsageError` for a denoiser that is no cascade.
     """
-    reading = model.reading
+    reading = model.parameterization
     if not isinstance(reading, Cascade):
         raise UsageError(f"only a cascade has a gate, and this denoiser reads {type(reading).__name__}")
     return replace(model, predicts=replace(reading, forced=gate))

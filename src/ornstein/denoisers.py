@@ -20,7 +20,7 @@ from .scalars import Time
 if TYPE_CHECKING:
     from .latents import Codec
 
-Clock = Callable[[Path, Time], Time]
+TimestepOf = Callable[[Path, Time], Time]
 Family = Callable[[int | None], Grid]
 """Grids by their number of evaluations; None asks for the usual one."""
 
@@ -37,11 +37,11 @@ class DenoiserLike(Protocol):
         """The estimate at (x, t)."""
         ...
 
-    def given(self, cond: Cond) -> DenoiserLike:
+    def with_condition(self, cond: Cond) -> DenoiserLike:
         """The same denoiser under a condition."""
         ...
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Estimates of one state under several conditions."""
         ...
 
@@ -55,7 +55,7 @@ class Denoiser:
 
     ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module is fed in the
     precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
-    "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``clock`` maps (path, t) to the
+    "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to the
     time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
     which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
     `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
@@ -75,7 +75,7 @@ class Denoiser:
     path: Path
     predicts: str | Parameterization = "noise"
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
-    clock: Clock | None = field(default=None, kw_only=True)
+    timestep_of: TimestepOf | None = field(default=None, kw_only=True)
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
     grid: Family | None = field(default=None, kw_only=True)
     codec: Codec | None = field(default=None, kw_only=True, repr=False)
@@ -87,18 +87,18 @@ class Denoiser:
         object.__setattr__(self, "predicts", parameterization(self.predicts))
 
     @property
-    def reading(self) -> Parameterization:
+    def parameterization(self) -> Parameterization:
         """The parameterization object."""
         return parameterization(self.predicts)
 
-    def given(self, cond: Cond) -> Denoiser:
+    def with_condition(self, cond: Cond) -> Denoiser:
         """The same network under a condition (replacing the previous one); the path is bound as well."""
-        return replace(self, cond=cond, path=self.path.given(cond))
+        return replace(self, cond=cond, path=self.path.with_condition(cond))
 
     def raw(self, x: Tensor, t: Time, cond: Cond | None = None) -> Tensor:
         """The network's own output at (x, t): what training compares with `Parameterization.target`."""
         net, ask = self.bound(x, t, cond), self._staged()
-        return net(self.reading.feed(self.path, x, t)) if ask is None else ask(net, self.path, x, t)
+        return net(self.parameterization.precondition(self.path, x, t)) if ask is None else ask(net, self.path, x, t)
 
     def bound(self, x: Tensor, t: Time, cond: Cond | None = None) -> Net:
         """The network at time t under a condition, as a function of what it is fed alone.
@@ -114,9 +114,9 @@ class Denoiser:
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The estimate at x (B, *event) and time t (host float, or (B,) in training)."""
-        return self.reading.read(self.path, x, t, self.raw(x, t))
+        return self.parameterization.to_estimate(self.path, x, t, self.raw(x, t))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Estimates of the same state under several conditions, in one batch of len(conds)·B rows.
 
         Raises:
@@ -125,7 +125,7 @@ class Denoiser:
         if not conds:
             raise UsageError("many() needs at least one condition; an empty mapping is one")
         if len(conds) == 1:
-            return [self.given(conds[0])(x, t)]
+            return [self.with_condition(conds[0])(x, t)]
         keys = set(conds[0])
         if any(set(cond) != keys for cond in conds):
             raise UsageError(f"conditions of one batch need the same keys, got {[sorted(c) for c in conds]}")
@@ -135,11 +135,11 @@ class Denoiser:
         times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
         raw = self.raw(x.repeat(len(conds), *(1,) * (x.ndim - 1)), times, stacked)
         return [
-            self.reading.read(self.path.given(cond), x, t, part)
+            self.parameterization.to_estimate(self.path.with_condition(cond), x, t, part)
             for cond, part in zip(conds, raw.tensor_split(len(conds)), strict=True)
         ]
 
-    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+    def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
         """Estimates of states at different times, by one call of the network on N·B rows: x (N, B, *event), N times.
 
         Every row is fed and read as in a call of its own, so only the network's rounding at another batch size is left
@@ -152,11 +152,16 @@ class Denoiser:
         if self._staged() is not None:  # what a later stage is fed depends on the time and on the first one's answer
             return [self(part, t) for part, t in zip(x, times, strict=True)]
         count = len(times)
-        fed = torch.cat([self.reading.feed(self.path, part, t) for part, t in zip(x, times, strict=True)])
+        fed = torch.cat(
+            [self.parameterization.precondition(self.path, part, t) for part, t in zip(x, times, strict=True)]
+        )
         time = torch.cat([self._time(part, t) for part, t in zip(x, times, strict=True)])
         cond = {key: torch.cat([value] * count) for key, value in _rows(self.cond, x.shape[1]).items()}
         raw = self._asked(fed, time, cond).to(x.dtype).tensor_split(count)
-        return [self.reading.read(self.path, part, t, out) for part, t, out in zip(x, times, raw, strict=True)]
+        return [
+            self.parameterization.to_estimate(self.path, part, t, out)
+            for part, t, out in zip(x, times, raw, strict=True)
+        ]
 
     @property
     def device(self) -> torch.device:
@@ -166,11 +171,11 @@ class Denoiser:
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         """The time number of each row of x, (B,) float32."""
-        return clock_tensor(self.path.clock(t) if self.clock is None else self.clock(self.path, t), x)
+        return clock_tensor(self.path.timestep_of(t) if self.timestep_of is None else self.timestep_of(self.path, t), x)
 
     def _staged(self) -> Callable[[Net, Path, Tensor, Time], Tensor] | None:
         """How a `Staged` parameterization asks for itself; by name, for isinstance costs ten times as much."""
-        return getattr(self.reading, "ask", None)
+        return getattr(self.parameterization, "ask", None)
 
     def _asked(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
         """The network's output on rows that are ready for it."""
@@ -201,7 +206,7 @@ def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return out
 
 
-class Memo:
+class CachedDenoiser:
     """A denoiser that remembers its last answer, so that two guidances on top of it share one network call.
 
     The state is recognised by identity, so it must not be changed in place between two questions. Under other
@@ -219,9 +224,9 @@ class Memo:
         """The inner denoiser's path."""
         return self.inner.path
 
-    def given(self, cond: Cond) -> Memo:
+    def with_condition(self, cond: Cond) -> CachedDenoiser:
         """A fresh memo around the bound denoiser."""
-        return Memo(self.inner.given(cond))
+        return CachedDenoiser(self.inner.with_condition(cond))
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The inner answer; the same tensor object at the same time, both with or without gradients, is asked once."""
@@ -232,11 +237,11 @@ class Memo:
         self._last = (x, t, now, answer)
         return answer
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Passed on."""
-        return self.inner.many(x, t, conds)
+        return self.inner.predict_conditions(x, t, conds)
 
-    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+    def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
         """Passed on, without remembering."""
         return at_times(self.inner, x, times)
 
@@ -245,22 +250,22 @@ class Memo:
 class AsksTogether(Protocol):
     """A denoiser that answers at many times in one batch, as `Denoiser` does and a guidance may."""
 
-    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
-        """See `Denoiser.at_times`."""
+    def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+        """See `Denoiser.predict_times`."""
         ...
 
 
 def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[Estimate]:
-    """`Denoiser.at_times` of any denoiser: in one batch where it can (`AsksTogether`), else one call for each time."""
+    """`Denoiser.predict_times` of any denoiser: one batch where it can (`AsksTogether`), else one call for each time."""
     if isinstance(denoiser, AsksTogether):
-        return denoiser.at_times(x, times)
+        return denoiser.predict_times(x, times)
     _check_times(x, times)
     return [denoiser(part, t) for part, t in zip(x, times, strict=True)]
 
 
 def asks_together(denoiser: DenoiserLike) -> bool:
-    """Whether `at_times` is one call of the network: not of a `Staged` parameterization, nor of a memo around one."""
-    if isinstance(denoiser, Memo):
+    """Whether `predict_times` is one call of the network: not for a `Staged` parameterization, nor a cache around one."""
+    if isinstance(denoiser, CachedDenoiser):
         return asks_together(denoiser.inner)
     if isinstance(denoiser, Denoiser):
         return denoiser._staged() is None  # pyright: ignore[reportPrivateUsage]

@@ -40,7 +40,7 @@ class Law(Protocol):
         """(dα/dt, dσ/dt)."""
         ...
 
-    def located(self, estimate: Estimate, t: Time) -> Tensor:
+    def mean_of(self, estimate: Estimate, t: Time) -> Tensor:
         """E[x_t | x_0] at the estimate."""
         ...
 
@@ -137,7 +137,7 @@ class Estimate:
             return self._noise
         if self._clean is not None:
             path = self._location("noise")
-            noise = (self.x - path.located(self, self.t)) / expand(path.std(self.t), self.x)
+            noise = (self.x - path.mean_of(self, self.t)) / expand(path.std(self.t), self.x)
             self._keep(noise=noise)
         else:
             clean, noise = self._from_velocity()

@@ -51,7 +51,7 @@ def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
 
 def _snapped(t: float, path: Path) -> float:
     """t, or the end of the span where only rounding has carried t across it."""
-    low, high = path.span
+    low, high = path.t_range
     for end in (low, high):
         if abs(t - end) <= 1e-12 * (high - low) and not low <= t <= high:
             return end
@@ -80,11 +80,11 @@ def affine(path: Path) -> AffinePath:
 
 def _ends(path: AffinePath, top: float | None) -> tuple[float, float]:
     """(first, last) noisy time: a path that ends in pure noise (α = 0) starts its finite log-SNR just below."""
-    start = path.span[1] if top is None else top
+    start = path.t_range[1] if top is None else top
     path.check(start)
-    if start <= path.floor:
-        raise GridError(f"a grid in noise levels starts above the path's floor {path.floor:g}, got {start:g}")
-    return _finite(path, start), path.floor
+    if start <= path.t_min:
+        raise GridError(f"a grid in noise levels starts above the path's floor {path.t_min:g}, got {start:g}")
+    return _finite(path, start), path.t_min
 
 
 def _finite(path: AffinePath, t: float) -> float:
@@ -94,8 +94,8 @@ def _finite(path: AffinePath, t: float) -> float:
 
 def _closed(path: AffinePath, times: Sequence[float], top: float | None) -> tuple[float, ...]:
     """Pin the ends exactly and finish at the clean end of the span."""
-    start = path.span[1] if top is None else top
-    return (start, *times[1:], path.span[0])
+    start = path.t_range[1] if top is None else top
+    return (start, *times[1:], path.t_range[0])
 
 
 def uniform(steps: int, *, start: float | None = None) -> Grid:
@@ -103,7 +103,7 @@ def uniform(steps: int, *, start: float | None = None) -> Grid:
     _count(steps)
 
     def rule(path: Path) -> tuple[float, ...]:
-        low, high = path.span[0], path.span[1] if start is None else start
+        low, high = path.t_range[0], path.t_range[1] if start is None else start
         return (*(high + (low - high) * i / steps for i in range(steps)), low)
 
     return Grid(f"uniform({steps})", rule)
@@ -115,7 +115,7 @@ def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> G
     _positive(exponent, "exponent")
 
     def rule(path: Path) -> tuple[float, ...]:
-        low, high = path.span[0], path.span[1] if start is None else start
+        low, high = path.t_range[0], path.t_range[1] if start is None else start
         return (*(low + (high - low) * (1.0 - i / steps) ** exponent for i in range(steps)), low)
 
     return Grid(f"power({steps}, {exponent:g})", rule)
@@ -178,7 +178,7 @@ def tangent(
         begin, end = (math.atan((-math.log(bar) - centre) / width) for bar in (high, low))
         angles = [begin + (end - begin) * (i / (count - 1) if count > 1 else 0.5) for i in range(count)]
         times = [base.time_of(2.0 * (centre + width * math.tan(angle))) for angle in angles]
-        return _closed(base, [base.span[1], *times] if leap else times, start)
+        return _closed(base, [base.t_range[1], *times] if leap else times, start)
 
     return Grid(f"tangent({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
 
@@ -260,14 +260,14 @@ def _levels(name: str, values: Sequence[float], *, strict: bool = False) -> Grid
 
     def rule(path: Path) -> tuple[float, ...]:
         base = affine(path)
-        least = base.log_snr(base.span[1])
+        least = base.log_snr(base.t_range[1])
         kept = [value for value in values if value >= least - 1e-9]
         if len(kept) < 2 or (strict and len(kept) < len(values)):
             raise GridError(
                 f"{name} starts at log-SNR {values[0]:g}, beyond the {least:g} of {type(base).__name__}: "
                 "give the path a noisier end, or the grid another start"
             )
-        return tuple(min(base.time_of(value), base.span[1]) for value in kept)
+        return tuple(min(base.time_of(value), base.t_range[1]) for value in kept)
 
     return Grid(name, rule)
 
@@ -323,12 +323,12 @@ def indices(steps: Sequence[int], *, table: int = 1000) -> Grid:
     (1.0, 0.5, 0.0)
     """
     _count(table, "a table has at least one step")
-    return Grid(f"indices({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.span[0]))
+    return Grid(f"indices({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.t_range[0]))
 
 
 def levels() -> Grid:
     """Every level of a path with whole levels (`PyramidPath`), top to image."""
-    return Grid("levels", lambda path: tuple(np.arange(path.span[1], path.span[0] - 1.0, -1.0).tolist()))
+    return Grid("levels", lambda path: tuple(np.arange(path.t_range[1], path.t_range[0] - 1.0, -1.0).tolist()))
 
 
 def partial(grid: GridLike, start: float) -> Grid:
@@ -377,7 +377,7 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
                 continue
             bar = base.sigma_bar(t)
             if gamma > 0.0 and low <= bar <= high:
-                climbed = min(base.time_of(-2.0 * math.log((1.0 + gamma) * bar)), base.span[1])
+                climbed = min(base.time_of(-2.0 * math.log((1.0 + gamma) * bar)), base.t_range[1])
                 if climbed > t:
                     out.append(climbed)
         return tuple(out)
@@ -394,7 +394,7 @@ def recur(grid: GridLike, times: int) -> Grid:
         nodes = times_of(grid, path)
         for t, s in pairwise(nodes):
             # From the clean end there is no way back up: the last step is taken once.
-            out.extend((t, s) * (times if s != path.span[0] else 1))
+            out.extend((t, s) * (times if s != path.t_range[0] else 1))
         return _without_repeats(out)
 
     return Grid(f"recur({times})", rule)
@@ -440,11 +440,11 @@ def multistep(*levels: float, start: float | None = None) -> Grid:
         _positive(level, "a level of a multistep grid")
 
     def rule(path: Path) -> tuple[float, ...]:
-        base, clean = affine(path), path.span[0]
-        out = [path.span[1] if start is None else start, clean]
+        base, clean = affine(path), path.t_range[0]
+        out = [path.t_range[1] if start is None else start, clean]
         for level in levels:
             t = level if isinstance(base, VE) else base.time_of(-2.0 * math.log(level))
-            out += [t, clean] if t > path.floor else []
+            out += [t, clean] if t > path.t_min else []
         return tuple(out)
 
     return Grid(f"multistep({', '.join(f'{level:g}' for level in levels)})", rule)
@@ -459,7 +459,7 @@ def default(path: Path, steps: int) -> Grid:
         return levels()
     if isinstance(base, VE):
         return karras(steps)
-    if isinstance(base, AffinePath) and base.alpha(base.span[1]) > 0.0:
+    if isinstance(base, AffinePath) and base.alpha(base.t_range[1]) > 0.0:
         # Nearer to the fine solution than Karras' spacing at 5 to 20 evaluations of DDIM, 2M and UniPC on a trained
         # model with cosine betas, whose noisy end (σ̄ ≈ 640) would draw most of Karras' steps.
         return log_snr(steps)

@@ -51,22 +51,22 @@ class Mixed:
     shares: tuple[tuple[float, float], ...]
     key: Key | None = None
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Standard normal noise, shape (B, *event)."""
-        return self._mixed(key, self.first.white(key, event), lambda: self.second.white(key, event))
+        return self._mixed(key, self.first.normal(key, event), lambda: self.second.normal(key, event))
 
     def uniform(self, key: Key) -> float:
         """The first's."""
         return self.first.uniform(key)
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """The first's."""
-        return self.first.uniforms(key)
+        return self.first.uniform_per_sample(key)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """The increments of a Brownian path, mixed alike."""
-        first = self.first.increment(key, t0, t1, event)
-        return self._mixed(key, first, lambda: self.second.increment(key, t0, t1, event))
+        first = self.first.brownian_increment(key, t0, t1, event)
+        return self._mixed(key, first, lambda: self.second.brownian_increment(key, t0, t1, event))
 
     def fork(self, name: str) -> Mixed:
         """Both forked."""

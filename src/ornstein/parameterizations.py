@@ -1,7 +1,7 @@
 """What a network's raw output means: a parameterization turns it into an `Estimate`, and back into a training target.
 
-Every class states three things: what the network is fed (`feed`), how its output reads (`read`), and which output would
-have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
+Every class states three things: what the network is fed (`precondition`), how its output reads (`to_estimate`), and
+which output would have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ Net = Callable[..., Tensor]
 class Parameterization(Protocol):
     """raw network output ⇄ Estimate of the clean sample."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """The network's input made of the state, same shape as x."""
         ...
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """The estimate that a raw output stands for."""
         ...
 
@@ -70,12 +70,12 @@ def _split(raw: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 class Clean:
     """The network predicts x_0. Works on every path, including those whose state changes shape."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x itself."""
         del path, t
         return x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """clean = raw."""
         prediction, extras = _split(raw, x)
         return Estimate(x, t, path, clean=prediction, extras=extras)
@@ -90,12 +90,12 @@ class Clean:
 class NoisePrediction:
     """The network predicts z (Ho et al. 2020)."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x itself."""
         del path, t
         return x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """noise = raw."""
         prediction, extras = _split(raw, x)
         return Estimate(x, t, _affine(path, "noise"), noise=prediction, extras=extras)
@@ -113,12 +113,12 @@ class V:
     On any affine path  x_0 = (α·x − σ·v)/(α² + σ²).
     """
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x itself."""
         del path, t
         return x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """clean from v."""
         affine = _affine(path, "v")
         prediction, extras = _split(raw, x)
@@ -138,12 +138,12 @@ class V:
 class Velocity:
     """The network predicts dx/dt = α'·x_0 + σ'·z (flow matching, Lipman et al. 2023); z − x_0 on `Flow`."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x itself."""
         del path, t
         return x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """velocity = raw."""
         prediction, extras = _split(raw, x)
         return Estimate(x, t, _affine(path, "velocity"), velocity=prediction, extras=extras)
@@ -179,11 +179,11 @@ class EDM:
         root = scalars.sqrt(total)
         return 1.0 / root, alpha * self.sigma_data**2 / total, sigma * self.sigma_data / root
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """u/√(σ̄² + s²), of unit variance."""
         return expand(self._scales(path, t)[0], x) * x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """c_skip·u + c_out·F."""
         prediction, extras = _split(raw, x)
         _, skip, out = self._scales(path, t)
@@ -218,11 +218,11 @@ class Consistency:
         root = scalars.sqrt(sigma**2 + power)
         return 1.0 / root, alpha * self.sigma_data**2 / (above**2 + power), self.sigma_data * above / root
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """u/√(σ̄² + s²)."""
         return expand(self._scales(path, t)[0], x) * x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """c_skip·u + c_out·F."""
         prediction, extras = _split(raw, x)
         _, skip, out = self._scales(path, t)
@@ -261,13 +261,13 @@ class Anchored:
         total = above + power
         return alpha * self.width**2 / total, above / total
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """As the inner one."""
-        return self.inner.feed(path, x, t)
+        return self.inner.precondition(path, x, t)
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """w·u + (1 − w)·inner."""
-        inner = self.inner.read(path, x, t, raw)
+        inner = self.inner.to_estimate(path, x, t, raw)
         anchor, rest = self._scales(path, t)
         return inner.replace(clean=expand(anchor, x) * x + expand(rest, x) * inner.clean)
 
@@ -290,8 +290,8 @@ class LevelBelow:
     is multiplied by k_{l−1}, the gain of H^{l−1} on a constant image (2^{l−1} for the box); the published networks
     predict H^{l−1}x_0 itself.
 
-    ``precondition``: the state is fed at unit variance, v = (ᾱ_l·k_l·s)² + σ̃_l² with s = ``sigma_data``, and the output
-    is added to the best multiple of the state, enlarged:
+    ``preconditioned``: the state is fed at unit variance, v = (ᾱ_l·k_l·s)² + σ̃_l² with s = ``sigma_data``, and the
+    output is added to the best multiple of the state, enlarged:
 
         H^{l−1}x̂_0/k_{l−1} = (ᾱ_l·k_l·s²/v)·nearest_f(x_l) + raw(x_l/√v)
 
@@ -299,23 +299,23 @@ class LevelBelow:
     """
 
     scaled: bool = True
-    precondition: bool = True
+    preconditioned: bool = True
     sigma_data: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_data < math.inf:
             raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x/√v, or x itself."""
         levels, level = _pyramid(path), _level(t)
-        return x / math.sqrt(self._power(levels, level)) if self.precondition else x
+        return x / math.sqrt(self._power(levels, level)) if self.preconditioned else x
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """The estimate stands at level l − 1."""
         levels, level = _pyramid(path), _level(t)
         clean = self._spread(raw, x, levels.factors[level - 1])
-        if self.precondition:
+        if self.preconditioned:
             clean = clean + self._skipped(levels, x, level)
         return Estimate(x, t, path, clean=clean * self._unit(levels, level))
 
@@ -324,7 +324,7 @@ class LevelBelow:
         del white
         levels, level = _pyramid(path), _level(t)
         target = levels.down(clean, 0, level - 1) / self._unit(levels, level)
-        return target - self._skipped(levels, x, level) if self.precondition else target
+        return target - self._skipped(levels, x, level) if self.preconditioned else target
 
     def _power(self, path: PyramidPath, level: int) -> float:
         """v."""

@@ -61,7 +61,7 @@ def generator(*parts: int | str) -> np.random.Generator:
 class NoiseSource(Protocol):
     """All randomness of sampling and training; see the module's text for the law it obeys."""
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Standard normal noise, shape (B, *event)."""
         ...
 
@@ -69,11 +69,11 @@ class NoiseSource(Protocol):
         """One number in [0, 1) for the whole batch, on the host: it does not depend on how the batch is split."""
         ...
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """One number in [0, 1) per sample, shape (B,), float64, on the host: training times are made of them."""
         ...
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """W(t1) − W(t0) of a Brownian path on [0, 1], shape (B, *event), whatever the grid it is asked on."""
         ...
 
@@ -113,7 +113,7 @@ class Noise:
         """An independent source with the same seeds."""
         return replace(self, name=f"{self.name}/{len(name)}:{name}")
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Standard normal noise, shape (B, *event); no number exceeds 6.8 in size."""
         return to_device(self._normal(key, event), self.device, self.dtype)
 
@@ -122,12 +122,12 @@ class Noise:
         word = np.random.Philox(key=mix(self.shared, "shared") | self._stream(key) << 64).random_raw()
         return (int(word) >> 11) * 2.0**-53
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """One number in [0, 1) per sample, shape (B,), float64, on the host."""
         words = (self._raw(key, 1)[:, 0] >> np.uint64(11)).astype(np.float64)
         return torch.as_tensor(words * 2.0**-53)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """W(t1) − W(t0), shape (B, *event): Lévy's midpoint construction, every node keyed by its place in the tree.
 
         Raises:

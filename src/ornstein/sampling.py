@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class SamplingPlan:
     """A resolved call: the sampler, its times, and the shape of one clean sample."""
 
     sampler: Sampler
@@ -64,7 +64,7 @@ def resolve(
     grid: GridLike | None,
     shape: Sequence[int] | None,
     dtype: torch.dtype = torch.float32,
-) -> Request:
+) -> SamplingPlan:
     """Turn the arguments of `sample` into values, refusing what does not fit together.
 
     Raises:
@@ -100,7 +100,7 @@ def resolve(
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
     device = getattr(model, "device", torch.device("cpu"))
-    return Request(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
+    return SamplingPlan(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
 
 
 def _chosen(path: Path, evaluations: int, grid: GridLike | None, size: int) -> tuple[Sampler, tuple[float, ...]]:
@@ -179,7 +179,7 @@ def sample(
     with _repeatable(strict):
         for start in range(0, n, size):
             rows = range(start, min(start + size, n))
-            part = denoiser if cond is None else denoiser.given(_slice(cond, rows, n))
+            part = denoiser if cond is None else denoiser.with_condition(_slice(cond, rows, n))
             samples = range(first + rows.start, first + rows.stop)
             source = None if noise is None else noise(rows, request.device, request.dtype)
             x, source = _begin(part.path, request, seed, samples, boost, source)
@@ -216,20 +216,20 @@ def stream(
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
-    bound = model if cond is None else model.given(cond)
+    bound = model if cond is None else model.with_condition(cond)
     x, noise = _begin(bound.path, request, seed, range(first, first + n), boost)
     return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
 
 
 def _begin(
-    path: Path, request: Request, seed: int, samples: range, boost: float, noise: NoiseSource | None = None
+    path: Path, request: SamplingPlan, seed: int, samples: range, boost: float, noise: NoiseSource | None = None
 ) -> tuple[Tensor, NoiseSource]:
     noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype) if noise is None else noise
     source = noise if boost == 1.0 else Boosted(noise, boost)
     return path.prior(source, request.shape, request.times[0]), source
 
 
-def skipped(request: Request, steps: int) -> Request:
+def skipped(request: SamplingPlan, steps: int) -> SamplingPlan:
     """The request without its first ``steps`` steps; `GridError` where none would be left."""
     return replace(request, times=grids.without_first(request.times, steps)) if steps else request
 
@@ -271,9 +271,9 @@ class _OneByOne:
     """A denoiser that asks its network for one sample at a time, so that no answer depends on its neighbours."""
 
     def __init__(self, inner: DenoiserLike, cond: Cond | None = None) -> None:
-        self.inner, self.cond, self.path = inner, cond, inner.path if cond is None else inner.given(cond).path
+        self.inner, self.cond, self.path = inner, cond, inner.path if cond is None else inner.with_condition(cond).path
 
-    def given(self, cond: Cond) -> _OneByOne:
+    def with_condition(self, cond: Cond) -> _OneByOne:
         return _OneByOne(self.inner, cond)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
@@ -281,10 +281,10 @@ class _OneByOne:
         for i in range(x.shape[0]):
             inner = self.inner
             if self.cond is not None:
-                inner = inner.given({k: v if v.shape[0] == 1 else v[i : i + 1] for k, v in self.cond.items()})
+                inner = inner.with_condition({k: v if v.shape[0] == 1 else v[i : i + 1] for k, v in self.cond.items()})
             rows.append(inner(x[i : i + 1], t))
         extras = {key: torch.cat([row.extras[key] for row in rows]) for key in rows[0].extras}
         return Estimate(x, t, self.path, clean=torch.cat([row.clean for row in rows]), extras=extras)
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        return [self.given(cond)(x, t) for cond in conds]
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        return [self.with_condition(cond)(x, t) for cond in conds]

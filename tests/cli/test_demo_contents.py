@@ -20,7 +20,7 @@ from ornstein.cli.demo_few import Few
 from ornstein.cli.main import main, parse
 from ornstein.cli.sample import SampleArgs
 from ornstein.page import Curve
-from ornstein.runs import Run, open_own
+from ornstein.runs import TrainedModel, open_own
 
 
 class Page(HTMLParser):
@@ -32,7 +32,7 @@ class Page(HTMLParser):
         self.facts: list[str] = []
         self.title = self.lead = ""
         self.open: list[str] = []
-        self.feed(html)
+        self.precondition(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)
@@ -92,7 +92,7 @@ NAMES, COUNTS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc"), (5, 10, 20, 50)
 
 
 @pytest.fixture
-def whole(tiny_run: Path, charts: list[Any], tmp_path: Path) -> tuple[Page, Run, list[Cell]]:
+def whole(tiny_run: Path, charts: list[Any], tmp_path: Path) -> tuple[Page, TrainedModel, list[Cell]]:
     run = replace(open_own(tiny_run), images=12_345, details={"card": {"data": "discs", "note": "N", "command": "C"}})
     cells = [Cell(sampler=name, evaluations=n, seconds_per_image=i + n / 1000, distance=None if i == 0 else i / n)
              for i, name in enumerate(NAMES) for n in COUNTS]  # fmt: skip
@@ -117,7 +117,7 @@ def test_constants_of_the_demo() -> None:
 
 
 def test_every_section_shows_its_numbers(
-    whole: tuple[Page, Run, list[Cell]], charts: list[tuple[list[Curve], dict[str, Any]]]
+    whole: tuple[Page, TrainedModel, list[Cell]], charts: list[tuple[list[Curve], dict[str, Any]]]
 ) -> None:
     page, run, _ = whole
     million = f"{run.parameters / 1e6:.2f} million"
@@ -176,7 +176,7 @@ def test_every_section_shows_its_numbers(
 
 
 def test_distances_measured_beforehand(
-    whole: tuple[Page, Run, list[Cell]], charts: list[tuple[list[Curve], dict[str, Any]]]
+    whole: tuple[Page, TrainedModel, list[Cell]], charts: list[tuple[list[Curve], dict[str, Any]]]
 ) -> None:
     page, _, _ = whole
     data = json.loads((Path(orn.__file__).parent / "weights" / "critters" / "distances.json").read_text("utf-8"))

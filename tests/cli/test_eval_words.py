@@ -17,9 +17,9 @@ from PIL import Image
 from ornstein import metrics, sampling
 from ornstein.cli.eval_args import EvalArgs
 from ornstein.cli.main import main
-from ornstein.cli.observe import Instruments, load_instruments, look, write_images
+from ornstein.cli.observe import Evaluators, load_evaluators, look, write_images
 from ornstein.cli.request import INSISTING, ON_IMAGES, SINGLE, read_request, weights_of
-from ornstein.cli.sides import Sampling, Side, open_data, open_measured, open_samples
+from ornstein.cli.sides import ImageSet, Sampling, open_data, open_measured, open_samples
 from ornstein.data import UnreadableError
 from ornstein.data.base import Example
 from ornstein.errors import ConfigError, DataError, UsageError
@@ -286,14 +286,14 @@ def test_every_instrument_sees_every_image_once() -> None:
         def outputs(self, batch: torch.Tensor) -> dict[str, torch.Tensor]:
             return {"pooled": batch.float().mean((2, 3))}
 
-    side = Side(name="s", images=[Example(image=image, label=-1, caption="", name=f"n{i}")
+    side = ImageSet(name="s", images=[Example(image=image, label=-1, caption="", name=f"n{i}")
                                   for i, image in enumerate(images)], count=40, resolution=(8, 8))  # fmt: skip
     meter: Any = Meter()
-    found = look(side, Instruments(features=(meter,)), (), names=True)
+    found = look(side, Evaluators(features=(meter,)), (), names=True)
     assert (found.census.count, found.statistics[0].count) == (40, 40)
     assert found.images == {"name": {i: f"n{i}" for i in range(40)}}
     assert found.numbers == {}
-    assert look(side, Instruments(), ()).images == {"name": {}}
+    assert look(side, Evaluators(), ()).images == {"name": {}}
     assert found.statistics[0].moments.mean.mean() == pytest.approx(6 * 19.5)
 
 
@@ -306,22 +306,22 @@ def test_networks_are_loaded_for_what_needs_them(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(metrics, "features", features)
     args = EvalArgs(what="a", metrics="fd,is", features="lite0, dinov2", weights="w")
-    found = load_instruments(read_request(args), args)
+    found = load_evaluators(read_request(args), args)
     assert [one.name for one in found.features] == ["lite0!", "dinov2!"]
     assert (found.distance, found.clip, found.device) == (None, None, "cpu")
     assert asked == [("lite0", None, "cpu"), ("dinov2", "w", "cpu")]
     args = EvalArgs(what="a", metrics="diversity")
-    found = load_instruments(read_request(args), args)
+    found = load_evaluators(read_request(args), args)
     assert found.features == ()
     assert found.distance is not None
     assert found.distance.name == "lite0"
     for features_, metric in (("lite0,lite0", "fd"), (",", "fd")):
         args = EvalArgs(what="a", metrics=metric, features=features_)
         with pytest.raises(ConfigError, match="at most once"):
-            load_instruments(read_request(args), args)
+            load_evaluators(read_request(args), args)
     args = EvalArgs(what="a", metrics="sfid")
     with pytest.raises(UsageError, match=r"sfid is defined on .* not on lite0!: .* or ask for sfd"):
-        load_instruments(read_request(args), args)
+        load_evaluators(read_request(args), args)
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def test_middle_keeps_and_says_the_levels(
 ) -> None:
     asked: list[Any] = []
 
-    def distance(args: MiddleArgs, run: runs.Run, spec: object) -> Any:
+    def distance(args: MiddleArgs, run: runs.TrainedModel, spec: object) -> Any:
         asked.append((args.against, run.folder, spec is run.spec))
         return lambda levels: 100.0 + sum(abs(math.log(level / 0.7)) for level in levels) - 50.0 * len(levels)
 
@@ -160,7 +160,7 @@ def test_score_says_the_mean_and_the_rarest(
         def __len__(self) -> int:
             return 13
 
-    def score(run: runs.Run, source: Any, out: Path, recipe: Recipe, **how: Any) -> Any:
+    def score(run: runs.TrainedModel, source: Any, out: Path, recipe: Recipe, **how: Any) -> Any:
         how.pop("progress")(3, 13)
         asked.append((run.folder, len(source), source[0].image.shape, out, recipe, how))
         return None if how["shard"] == (1, 4) else Table()

@@ -17,7 +17,7 @@ from ornstein import grids, guidance, guides, sampling
 from ornstein.cli.main import main
 from ornstein.data import save_grid, save_png
 from ornstein.interpolation import Between, Varied
-from ornstein.runs import Run, open_own
+from ornstein.runs import TrainedModel, open_own
 
 
 def call(capsys: pytest.CaptureFixture[str], run: object, *args: object) -> tuple[int, str, str]:
@@ -47,13 +47,13 @@ def refused(capsys: pytest.CaptureFixture[str], words: str, run: object, *args: 
 
 
 @pytest.fixture(scope="module")
-def run(bold_run: Path) -> Run:
+def run(bold_run: Path) -> TrainedModel:
     return open_own(bold_run)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_labels_and_noise_follow_the_number_of_the_image(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, batch: int
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, batch: int
 ) -> None:
     names = run.classes[:3]
     words = ("--n", 5, "--first", 4, "--seed", 6, "--steps", 3, "--batch", batch, "--strict", "--label", *names)
@@ -80,7 +80,7 @@ def test_labels_and_noise_follow_the_number_of_the_image(
 
 @pytest.mark.parametrize("scale", [0.5, 0.0, -1.0, 3.0])
 def test_a_scale_of_guidance_is_that_weight_also_below_one(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, scale: float
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, scale: float
 ) -> None:
     words = ("--n", 3, "--steps", 3, "--batch", 2, "--strict", "--label", 0, 2)
     result = drawn(capsys, run.folder, tmp_path / "out", *words, "--guidance-scale", scale)
@@ -108,7 +108,7 @@ def test_a_caption_is_repeated_for_every_image(
 
 
 def test_guides_see_the_guided_answer_or_the_bare_model(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path
 ) -> None:
     words = ("--n", 2, "--steps", 4, "--strict", "--label", 1, "--guidance-scale", 2, "--guide", "colour:navy:300")
     more = ("--guide-through", "estimate", "--backward", "2:0.05", "--guide-window", "0.01:500")
@@ -116,7 +116,7 @@ def test_guides_see_the_guided_answer_or_the_bare_model(
     found = [sampling.sample(cfg(run.denoiser), 2, steps=4, cond=run.cond(labels=[1, 1]), strict=True)]
     for placement, null in (("joint", None), ("separate", run.null())):
         result = drawn(capsys, run.folder, tmp_path / placement, *words, *more, "--guide-placement", placement)
-        manner = guides.Manner(through="estimate", backward=guides.backward_of("2:0.05"),
+        manner = guides.GuidanceOptions(through="estimate", backward=guides.backward_of("2:0.05"),
                                window=guides.window_of("0.01:500"), placement=placement)  # fmt: skip
         ready = guides.make(["colour:navy:300"], shape=run.denoiser.shape)
         model = guides.compose(ready, manner, cfg, null)(run.denoiser)
@@ -134,7 +134,7 @@ FAMILIES = {"karras": grids.karras, "log-snr": grids.log_snr, "uniform": grids.u
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_times_are_those_of_the_grid_and_its_evaluations_are_counted(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, family: str
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, family: str
 ) -> None:
     path = run.denoiser.path
 
@@ -162,7 +162,7 @@ def test_the_times_are_those_of_the_grid_and_its_evaluations_are_counted(
 
 
 def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path
 ) -> None:
     path, size = run.denoiser.path, 3 * 16 * 16
 
@@ -207,7 +207,7 @@ def test_a_consistency_model_climbs_on_its_own_grid(capsys: pytest.CaptureFixtur
         assert tuple(result["times"]) == grid(model.path), words
 
 
-def test_a_louder_start_and_fewer_steps(capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path) -> None:
+def test_a_louder_start_and_fewer_steps(capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path) -> None:
     words = ("--n", 3, "--steps", 5, "--batch", 2, "--strict", "--sampler", "ddpm", "--label", 1)
     result = drawn(capsys, run.folder, tmp_path / "out", *words, "--boost", 1.5, "--skip", 2)
     cond = run.cond(labels=[1] * 3)
@@ -218,7 +218,9 @@ def test_a_louder_start_and_fewer_steps(capsys: pytest.CaptureFixture[str], run:
     refused(capsys, "2 of 2 steps cannot be skipped", run.folder, "--steps", 2, "--skip", 2, "--label", 1)
 
 
-def test_images_between_images_at_every_batch(capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path) -> None:
+def test_images_between_images_at_every_batch(
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path
+) -> None:
     words = ("--n", 5, "--steps", 2, "--seed", 3, "--batch", 2, "--strict", "--label", 1)
     result = drawn(capsys, run.folder, tmp_path / "out", *words, "--interpolate", 7, 2, "--first", 1)
     cond = run.cond(labels=[1] * 5)
@@ -248,7 +250,7 @@ def test_variations_of_a_level_and_its_posterior(capsys: pytest.CaptureFixture[s
 
 @pytest.mark.parametrize(("n", "columns", "wide"), [(1, 0, 1), (3, 0, 2), (7, 0, 3), (5, 2, 2), (3, 8, 3)])
 def test_the_overview_shows_the_images_in_order(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, n: int, columns: int, wide: int
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, n: int, columns: int, wide: int
 ) -> None:
     words = ("--n", n, "--steps", 1, "--batch", 2, "--strict", "--label", 0, 1, "--columns", columns)
     result = drawn(capsys, run.folder, tmp_path / "out", *words)
@@ -272,7 +274,7 @@ def test_the_overview_ends_after_256_images(capsys: pytest.CaptureFixture[str], 
 
 
 def test_the_sentence_names_evaluations_and_the_pace(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("time.perf_counter", itertools.count(10.0, 6.0).__next__)
     for words, said in ((("--n", 2, "--steps", 3), "2 images, 3 evaluations each, 3.000 s an image: "),
@@ -283,7 +285,7 @@ def test_the_sentence_names_evaluations_and_the_pace(
 
 
 def test_an_image_of_no_numbers_is_named_by_its_number(
-    capsys: pytest.CaptureFixture[str], run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[range] = []
 

@@ -57,7 +57,7 @@ def test_the_commands_differ_in_the_guide_alone(name: str) -> None:
     assert others
     for command in others:
         read = tyro.cli(SampleArgs, args=list(command.words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
-        assert all(guides.Wish.read(words).kind == name for words in read.guide)
+        assert all(guides.GuideSpec.read(words).kind == name for words in read.guide)
         assert len(read.guide) == 1
         same = ("run", "n", "seed", "first", "steps", "sampler", "grid")
         assert [getattr(read, field) for field in same] == [getattr(plain, field) for field in same]
@@ -71,7 +71,7 @@ def test_the_blocks_draw_what_the_commands_ask_for(name: str, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     tool.draw_inputs(page)
     for command in tool.commands(page)[1:]:
-        assert guides.Wish.read(command.all("--guide")[0]).weight != 0
+        assert guides.GuideSpec.read(command.all("--guide")[0]).weight != 0
         found = tool.energies(command, torch.zeros(1, *tool.SHAPE))
         assert found.shape == (1,)
         assert tool.asked_for(command) is not None or name in ("text", "classifier")

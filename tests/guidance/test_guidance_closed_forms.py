@@ -16,11 +16,11 @@ from ornstein.randomness import Noise
 
 F64 = torch.float64
 PATHS = [VP(), VE(), Flow()]
-X = Noise.of(0, range(3), dtype=F64).white("x", (2, 2, 4))
+X = Noise.of(0, range(3), dtype=F64).normal("x", (2, 2, 4))
 TIMES = {"VP": (0.2, 0.5, 0.8), "VE": (0.3, 1.4, 5.0), "Flow": (0.1, 0.45, 0.8)}
 TOLD = {"label": torch.tensor([1.0, -0.4, 0.3], dtype=F64)}
 NULL = {"label": torch.tensor([0.2], dtype=F64)}
-GOAL = Noise.of(1, range(3), dtype=F64).white("goal", (2, 2, 4))
+GOAL = Noise.of(1, range(3), dtype=F64).normal("goal", (2, 2, 4))
 
 
 def net(x: Tensor, time: Tensor, label: Tensor | None = None) -> Tensor:
@@ -279,7 +279,7 @@ def test_the_weight_of_dps_is_that_of_the_clean_sample_in_the_step(path, eta):
     plain = net(X, torch.zeros(3), **TOLD)
     misfit = guide.misfit_of(energy_of_rows())
     size = (plain - GOAL).flatten(1).norm(dim=1)[:, None, None, None]
-    for t, s in ((high, middle), (middle, low), (low, path.span[0])):
+    for t, s in ((high, middle), (middle, low), (low, path.t_range[0])):
         a, b, at, bt = path.alpha(s), path.sigma(s), path.alpha(t), path.sigma(t)
         gain = at / a
         bridge = 0.0 if b == 0.0 else b * math.sqrt(bt**2 - (gain * b) ** 2) / bt
@@ -323,7 +323,7 @@ def test_a_linear_posterior_leaves_a_row_that_fits_where_it_is():
 @pytest.mark.parametrize("feeds", ["unit", "state"])
 def test_a_noisy_classifier_has_the_slope_of_its_own_labels(path, feeds):
     """x̂_0 + w·(σ²/α)·∇_x log softmax(logits)_y, a label for each row, at floats and at tensors of times."""
-    weights = Noise.of(2, range(1), dtype=F64).white("w", (16, 5))[0]
+    weights = Noise.of(2, range(1), dtype=F64).normal("w", (16, 5))[0]
     labels = torch.tensor([4, 0, 2])
 
     def logits(state: Tensor, log_snr: Tensor) -> Tensor:
@@ -392,23 +392,23 @@ def test_the_edges_of_a_window():
     ):
         wanted = (moved(plain) if inside else plain)(X, 1.0).clean
         for t in (1.0, ones):
-            torch.testing.assert_close(guide.within(moved, **window)(plain)(X, t).clean, wanted, rtol=1e-14, atol=0)
+            torch.testing.assert_close(guide.interval(moved, **window)(plain)(X, t).clean, wanted, rtol=1e-14, atol=0)
 
 
 def test_a_bundle_differentiates_if_one_of_it_does():
     mild, steep = guide.Threshold(), Universal(energies=energy)
     assert not Universal(energies=energy, through="estimate").differentiates
     assert (mild.differentiates, steep.differentiates) == (False, True)
-    for bundle in (guide.stack, guide.together):
+    for bundle in (guide.compose, guide.add):
         assert [bundle(*each).differentiates for each in ((mild, mild), (mild, steep), (steep,), ())] == [
             False,
             True,
             True,
             False,
         ]
-    assert guide.within(steep, sigma=(0.0, 1.0)).differentiates
-    assert not guide.within(mild, sigma=(0.0, 1.0)).differentiates
-    assert not guide.within(lambda inner: inner, sigma=(0.0, 1.0)).differentiates
+    assert guide.interval(steep, sigma=(0.0, 1.0)).differentiates
+    assert not guide.interval(mild, sigma=(0.0, 1.0)).differentiates
+    assert not guide.interval(lambda inner: inner, sigma=(0.0, 1.0)).differentiates
     for rule in (guide.DPS(misfit=energy, scale=0.1, grid=[1.0, 0.0]), guide.SelfMinority(distance="squared")):
         assert rule.differentiates
     assert guide.LinearPosterior(measured=energy_of_rows()).differentiates
@@ -425,6 +425,6 @@ def test_three_shifts_add_to_the_plain_estimate():
     plain = inner(X, 1.4).clean
     shifts = sum(part(inner)(X, 1.4).clean - plain for part in parts)
     for order in itertools.permutations(parts):
-        found = guide.together(*order)(inner)(X, 1.4).clean
+        found = guide.add(*order)(inner)(X, 1.4).clean
         torch.testing.assert_close(found, plain + shifts, rtol=1e-11, atol=1e-11)
     del path

@@ -10,7 +10,7 @@ from ornstein import guidance as guide
 from ornstein.errors import ConfigError
 from ornstein.guidance import Backward, Universal
 from ornstein.guidance.boost import Boosted
-from ornstein.guides import Manner
+from ornstein.guides import GuidanceOptions
 from ornstein.randomness import Noise
 
 REQUIRED = object()
@@ -54,7 +54,7 @@ DEFAULTS = {
     guide.Edges: {"target": REQUIRED},
     guide.Smoothness: {},
     Boosted: {"source": REQUIRED, "gamma": REQUIRED},
-    Manner: {"through": "network", "backward": None, "window": None, "placement": "joint", "chunk": None},
+    GuidanceOptions: {"through": "network", "backward": None, "window": None, "placement": "joint", "chunk": None},
 }  # fmt: skip
 
 
@@ -108,8 +108,8 @@ def test_defaults_of_the_shorthands():
         (lambda v: Universal(energies=NEAR, chunk=v), (1, None), (0,)),
         (lambda v: guide.Measured(operator=lambda x: x, target=torch.zeros(1), std=v), (1e-9,), (0.0, -1.0, math.nan)),
         (lambda v: Boosted(Noise.of(0, [0]), v), (1e-9, 1e9), (0.0, -1.0, math.inf, math.nan)),
-        (lambda v: guide.within(guide.Threshold(), sigma=(v, 1.0)), (0.0, 0.999), (-1e-9, 1.0, 1.5)),
-        (lambda v: guide.within(guide.Threshold(), log_snr=(v, 1.0)), (-math.inf, 0.999), (1.0, 1.5, math.nan)),
+        (lambda v: guide.interval(guide.Threshold(), sigma=(v, 1.0)), (0.0, 0.999), (-1e-9, 1.0, 1.5)),
+        (lambda v: guide.interval(guide.Threshold(), log_snr=(v, 1.0)), (-math.inf, 0.999), (1.0, 1.5, math.nan)),
     ],
 )  # fmt: skip
 def test_numbers_are_allowed_up_to_their_bounds(make, good, bad):
@@ -145,10 +145,10 @@ def test_energies_are_read_as_pairs_of_weight_and_callable():
 def test_a_boosted_source_is_louder_at_its_start_alone():
     source = Noise.of(3, range(2))
     loud = Boosted(source, 2.5)
-    assert torch.equal(loud.white("prior", (3,)), 2.5 * source.white("prior", (3,)))
+    assert torch.equal(loud.normal("prior", (3,)), 2.5 * source.normal("prior", (3,)))
     for key in ("noise", 0, ("prior", 1)):
-        assert torch.equal(loud.white(key, (3,)), source.white(key, (3,)))
+        assert torch.equal(loud.normal(key, (3,)), source.normal(key, (3,)))
     assert loud.uniform("u") == source.uniform("u")
-    assert torch.equal(loud.uniforms("u"), source.uniforms("u"))
-    assert torch.equal(loud.increment("w", 0.2, 0.7, (3,)), source.increment("w", 0.2, 0.7, (3,)))
-    assert torch.equal(loud.fork("x").white("prior", (3,)), source.fork("x").white("prior", (3,)))
+    assert torch.equal(loud.uniform_per_sample("u"), source.uniform_per_sample("u"))
+    assert torch.equal(loud.brownian_increment("w", 0.2, 0.7, (3,)), source.brownian_increment("w", 0.2, 0.7, (3,)))
+    assert torch.equal(loud.fork("x").normal("prior", (3,)), source.fork("x").normal("prior", (3,)))

@@ -16,8 +16,8 @@ from ornstein.guidance.perturbed import blurred
 from ornstein.paths import VE
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (3, 8, 8)).clamp(-1, 1)
-PICTURE = Noise.of(1, range(1), dtype=torch.float64).white("y", (3, 8, 8)).clamp(-1, 1)
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (3, 8, 8)).clamp(-1, 1)
+PICTURE = Noise.of(1, range(1), dtype=torch.float64).normal("y", (3, 8, 8)).clamp(-1, 1)
 MASK = torch.zeros(1, 1, 8, 8, dtype=torch.float64)
 MASK[..., :4] = 1.0
 COLOURS = torch.tensor([[1.0, 0.0, 0.0], [0.0, -1.0, 0.5]], dtype=torch.float64)
@@ -43,7 +43,7 @@ def test_one_number_a_sample_with_the_gradient_of_finite_differences(name: str) 
         torch.testing.assert_close(energy(X[i : i + 1]), values[i : i + 1], rtol=1e-12, atol=1e-12)
     gradient, found = slope(((1.0, energy),), X)
     torch.testing.assert_close(found, values)
-    way = Noise.of(2, range(3), dtype=torch.float64).white("d", (3, 8, 8))
+    way = Noise.of(2, range(3), dtype=torch.float64).normal("d", (3, 8, 8))
     h = 1e-6
     change = (energy(X + h * way) - energy(X - h * way)) / (2 * h)
     torch.testing.assert_close((gradient * way).flatten(1).sum(1), change, rtol=1e-6, atol=1e-8)
@@ -100,7 +100,7 @@ def test_precisions() -> None:
             assert bool(torch.isfinite(found).all())
 
 
-PIXELS = Noise.of(3, range(2), dtype=torch.float64).white("p", (3, 5, 4))
+PIXELS = Noise.of(3, range(2), dtype=torch.float64).normal("p", (3, 5, 4))
 
 
 def test_energies_have_their_formulas():
@@ -135,7 +135,7 @@ def test_measurements_have_their_formulas():
     target, mask = PIXELS.flip(1), torch.linspace(0.0, 1.0, 20, dtype=torch.float64).reshape(1, 1, 5, 4).round()
     wanted = (mask * (PIXELS - target)).square().flatten(1).sum(1) / (2.0 * 0.09)
     torch.testing.assert_close(guide.inpainting(target, mask, std=0.3)(PIXELS), wanted)
-    even = Noise.of(4, range(2), dtype=torch.float64).white("even", (3, 4, 6))
+    even = Noise.of(4, range(2), dtype=torch.float64).normal("even", (3, 4, 6))
     small = even.reshape(2, 3, 2, 2, 3, 2).mean((3, 5))
     goal = small.flip(0)
     wanted = (small - goal).square().flatten(1).sum(1) / (2.0 * 0.16)
@@ -163,7 +163,7 @@ def test_the_slope_of_several_energies_is_that_of_those_that_found_something():
 
 def test_a_blur_of_a_map_that_is_not_square():
     """Along rows and columns by the same Gaussian, cut off at the rim and normalised there."""
-    feature = Noise.of(5, range(2), dtype=torch.float64).white("f", (3, 4, 7))
+    feature = Noise.of(5, range(2), dtype=torch.float64).normal("f", (3, 4, 7))
 
     def matrix(size: int, blur: float) -> Tensor:
         at = torch.arange(size, dtype=torch.float64)

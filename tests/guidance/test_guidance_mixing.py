@@ -9,7 +9,7 @@ from torch import Tensor
 
 import ornstein as orn
 from ornstein import guidance as guide
-from ornstein.denoisers import Denoiser, Memo
+from ornstein.denoisers import CachedDenoiser, Denoiser
 from ornstein.errors import ConfigError, PathError, UsageError
 from ornstein.lab.targets import GaussianTarget, MixtureTarget
 from ornstein.paths import VE, VP, Flow, PyramidPath, ShiftedPath
@@ -18,7 +18,7 @@ from ornstein.samplers import DDIM, run, solve
 
 PATHS = [VP(), VE(), Flow()]
 NAMES = [type(path).__name__ for path in PATHS]
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (2, 4, 4))
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (2, 4, 4))
 ONE, TWO = {"label": torch.tensor([1.0, 2.0, 3.0])}, {"label": torch.tensor([0.5])}
 
 
@@ -36,12 +36,12 @@ class Counted:
 
 def model(path=None) -> tuple[Denoiser, Counted]:
     net = Counted()
-    return Denoiser(net, VP() if path is None else path, "clean", shape=(2, 4, 4)).given(ONE), net
+    return Denoiser(net, VP() if path is None else path, "clean", shape=(2, 4, 4)).with_condition(ONE), net
 
 
 def vector(path, t: float, target: MixtureTarget, rows: int = 4) -> Tensor:
     noise = Noise.of(1, range(rows), dtype=torch.float64)
-    return path.diffuse(target.sample(noise), t, noise.white("z", (target.dim,)))
+    return path.diffuse(target.sample(noise), t, noise.normal("z", (target.dim,)))
 
 
 # ------------------------------------------------------------------------------------------------------ closed forms
@@ -77,12 +77,12 @@ def test_guidance_of_a_gaussian_samples_the_sharpened_law_at_each_level() -> Non
 def test_cfgpp_on_ddim_is_the_published_step(path, scale: float) -> None:
     """x_s = α_s·(u + λ(c − u)) + σ_s·ẑ_u, on a grid down to the clean end, and on pure noise."""
     denoiser, _ = model(path)
-    grid = [*(path.time_of(level) for level in (-4.0, -1.0, 2.0)), path.span[0]]
+    grid = [*(path.time_of(level) for level in (-4.0, -1.0, 2.0)), path.t_range[0]]
     if isinstance(path, Flow):
         grid = [1.0, *grid]
     x = X
     for t, s in itertools.pairwise(grid):
-        c, u = denoiser(x, t), denoiser.given(TWO)(x, t)
+        c, u = denoiser(x, t), denoiser.with_condition(TWO)(x, t)
         x = path.alpha(s) * (u.clean + scale * (c.clean - u.clean)) + path.sigma(s) * u.noise
     guidance = guide.CFGpp(scale=scale, null=TWO, grid=grid)
     found = run(solve(DDIM(), path, X, grid, Noise.of(0, range(3), dtype=torch.float64)), guidance(denoiser))
@@ -91,7 +91,7 @@ def test_cfgpp_on_ddim_is_the_published_step(path, scale: float) -> None:
 
 def test_apg_without_projection_is_cfg_and_its_parts_are_orthogonal() -> None:
     denoiser, _ = model()
-    c, u = denoiser(X, 0.5).clean, denoiser.given(TWO)(X, 0.5).clean
+    c, u = denoiser(X, 0.5).clean, denoiser.with_condition(TWO)(X, 0.5).clean
     cfg = guide.CFG(weight=5.0, null=TWO)(denoiser)(X, 0.5).clean
     same = guide.APG(weight=5.0, null=TWO, parallel=1.0)(denoiser)(X, 0.5).clean
     torch.testing.assert_close(same, cfg, rtol=1e-12, atol=1e-12)
@@ -145,14 +145,14 @@ def neutral(denoiser: Denoiser) -> dict[str, orn.Guidance]:
         "cfg": guide.CFG(weight=1.0, null=TWO, rescale=0.7),
         "cfg by level": guide.CFG(weight=lambda log_snr: 1.0, null=TWO),
         "apg": guide.APG(weight=1.0, null=TWO, norm=1.0),
-        "auto": guide.Autoguidance(weight=1.0, worse=denoiser.given(TWO)),
+        "auto": guide.Autoguidance(weight=1.0, worse=denoiser.with_condition(TWO)),
         "classifier": classifier,
         "perturbed": guide.Perturbed(scale=0.0, by={}),
         "pag": guide.PAG(scale=0.0),
-        "window": guide.within(guide.CFG(weight=9.0, null=TWO), log_snr=(50.0, 60.0)),
-        "stack": guide.stack(guide.CFG(weight=1.0, null=TWO), classifier),
-        "empty stack": guide.stack(),
-        "together": guide.together(classifier, guide.APG(weight=1.0, null=TWO), guide.CFG(weight=1.0, null=TWO)),
+        "window": guide.interval(guide.CFG(weight=9.0, null=TWO), log_snr=(50.0, 60.0)),
+        "stack": guide.compose(guide.CFG(weight=1.0, null=TWO), classifier),
+        "empty stack": guide.compose(),
+        "together": guide.add(classifier, guide.APG(weight=1.0, null=TWO), guide.CFG(weight=1.0, null=TWO)),
     }
 
 
@@ -172,7 +172,7 @@ def test_a_window_is_in_noise_level_and_exact_outside(sampler: str) -> None:
     denoiser, net = model()
     path = denoiser.path
     guidance = guide.CFG(weight=4.0, null=TWO)
-    guided = guide.within(guidance, log_snr=(-1.0, 3.0))(denoiser)
+    guided = guide.interval(guidance, log_snr=(-1.0, 3.0))(denoiser)
     asked = [
         event
         for event in orn.stream(guided, 3, sampler=sampler, steps=8, dtype=torch.float64)
@@ -191,13 +191,13 @@ def test_a_window_in_sigma_is_the_same_window() -> None:
     path = VE()
     denoiser, _ = model(path)
     guidance = guide.CFG(weight=4.0, null=TWO)
-    by_sigma = guide.within(guidance, sigma=(0.5, 4.0))(denoiser)
-    by_level = guide.within(guidance, log_snr=(-2 * math.log(4.0), -2 * math.log(0.5)))(denoiser)
+    by_sigma = guide.interval(guidance, sigma=(0.5, 4.0))(denoiser)
+    by_level = guide.interval(guidance, log_snr=(-2 * math.log(4.0), -2 * math.log(0.5)))(denoiser)
     for sigma, inside in ((0.3, False), (0.5, False), (0.7, True), (3.9, True), (4.0, True), (4.1, False)):
         answers = [d(X, sigma).clean for d in (by_sigma, by_level, guidance(denoiser) if inside else denoiser)]
         assert torch.equal(answers[0], answers[1])
         assert torch.equal(answers[0], answers[2]), sigma
-    open_ended = guide.within(guidance, sigma=(0.0, math.inf))(denoiser)
+    open_ended = guide.interval(guidance, sigma=(0.0, math.inf))(denoiser)
     assert torch.equal(open_ended(X, 60.0).clean, guidance(denoiser)(X, 60.0).clean)
     times = torch.tensor([0.3, 1.0, 9.0], dtype=torch.float64)
     rows = by_sigma(X, times).clean
@@ -205,7 +205,7 @@ def test_a_window_in_sigma_is_the_same_window() -> None:
     torch.testing.assert_close(rows[1], guidance(denoiser)(X, times).clean[1], rtol=1e-14, atol=1e-14)
     for wrong in ({}, {"sigma": (1.0, 0.5)}, {"log_snr": (1.0, 1.0)}, {"log_snr": (0.0, 1.0), "sigma": (0.1, 1.0)}):
         with pytest.raises(ConfigError, match="window"):
-            guide.within(guidance, **wrong)
+            guide.interval(guidance, **wrong)
 
 
 # --------------------------------------------------------------------------------------------- conditions and sharing
@@ -213,13 +213,13 @@ def test_a_window_in_sigma_is_the_same_window() -> None:
 
 def test_cfg_is_one_batch_for_any_conditions_that_fit_and_two_calls_otherwise() -> None:
     denoiser, net = model()
-    c, u = denoiser(X, 0.5).clean, denoiser.given(TWO)(X, 0.5).clean
+    c, u = denoiser(X, 0.5).clean, denoiser.with_condition(TWO)(X, 0.5).clean
     net.rows.clear()
     guided = guide.CFG(weight=2.5, null=TWO)(denoiser)(X, 0.5).clean
     assert net.rows == [6]
     torch.testing.assert_close(guided, u + 2.5 * (c - u), rtol=1e-13, atol=1e-13)
     net.rows.clear()
-    bare = denoiser.given({})(X, 0.5).clean
+    bare = denoiser.with_condition({})(X, 0.5).clean
     guided = guide.CFG(weight=2.5, null={})(denoiser)(X, 0.5).clean
     assert net.rows == [3, 3, 3]
     torch.testing.assert_close(guided, bare + 2.5 * (c - bare), rtol=1e-13, atol=1e-13)
@@ -230,27 +230,27 @@ def test_cfg_is_one_batch_for_any_conditions_that_fit_and_two_calls_otherwise() 
         times = torch.tensor([0.2, 0.5, 0.8], dtype=torch.float64)
         by_level = guide.CFG(weight=lambda log_snr: 1.0 + log_snr, null=TWO)(denoiser)(X, times).clean
         for i, t in enumerate(times.tolist()):
-            one = denoiser.given({"label": ONE["label"][i : i + 1]})
+            one = denoiser.with_condition({"label": ONE["label"][i : i + 1]})
             row = guide.CFG(weight=lambda log_snr: 1.0 + log_snr, null=TWO)(one)(X[i : i + 1], t).clean
             torch.testing.assert_close(by_level[i : i + 1], row, rtol=1e-9, atol=1e-9)
 
 
 def test_conditions_are_bound_through_every_guidance() -> None:
     denoiser, _ = model()
-    free = denoiser.given({"label": torch.tensor([7.0])})
+    free = denoiser.with_condition({"label": torch.tensor([7.0])})
     worse = Denoiser(lambda x, time, label: 0.5 * torch.tanh(x + label[:, None, None, None]), VP(), "clean")
     for guidance in (
         guide.CFG(weight=2.0, null=TWO),
         guide.APG(weight=2.0, null=TWO),
         guide.Autoguidance(weight=2.0, worse=worse),
-        guide.within(guide.CFG(weight=2.0, null=TWO), sigma=(0.0, 100.0)),
-        guide.stack(guide.CFG(weight=2.0, null=TWO), guide.Threshold()),
-        guide.together(guide.CFG(weight=2.0, null=TWO), guide.Autoguidance(weight=2.0, worse=worse)),
-        lambda inner: Memo(guide.CFG(weight=2.0, null=TWO)(Memo(inner))),
+        guide.interval(guide.CFG(weight=2.0, null=TWO), sigma=(0.0, 100.0)),
+        guide.compose(guide.CFG(weight=2.0, null=TWO), guide.Threshold()),
+        guide.add(guide.CFG(weight=2.0, null=TWO), guide.Autoguidance(weight=2.0, worse=worse)),
+        lambda inner: CachedDenoiser(guide.CFG(weight=2.0, null=TWO)(CachedDenoiser(inner))),
     ):
         expected = guidance(denoiser)(X, 0.5).clean
-        assert torch.equal(guidance(free).given(ONE)(X, 0.5).clean, expected)
-        assert torch.equal(guidance(free).many(X, 0.5, [ONE, TWO])[0].clean, expected)
+        assert torch.equal(guidance(free).with_condition(ONE)(X, 0.5).clean, expected)
+        assert torch.equal(guidance(free).predict_conditions(X, 0.5, [ONE, TWO])[0].clean, expected)
         whole = orn.sample(guidance(free), 3, steps=2, cond=ONE, dtype=torch.float64, shape=(2, 4, 4))
         split = orn.sample(guidance(free), 3, steps=2, cond=ONE, dtype=torch.float64, shape=(2, 4, 4), strict=True)
         torch.testing.assert_close(whole, split, rtol=1e-12, atol=1e-12)
@@ -264,19 +264,23 @@ def test_guidances_that_need_the_same_estimate_share_the_call() -> None:
     denoiser, net = model()
     worse = Denoiser(lambda x, time, label: 0.5 * x, VP(), "clean")
     cfg, auto = guide.CFG(weight=2.0, null=TWO), guide.Autoguidance(weight=1.5, worse=worse)
-    c, u, b = denoiser(X, 0.5).clean, denoiser.given(TWO)(X, 0.5).clean, worse.given(ONE)(X, 0.5).clean
+    c, u, b = (
+        denoiser(X, 0.5).clean,
+        denoiser.with_condition(TWO)(X, 0.5).clean,
+        worse.with_condition(ONE)(X, 0.5).clean,
+    )
     classifier = guide.NoisyClassifier(classifier=lambda x, level: x.flatten(1), label=3)
     moved = classifier(denoiser)(X, 0.5).clean - c
     for order in itertools.permutations((cfg, auto, classifier)):
         net.rows.clear()
-        found = guide.together(*order)(denoiser)(X, 0.5).clean
+        found = guide.add(*order)(denoiser)(X, 0.5).clean
         assert sum(net.rows) == 6, "c and u, each once"
         torch.testing.assert_close(found, c + (c - u) + 0.5 * (c - b) + moved, rtol=1e-12, atol=1e-12)
     net.rows.clear()
-    guide.together(guide.within(cfg, sigma=(0.0, 1e9)), guide.APG(weight=3.0, null=TWO))(denoiser)(X, 0.5)
-    guide.stack(cfg, guide.Threshold(), auto)(denoiser)(X, 0.5)
+    guide.add(guide.interval(cfg, sigma=(0.0, 1e9)), guide.APG(weight=3.0, null=TWO))(denoiser)(X, 0.5)
+    guide.compose(cfg, guide.Threshold(), auto)(denoiser)(X, 0.5)
     assert net.rows == [6, 6]
-    nested = guide.stack(guide.together(cfg, guide.stack(auto, classifier)), guide.Threshold(bound=100.0))
+    nested = guide.compose(guide.add(cfg, guide.compose(auto, classifier)), guide.Threshold(bound=100.0))
     net.rows.clear()
     nested(denoiser)(X, 0.5)
     assert sum(net.rows) == 6
@@ -293,15 +297,15 @@ def test_any_function_of_denoisers_is_a_guidance() -> None:
                 answer = inner(x, t)
                 return answer.replace(clean=0.5 * answer.clean)
 
-            def given(self, cond):
-                return shy(inner.given(cond))
+            def with_condition(self, cond):
+                return shy(inner.with_condition(cond))
 
-            def many(self, x, t, conds):
-                return [self.given(cond)(x, t) for cond in conds]
+            def predict_conditions(self, x, t, conds):
+                return [self.with_condition(cond)(x, t) for cond in conds]
 
         return Half()
 
-    found = guide.stack(guide.CFG(weight=2.0, null=TWO), shy)(denoiser)(X, 0.5).clean
+    found = guide.compose(guide.CFG(weight=2.0, null=TWO), shy)(denoiser)(X, 0.5).clean
     assert torch.equal(found, 0.5 * guide.CFG(weight=2.0, null=TWO)(denoiser)(X, 0.5).clean)
     torch.testing.assert_close(guide.CFG(weight=2.0, null=TWO)(shy(denoiser))(X, 0.5).clean, found)
 
@@ -316,10 +320,10 @@ def test_guidance_runs_with_every_sampler(sampler: str) -> None:
         clean = 0.25 * a * x / (0.25 * a**2 + s**2) + 0.0 * label[:, None].to(x.dtype)
         return torch.cat([clean, torch.zeros_like(clean)], 1)  # the second half: a learned variance
 
-    denoiser = Denoiser(net, path, "clean", shape=(2,)).given(ONE)
+    denoiser = Denoiser(net, path, "clean", shape=(2,)).with_condition(ONE)
     near = guide.Measured(operator=lambda x: x, target=torch.tensor([[0.5, -0.5]]), std=0.2)
-    guidance = guide.stack(
-        guide.within(guide.CFG(weight=3.0, null=TWO), log_snr=(-3.0, 3.0)),
+    guidance = guide.compose(
+        guide.interval(guide.CFG(weight=3.0, null=TWO), log_snr=(-3.0, 3.0)),
         guide.Universal(energies=near, strength=guide.corrected(0.2, variance=0.25)),
         guide.Threshold(quantile=None, bound=3.0),
     )
@@ -334,10 +338,10 @@ def test_mixing_works_on_every_path() -> None:
     pyramid = PyramidPath()
     for path in (shifted, pyramid):
         denoiser, _ = model(path)
-        guided = guide.stack(guide.CFG(weight=2.0, null=TWO), guide.APG(weight=1.0, null=TWO), guide.Threshold())
+        guided = guide.compose(guide.CFG(weight=2.0, null=TWO), guide.APG(weight=1.0, null=TWO), guide.Threshold())
         assert torch.isfinite(guided(denoiser)(X, 1.0 if path is pyramid else 0.5).clean).all()
     with pytest.raises(PathError, match="PyramidPath"):
-        guide.within(guided, log_snr=(0.0, 1.0))(denoiser)(X, 1.0)
+        guide.interval(guided, log_snr=(0.0, 1.0))(denoiser)(X, 1.0)
     with pytest.raises(PathError, match="AffinePath"):
         guide.CFGpp(scale=0.5, null=TWO, grid=[0.9, 0.1])(model(shifted)[0])(X, 0.5)
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ornstein import guidance as guide
-from ornstein.denoisers import Denoiser, Memo
+from ornstein.denoisers import CachedDenoiser, Denoiser
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance.checkpointing import blocks_of
 from ornstein.guidance.perturbed import blurred
@@ -16,7 +16,7 @@ from ornstein.networks import DiTConfig, UNetConfig, build
 from ornstein.paths import VP
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(2)).white("x", (3, 8, 8))
+X = Noise.of(0, range(2)).normal("x", (3, 8, 8))
 UNET = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_width=8, classes=3)
 DIT = DiTConfig(width=16, depth=3, head_width=8, patch=2)
 
@@ -107,21 +107,21 @@ def test_damage_is_no_longer_there_afterwards_and_adds_to_cfg_at_three_evaluatio
     net = network(UNET)
     calls: list[int] = []
     net.register_forward_pre_hook(lambda module, args: calls.append(len(args[0])))
-    model = Denoiser(net, VP(), "v").given({"label": torch.tensor([1])})
+    model = Denoiser(net, VP(), "v").with_condition({"label": torch.tensor([1])})
     null = {"label": torch.tensor([-1])}
     cfg, pag = guide.CFG(weight=3.0, null=null), guide.PAG(scale=2.0)
     plain, with_cfg, with_pag = clean(model), clean(cfg(model)), clean(pag(model))
     calls.clear()
-    both = clean(guide.together(cfg, pag)(model))
+    both = clean(guide.add(cfg, pag)(model))
     assert sum(calls) == 6
     torch.testing.assert_close(both, with_cfg + with_pag - plain, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(clean(guide.together(pag, cfg)(model)), both, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(clean(pag(Memo(model))), with_pag, rtol=1e-5, atol=1e-5)
-    twice = guide.together(pag, guide.SEG(scale=1.0))
+    torch.testing.assert_close(clean(guide.add(pag, cfg)(model)), both, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(clean(pag(CachedDenoiser(model))), with_pag, rtol=1e-5, atol=1e-5)
+    twice = guide.add(pag, guide.SEG(scale=1.0))
     assert not torch.allclose(clean(twice(model)), with_pag, atol=1e-4)
     assert torch.equal(clean(model), plain)
     calls.clear()
-    clean(guide.stack(cfg, guide.Universal(energies=lambda c: c.flatten(1).mean(1)), guide.Threshold())(model))
+    clean(guide.compose(cfg, guide.Universal(energies=lambda c: c.flatten(1).mean(1)), guide.Threshold())(model))
     assert calls == [4]
 
 

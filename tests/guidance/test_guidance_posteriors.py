@@ -78,7 +78,7 @@ def test_on_a_mixture_the_direction_is_nearly_that_of_the_likelihood() -> None:
     cosines, ratios = [], []
     for level in (0.99, 0.9, 0.7, 0.5, 0.2):  # ᾱ
         t = path.time_of(float(torch.logit(torch.tensor(level, dtype=torch.float64))))
-        x = path.diffuse(clean, t, noise.white("z", (2,)))
+        x = path.diffuse(clean, t, noise.normal("z", (2,)))
         plain, guided = model(x, t), Universal(energies=seen)(model)(x, t)
         exact = _likelihood_score(target, path, t, x, row, y, std)
         shift = guided.score - plain.score

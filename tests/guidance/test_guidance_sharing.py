@@ -6,13 +6,13 @@ from torch import Tensor
 from ornstein import guidance as guide
 from ornstein.denoisers import Denoiser
 from ornstein.estimates import Estimate
-from ornstein.guidance.base import Shared, bare, condition_of, network_of
+from ornstein.guidance.base import CachedEvaluation, bare, condition_of, network_of
 from ornstein.guidance.checkpointing import blocks_of, checkpointed
 from ornstein.modulation import Site, modulated
 from ornstein.paths import VE, VP
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (2, 2, 4))
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (2, 2, 4))
 TOLD = {"label": torch.tensor([1.0, -0.4, 0.3], dtype=torch.float64)}
 NULL = {"label": torch.tensor([0.2], dtype=torch.float64)}
 
@@ -28,31 +28,31 @@ class Asked:
         scale = 1.0 if not self.cond else self.cond["label"][0]
         return Estimate(x, t, self.path, clean=scale * x)
 
-    def given(self, cond):
+    def with_condition(self, cond):
         bound = Asked(cond)
         bound.calls = self.calls
         return bound
 
-    def many(self, x, t, conds):
-        return [self.given(cond)(x, t) for cond in conds]
+    def predict_conditions(self, x, t, conds):
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def test_an_answer_serves_the_same_question_alone():
     """The same tensor, the same time, the same condition, with or without gradients, under the same modulations."""
     inner = Asked(TOLD)
-    shared = Shared(inner)
+    shared = CachedEvaluation(inner)
     first = shared(X, 1.0)
     assert shared(X, 1.0) is first
-    assert shared.given(TOLD)(X, 1.0) is first
-    assert shared.given(dict(TOLD))(X, 1.0) is first
+    assert shared.with_condition(TOLD)(X, 1.0) is first
+    assert shared.with_condition(dict(TOLD))(X, 1.0) is first
     assert len(inner.calls) == 1
     for different in (
         lambda: shared(X.clone(), 1.0),
         lambda: shared(X, 2.0),
         lambda: shared(X, torch.ones(3)),
-        lambda: shared.given(NULL)(X, 1.0),
-        lambda: shared.given({"label": TOLD["label"].clone()})(X, 1.0),
-        lambda: shared.given({**TOLD, "more": X})(X, 1.0),
+        lambda: shared.with_condition(NULL)(X, 1.0),
+        lambda: shared.with_condition({"label": TOLD["label"].clone()})(X, 1.0),
+        lambda: shared.with_condition({**TOLD, "more": X})(X, 1.0),
     ):
         before = len(inner.calls)
         assert different() is not first
@@ -64,28 +64,28 @@ def test_an_answer_serves_the_same_question_alone():
         assert shared(X, 1.0) is not first
     assert shared(X, 1.0) is first
     known = len(inner.calls)
-    answers = shared.many(X, 1.0, [TOLD, NULL, TOLD])
+    answers = shared.predict_conditions(X, 1.0, [TOLD, NULL, TOLD])
     assert answers[0] is first
     assert answers[2] is first
-    assert answers[1] is shared.given(NULL)(X, 1.0)
+    assert answers[1] is shared.with_condition(NULL)(X, 1.0)
     assert len(inner.calls) == known
-    assert Shared.of(shared) is shared
+    assert CachedEvaluation.of(shared) is shared
     assert bare(shared) is inner
     assert (shared.cond, shared.path) == (TOLD, inner.path)
 
 
 def test_without_a_condition_the_denoiser_itself_is_the_question():
     inner = Asked()
-    shared = Shared(inner)
+    shared = CachedEvaluation(inner)
     assert shared(X, 1.0) is shared(X, 1.0)
     assert len(inner.calls) == 1
-    other = Shared(Asked())
+    other = CachedEvaluation(Asked())
     assert other(X, 1.0) is not shared(X, 1.0)
 
 
 def test_an_answer_with_gradients_serves_one_without():
     inner = Asked(TOLD)
-    shared = Shared(inner)
+    shared = CachedEvaluation(inner)
     with torch.enable_grad():
         leaf, found = shared.differentiable(X, 1.0)
         again, same = shared.differentiable(X, 1.0)
@@ -103,11 +103,11 @@ def test_an_answer_with_gradients_serves_one_without():
 
 
 def test_what_is_inside_a_guided_denoiser_is_found():
-    class Told(torch.nn.Module):
+    class Conditioning(torch.nn.Module):
         def forward(self, x: Tensor, time: Tensor, label: Tensor) -> Tensor:
             return x + label[:, None, None, None]
 
-    module = Told()
+    module = Conditioning()
     inner = Denoiser(module, VP(), "clean", cond=TOLD, shape=(2, 2, 4))
     guided = guide.Threshold()(guide.Threshold()(inner))
     assert network_of(guided) is module
@@ -116,7 +116,7 @@ def test_what_is_inside_a_guided_denoiser_is_found():
     assert (guided.shape, guided.path, guided.device, guided.codec) == ((2, 2, 4), inner.path, inner.device, None)
     assert network_of(Denoiser(lambda x, time: x, VP())) is None
     assert condition_of(object()) is None
-    unwrapped = bare(guide.Threshold()(Shared(inner)))
+    unwrapped = bare(guide.Threshold()(CachedEvaluation(inner)))
     assert unwrapped.inner is inner  # pyright: ignore[reportAttributeAccessIssue]
     assert torch.equal(unwrapped(X, 0.5).clean, guide.Threshold()(inner)(X, 0.5).clean)
 

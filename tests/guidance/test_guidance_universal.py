@@ -44,8 +44,8 @@ def network() -> Net:
     return Net().double().requires_grad_(False)
 
 
-X4 = Noise.of(3, range(4), dtype=torch.float64).white("x", (4,))
-TARGET4 = Noise.of(4, range(4), dtype=torch.float64).white("y", (4,))
+X4 = Noise.of(3, range(4), dtype=torch.float64).normal("x", (4,))
+TARGET4 = Noise.of(4, range(4), dtype=torch.float64).normal("y", (4,))
 NEAR = guide.Measured(operator=lambda x: x, target=TARGET4[:1], std=1.0)
 
 
@@ -118,7 +118,7 @@ def test_several_guidances_add_in_any_order_and_share_one_call() -> None:
     one, two = Universal(energies=NEAR, strength=0.7), Universal(energies=other, strength=1.3)
     plain, a, b = (m(X4, 0.5).clean for m in (model, one(model), two(model)))
     net.calls.clear()
-    both = [guide.together(*order)(model)(X4, 0.5).clean for order in ((one, two), (two, one))]
+    both = [guide.add(*order)(model)(X4, 0.5).clean for order in ((one, two), (two, one))]
     assert net.calls == [4, 4]
     torch.testing.assert_close(both[0], a + b - plain, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(both[0], both[1], rtol=1e-13, atol=1e-13)
@@ -135,31 +135,31 @@ def test_classifier_free_guidance_inside_and_outside() -> None:
     cond, null = {"label": torch.tensor([1.0])}, {"label": torch.tensor([0.0])}
     path = VP()
     t = path.time_of(0.0)
-    model = Denoiser(net, path, "v").given(cond)
-    c, u = model(X4, t).clean, model.given(null)(X4, t).clean
+    model = Denoiser(net, path, "v").with_condition(cond)
+    c, u = model(X4, t).clean, model.with_condition(null)(X4, t).clean
     universal = Universal(energies=NEAR)
     at_c = universal(model)(X4, t).clean - c
-    at_u = universal(model.given(null))(X4, t).clean - u
+    at_u = universal(model.with_condition(null))(X4, t).clean - u
     cfg = guide.CFG(weight=3.0, null=null)
     apart = Universal(energies=NEAR, at=null)
 
     net.calls.clear()
-    separate = guide.together(cfg, apart)(model)(X4, t).clean
+    separate = guide.add(cfg, apart)(model)(X4, t).clean
     assert net.calls == [4, 4], "u with its gradient, and c"
     torch.testing.assert_close(separate, u + 3 * (c - u) + at_u, rtol=1e-12, atol=1e-12)
 
     net.calls.clear()
-    joint = guide.stack(cfg, universal)(model)(X4, t).clean
+    joint = guide.compose(cfg, universal)(model)(X4, t).clean
     assert net.calls == [8]
     leaf = X4.clone().requires_grad_()
-    mixed = model.given(null)(leaf, t).clean
+    mixed = model.with_condition(null)(leaf, t).clean
     mixed = mixed + 3 * (model(leaf, t).clean - mixed)
     (gradient,) = torch.autograd.grad(NEAR(mixed).sum(), leaf)
     factor = path.sigma(t) ** 2 / path.alpha(t)
     torch.testing.assert_close(joint, mixed.detach() - factor * gradient, rtol=1e-12, atol=1e-12)
 
     plain = guide.CFG(weight=1.0, null=null)
-    for guidance, shift in ((guide.stack(plain, universal), at_c), (guide.together(plain, apart), at_u)):
+    for guidance, shift in ((guide.compose(plain, universal), at_c), (guide.add(plain, apart), at_u)):
         torch.testing.assert_close(guidance(model)(X4, t).clean, c + shift, rtol=1e-12, atol=1e-12)
 
 
@@ -169,8 +169,8 @@ class Numbered:
     def __init__(self, noise: Noise, index: int) -> None:
         self.noise, self.index = noise, index
 
-    def white(self, key, event) -> Tensor:
-        return self.noise.white(self.index, event)
+    def normal(self, key, event) -> Tensor:
+        return self.noise.normal(self.index, event)
 
 
 def test_dps_on_its_samplers_is_the_published_step() -> None:
@@ -231,7 +231,7 @@ def test_no_graph_survives_a_question() -> None:
         return sum(issubclass(type(o), Tensor) and o.requires_grad for o in gc.get_objects())
 
     model = Denoiser(network(), VP(), "v", shape=(4,))
-    guidance = guide.together(
+    guidance = guide.add(
         Universal(energies=NEAR, backward=Backward(steps=2, rate=0.1)), guide.LinearPosterior(measured=NEAR)
     )
     dps = guide.DPS(misfit=guide.misfit_of(NEAR), scale=0.1, grid=[1.0, 0.0])
@@ -372,8 +372,8 @@ def test_chunks_bound_the_graphs_that_are_alive_under_other_guidances_too() -> N
     guidance = Universal(energies=NEAR, chunk=1)
     with torch.no_grad():
         alone = guidance(model)(X4, 0.5).clean
-        assert torch.equal(guide.stack(guidance)(model)(X4, 0.5).clean, alone)
-        assert torch.equal(guide.together(guidance)(model)(X4, 0.5).clean, alone)
+        assert torch.equal(guide.compose(guidance)(model)(X4, 0.5).clean, alone)
+        assert torch.equal(guide.add(guidance)(model)(X4, 0.5).clean, alone)
     assert len(graphs) == 12
 
 

@@ -33,7 +33,7 @@ def moments(guidance, sampler, grid):
 
 def state(path, t, dim=1, rows=5, seed=0):
     noise = Noise.of(seed, range(rows), dtype=torch.float64)
-    return path.diffuse(noise.white("x", (dim,)), t, noise.white("z", (dim,)))
+    return path.diffuse(noise.normal("x", (dim,)), t, noise.normal("z", (dim,)))
 
 
 # ------------------------------------------------------------------------------------------- exact laws on a Gaussian
@@ -244,7 +244,7 @@ def test_every_parameterization_gives_the_same_guided_estimate(path) -> None:
         reading = orn.parameterizations.parameterization(kind)
 
         def net(fed: Tensor, time: Tensor, reading=reading) -> Tensor:
-            back = fed / (reading.feed(path, torch.ones_like(fed), t))
+            back = fed / (reading.precondition(path, torch.ones_like(fed), t))
             estimate = exact(back, t)
             return reading.target(path, estimate.clean, estimate.noise, back, t)
 

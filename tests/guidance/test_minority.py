@@ -50,10 +50,10 @@ def normal(path, v: float = 1.0) -> Denoiser:
 
     @dataclass(frozen=True)
     class Exact:
-        def feed(self, path, x, t):
+        def precondition(self, path, x, t):
             return x
 
-        def read(self, path, x, t, raw):
+        def to_estimate(self, path, x, t, raw):
             a, s = path.alpha(t), path.sigma(t)
             return orn.Estimate(x, t, path, clean=a * v / (a * a * v + s * s) * x)
 
@@ -143,7 +143,7 @@ def test_control_is_complete_with_the_exact_posterior(which, part):
 
 
 MIX = MixtureTarget.of([0.6, 0.4], [[-1.0, 0.3], [1.5, -0.5]], stds=[0.5, 0.8])
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (2,))
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (2,))
 
 
 @pytest.mark.parametrize("path", [VP(), VE()], ids=lambda p: type(p).__name__)
@@ -184,7 +184,7 @@ def test_self_guidance_does_not_depend_on_the_batch_and_stacks():
     model, rule = MIX.denoiser(path), guidance.SelfMinority(distance="squared")
     whole = rule(model)(X, 0.5).clean
     torch.testing.assert_close(rule(model)(X[1:2], 0.5).clean, whole[1:2], rtol=1e-12, atol=1e-12)
-    side = guidance.together(rule, guidance.SelfMinority(distance="absolute"))(model)(X, 0.5).clean
+    side = guidance.add(rule, guidance.SelfMinority(distance="absolute"))(model)(X, 0.5).clean
     other = guidance.SelfMinority(distance="absolute")(model)(X, 0.5).clean
     torch.testing.assert_close(side, whole + other - model(X, 0.5).clean)
 
@@ -202,7 +202,7 @@ def test_self_guidance_acts_at_every_so_manieth_time():
 
 def test_self_guidance_sees_pictures_by_a_named_distance():
     model = Denoiser(lambda x, time: torch.tanh(x), VP(), "clean", shape=(3, 16, 16))
-    x = Noise.of(0, range(2)).white("x", (3, 16, 16))
+    x = Noise.of(0, range(2)).normal("x", (3, 16, 16))
     shift = guidance.SelfMinority()(model)(x, 0.5).clean - model(x, 0.5).clean
     assert float(shift.flatten(1).abs().amax(1).min()) > 0.0
 
@@ -212,7 +212,7 @@ def test_self_guidance_sees_pictures_by_a_named_distance():
 def test_the_variance_law_of_boost_and_skip(path, v):
     """κ²(γσ)² + v·σ²/(α²v + σ²) with the exact reverse kernel."""
     model, t = normal(path, v), path.time_of(-7.0)
-    x = drawn(model, 8, 1000, sampler=Exactly(v), grid=(path.span[1], t, 0.0), boost=4.0, skip=1)
+    x = drawn(model, 8, 1000, sampler=Exactly(v), grid=(path.t_range[1], t, 0.0), boost=4.0, skip=1)
     assert float(x.var()) == pytest.approx(predicted(path, t, v), rel=0.06)
 
 
@@ -244,7 +244,7 @@ class Exactly:
         estimate = yield orn.samplers.Query(x, step.t)
         a, s = path.alpha(step.t), path.sigma(step.t)
         spread = math.sqrt(self.v * s * s / (a * a * self.v + s * s))
-        return estimate.clean + spread * noise.white("end", x.shape[1:])
+        return estimate.clean + spread * noise.normal("end", x.shape[1:])
 
 
 def test_no_boost_is_no_change_and_skips_are_steps_of_the_grid():
@@ -266,7 +266,7 @@ def test_no_boost_is_no_change_and_skips_are_steps_of_the_grid():
 # --------------------------------------------------------------------------------------------------------- the prompt
 
 
-W = Noise.of(9, [0], dtype=torch.float64).white("weights", (4, 2))[0]
+W = Noise.of(9, [0], dtype=torch.float64).normal("weights", (4, 2))[0]
 
 
 def texty(x: Tensor, time: Tensor, text: Tensor | None = None, text_mask: Tensor | None = None) -> Tensor:
@@ -279,13 +279,13 @@ def texty(x: Tensor, time: Tensor, text: Tensor | None = None, text_mask: Tensor
 
 
 TEXT = {
-    "text": Noise.of(3, range(3), dtype=torch.float64).white("text", (5, 4)),
+    "text": Noise.of(3, range(3), dtype=torch.float64).normal("text", (5, 4)),
     "text_mask": torch.tensor([[True] * 5, [True, True, False, False, False], [True] * 3 + [False] * 2]),
 }
 
 
 def prompted(cond=None) -> Denoiser:
-    return Denoiser(texty, VP(), "clean", shape=(2,)).given(TEXT if cond is None else cond)
+    return Denoiser(texty, VP(), "clean", shape=(2,)).with_condition(TEXT if cond is None else cond)
 
 
 def test_the_token_raises_the_distance():
@@ -313,7 +313,7 @@ def test_the_token_follows_the_gradient_of_what_is_raised():
     white, level = _white(X, t, 0, 0).expand_as(X), path.time_of(-2.81)
 
     def clean(token: Tensor) -> Tensor:
-        return model.given({"text": torch.cat((TEXT["text"], token), 1)})(X, t).clean
+        return model.with_condition({"text": torch.cat((TEXT["text"], token), 1)})(X, t).clean
 
     def again(first: Tensor) -> Tensor:
         return model(path.diffuse(first, level, white), level).clean
@@ -356,9 +356,9 @@ def test_no_step_is_no_token_and_rows_are_apart():
 
 def test_a_prompt_works_in_a_window_under_a_guidance_and_in_a_sampler():
     null = {"text": TEXT["text"][:1] * 0.0, "text_mask": torch.tensor([[True] * 5])}
-    rule = guidance.stack(
+    rule = guidance.compose(
         guidance.CFG(weight=2.0, null=null),
-        guidance.within(guidance.MinorityPrompt(steps=2), log_snr=(-math.inf, -4.23)),
+        guidance.interval(guidance.MinorityPrompt(steps=2), log_snr=(-math.inf, -4.23)),
     )
     model, cfg = prompted(), guidance.CFG(weight=2.0, null=null)(prompted())
     low, high = VP().time_of(-6.0), VP().time_of(0.0)
@@ -370,10 +370,10 @@ def test_a_prompt_works_in_a_window_under_a_guidance_and_in_a_sampler():
 
 def test_a_text_model_of_ours_takes_a_token():
     """Through the text embeddings of a caption encoder and the cross-attention of a U-Net."""
-    from ornstein.models.spec import Spec
+    from ornstein.models.spec import ModelSpec
     from ornstein.networks import TextConfig, UNetConfig
 
-    spec = Spec(
+    spec = ModelSpec(
         shape=(3, 16, 16),
         path="vp-cosine",
         predicts="clean",
@@ -384,7 +384,7 @@ def test_a_text_model_of_ours_takes_a_token():
     with torch.no_grad():
         for name, weight in model.named_parameters():  # what begins at zero would hide everything behind it
             if weight.ndim > 1 and not weight.any():
-                weight.copy_(0.3 * Noise.of(1, [0]).white(name, weight.shape)[0])
+                weight.copy_(0.3 * Noise.of(1, [0]).normal(name, weight.shape)[0])
         assert model.text is not None
         text, mask = model.text(["green critter", ""])
     denoiser, cond = spec.denoiser(model.net), {"text": text, "text_mask": mask}

@@ -80,18 +80,18 @@ def plain(model: orn.Denoiser) -> torch.Tensor:
 
 def test_every_kind_is_tried_below() -> None:
     listed = [kind.name for kind in guides.kinds().values() if kind.yields == "energy"]
-    assert [guides.Wish.read(words).kind for words in EACH] == listed
+    assert [guides.GuideSpec.read(words).kind for words in EACH] == listed
 
 
 def energies(words: str, files: dict[str, str], model: orn.Denoiser, share: float, plain: torch.Tensor, **how: Any):
     """(mean energy of the plain samples, that of guided ones); ``share`` is the part of the default weight."""
-    kind = guides.kinds()[guides.Wish.read(words).kind]
+    kind = guides.kinds()[guides.GuideSpec.read(words).kind]
     if kind.name == "identity" and "untrained" in shipped("identity").with_suffix(".json").read_text("utf-8"):
         pytest.skip("the shipped embedder finds nobody before it is trained")
     weight = share * kind.weight_with(guides.source_of(kind))
     ready = guides.make([f"{written(words, files)}:{weight}"], shape=model.shape)
     ((_, energy),) = ready.energies
-    manner = guides.Manner(backward=guides.backward_of("3:0.1") if share < 1.0 else None)
+    manner = guides.GuidanceOptions(backward=guides.backward_of("3:0.1") if share < 1.0 else None)
     guided = orn.sample(guides.compose(ready, manner)(model), n=len(plain), seed=3, **how)
     assert bool(torch.isfinite(guided).all())
     before, after = energy(plain), energy(guided)
@@ -131,7 +131,7 @@ def test_a_guide_by_hed_lowers_its_energy(
         pytest.skip(package.missing())
     ready = guides.make([written(words, files)], shape=model.shape, choices=[f"{kind.name}=package"])
     ((_, energy),) = ready.energies
-    manner = guides.Manner(backward=guides.backward_of("3:0.1"))
+    manner = guides.GuidanceOptions(backward=guides.backward_of("3:0.1"))
     guided = orn.sample(guides.compose(ready, manner)(model), n=2, steps=3, seed=3)
     assert float(energy(guided).mean()) < float(energy(plain).mean())
 

@@ -21,8 +21,8 @@ _spec = importlib.util.spec_from_file_location("guide_fakes", Path(__file__).wit
 fakes = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(fakes)
 
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (3, 8, 8)).clamp(-1, 1)
-PICTURE = Noise.of(1, range(1), dtype=torch.float64).white("y", (3, 8, 8)).clamp(-1, 1)
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (3, 8, 8)).clamp(-1, 1)
+PICTURE = Noise.of(1, range(1), dtype=torch.float64).normal("y", (3, 8, 8)).clamp(-1, 1)
 MAP = torch.arange(64).reshape(1, 8, 8) % 4 - 1  # a quarter is ignored
 BOXES = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.25, 0.5, 1.0, 1.0]])
 SEEN = {
@@ -57,7 +57,7 @@ def test_one_number_a_sample_with_the_gradient_of_finite_differences(name: str) 
         torch.testing.assert_close(energy(X[i : i + 1]), values[i : i + 1], rtol=1e-10, atol=1e-12)
     gradient, found = slope(((1.0, energy),), X)
     torch.testing.assert_close(found, values)
-    way = Noise.of(2, range(3), dtype=torch.float64).white("d", (3, 8, 8))
+    way = Noise.of(2, range(3), dtype=torch.float64).normal("d", (3, 8, 8))
     h = 1e-6
     change = (energy(X + h * way) - energy(X - h * way)) / (2 * h)
     assert float(change.abs().min()) > 1e-6, "a flat energy would pass"
@@ -174,13 +174,13 @@ def test_windows_backward_steps_and_placement() -> None:
     everywhere = guides.compose(ready)(model)(x, 0.5).clean
     level = model.path.sigma(0.5) / model.path.alpha(0.5)
     for window, expected in (((0.0, level + 0.1), everywhere), ((level + 0.1, float("inf")), plain)):
-        assert torch.equal(guides.compose(ready, guides.Manner(window=window))(model)(x, 0.5).clean, expected)
-    down = guides.compose(ready, guides.Manner(backward=guides.backward_of("5:0.1")))(model)(x, 0.5).clean
+        assert torch.equal(guides.compose(ready, guides.GuidanceOptions(window=window))(model)(x, 0.5).clean, expected)
+    down = guides.compose(ready, guides.GuidanceOptions(backward=guides.backward_of("5:0.1")))(model)(x, 0.5).clean
     energy = ready.energies[0][1]
     assert bool((energy(down) < energy(everywhere)).all())
     assert bool((energy(everywhere) < energy(plain)).all())
     with pytest.raises(UsageError, match="null"):
-        guides.compose(ready, guides.Manner(placement="separate"))
+        guides.compose(ready, guides.GuidanceOptions(placement="separate"))
 
 
 def test_joint_and_separate_are_stack_and_together() -> None:
@@ -191,14 +191,14 @@ def test_joint_and_separate_are_stack_and_together() -> None:
         shape=(3, 8, 8),
     )
     null = {"label": torch.zeros(1)}
-    bound = model.given({"label": torch.full((3,), 0.4)})
+    bound = model.with_condition({"label": torch.full((3,), 0.4)})
     cfg = guide.CFG(weight=3.0, null=null)
     ready = guides.make(["colour:navy:3"], shape=(3, 8, 8))
-    joint = guides.compose(ready, guides.Manner(), cfg, null)(bound)(X.float(), 0.5).clean
-    apart = guides.compose(ready, guides.Manner(placement="separate"), cfg, null)(bound)(X.float(), 0.5).clean
+    joint = guides.compose(ready, guides.GuidanceOptions(), cfg, null)(bound)(X.float(), 0.5).clean
+    apart = guides.compose(ready, guides.GuidanceOptions(placement="separate"), cfg, null)(bound)(X.float(), 0.5).clean
     energies = ready.energies
-    assert torch.equal(joint, guide.stack(cfg, guide.Universal(energies=energies))(bound)(X.float(), 0.5).clean)
-    expected = guide.together(cfg, guide.Universal(energies=energies, at=null))(bound)(X.float(), 0.5).clean
+    assert torch.equal(joint, guide.compose(cfg, guide.Universal(energies=energies))(bound)(X.float(), 0.5).clean)
+    expected = guide.add(cfg, guide.Universal(energies=energies, at=null))(bound)(X.float(), 0.5).clean
     assert torch.equal(apart, expected)
     assert not torch.equal(joint, apart)
     assert guides.compose(guides.make([], shape=(3, 8, 8)), None, cfg) is cfg
@@ -207,10 +207,10 @@ def test_joint_and_separate_are_stack_and_together() -> None:
 def test_a_kind_may_yield_a_guidance(monkeypatch: pytest.MonkeyPatch) -> None:
     from ornstein.guides import registry
 
-    def brighter(job: guides.Job) -> guide.Rule:
+    def brighter(job: guides.GuideContext) -> guide.Rule:
         return guide.Universal(energies=lambda clean: -job.weight * clean.mean((1, 2, 3)))
 
-    kind = guides.Kind(name="bright", takes="X", what="light", weight=5.0, make=brighter, yields="guidance")
+    kind = guides.GuideType(name="bright", takes="X", what="light", weight=5.0, make=brighter, yields="guidance")
     known = registry.kinds()
     monkeypatch.setattr(registry, "kinds", lambda: known | {"bright": kind})
     model = orn.Denoiser(Counted(), path=orn.VP(), predicts="clean", shape=(3, 8, 8))

@@ -16,29 +16,29 @@ from ornstein.guides import targets, types
 from ornstein.guides.sources import required
 
 WISHES = [
-    guides.Wish(kind="text", arg="a green critter with crown", weight=10.0),
-    guides.Wish(kind="text", arg="left: a cat", weight=None),
-    guides.Wish(kind="text", arg='"quoted" words', weight=0.1),
-    guides.Wish(kind="segmentation", arg="some/mask.png@table.json", weight=-400.0),
-    guides.Wish(kind="boxes", arg="eyes@0,0,0.5,1e-1+mouth@0,0,1,1", weight=None),
-    guides.Wish(kind="colour", arg="#3366cc", weight=1e-300),
+    guides.GuideSpec(kind="text", arg="a green critter with crown", weight=10.0),
+    guides.GuideSpec(kind="text", arg="left: a cat", weight=None),
+    guides.GuideSpec(kind="text", arg='"quoted" words', weight=0.1),
+    guides.GuideSpec(kind="segmentation", arg="some/mask.png@table.json", weight=-400.0),
+    guides.GuideSpec(kind="boxes", arg="eyes@0,0,0.5,1e-1+mouth@0,0,1,1", weight=None),
+    guides.GuideSpec(kind="colour", arg="#3366cc", weight=1e-300),
 ]
 
 
 @pytest.mark.parametrize("wish", WISHES, ids=str)
-def test_words_round_trip(wish: guides.Wish) -> None:
-    assert guides.Wish.read(str(wish)) == wish
+def test_words_round_trip(wish: guides.GuideSpec) -> None:
+    assert guides.GuideSpec.read(str(wish)) == wish
 
 
 def test_words() -> None:
-    assert guides.Wish.read('text:"a: b":3') == guides.Wish(kind="text", arg="a: b", weight=3.0)
-    assert guides.Wish.read('text:"a: 3"') == guides.Wish(kind="text", arg="a: 3")
-    assert guides.Wish.read("text:a b:") == guides.Wish(kind="text", arg="a b")
+    assert guides.GuideSpec.read('text:"a: b":3') == guides.GuideSpec(kind="text", arg="a: b", weight=3.0)
+    assert guides.GuideSpec.read('text:"a: 3"') == guides.GuideSpec(kind="text", arg="a: 3")
+    assert guides.GuideSpec.read("text:a b:") == guides.GuideSpec(kind="text", arg="a b")
     for choice in (
-        guides.Choice(kind="text", source="standard", weights="C:/x"),
-        guides.Choice(kind="a", source="own"),
+        guides.NetworkChoice(kind="text", source="standard", weights="C:/x"),
+        guides.NetworkChoice(kind="a", source="own"),
     ):
-        assert guides.Choice.read(str(choice)) == choice
+        assert guides.NetworkChoice.read(str(choice)) == choice
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_words() -> None:
 )
 def test_words_that_are_none(words: str) -> None:
     with pytest.raises(UsageError):
-        guides.Wish.read(words)
+        guides.GuideSpec.read(words)
 
 
 @pytest.mark.parametrize("words", ["text", "text=", "=own", "text:own"])
 def test_choices_that_are_none(words: str) -> None:
     with pytest.raises(UsageError):
-        guides.Choice.read(words)
+        guides.NetworkChoice.read(words)
 
 
 def test_every_kind_is_whole() -> None:
@@ -60,7 +60,7 @@ def test_every_kind_is_whole() -> None:
     assert list(found) == [kind.name for kind in found.values()]
     for kind in found.values():
         assert kind.weight > 0.0
-        assert guides.Wish.read(kind.example).kind == kind.name
+        assert guides.GuideSpec.read(kind.example).kind == kind.name
         names = [source.name for source in kind.sources]
         assert names == sorted(set(names), key=types.SOURCES.index), "the source of a fresh machine comes first"
         assert not names or names[0] == "own"
@@ -71,24 +71,24 @@ def test_sources_are_chosen_by_what_there_is() -> None:
         guides.Source(name=name, what="", load=lambda w, d, name=name: (name, w), missing=lambda m=missing: m)
         for name, missing in (("own", "weights"), ("package", None))
     )
-    kind = guides.Kind(name="x", takes="", what="", weight=1.0, make=lambda job: None, sources=(absent, present))
+    kind = guides.GuideType(name="x", takes="", what="", weight=1.0, make=lambda job: None, sources=(absent, present))
     assert guides.source_of(kind) is present
-    assert guides.source_of(kind, guides.Choice(kind="x", source="own")) is absent
-    assert guides.source_of(guides.Kind(name="y", takes="", what="", weight=1.0, make=print)) is None
+    assert guides.source_of(kind, guides.NetworkChoice(kind="x", source="own")) is absent
+    assert guides.source_of(guides.GuideType(name="y", takes="", what="", weight=1.0, make=print)) is None
     with pytest.raises(ConfigError, match="own or package"):
-        guides.source_of(kind, guides.Choice(kind="x", source="standard"))
+        guides.source_of(kind, guides.NetworkChoice(kind="x", source="standard"))
     assert required(None, "a", None, "b") == "a and b"
     with pytest.raises(UsageError, match="twice"):
-        guides.Networks([guides.Choice(kind="text", source="own")] * 2)
+        guides.Networks([guides.NetworkChoice(kind="text", source="own")] * 2)
     with pytest.raises(UsageError, match="did you mean 'text'"):
-        guides.Networks([guides.Choice(kind="txet", source="own")])
+        guides.Networks([guides.NetworkChoice(kind="txet", source="own")])
 
 
 def test_networks_are_loaded_once() -> None:
     loads = []
     source = guides.Source(name="own", what="", load=lambda weights, device: loads.append(weights) or object())
     kinds = [
-        guides.Kind(name=name, takes="", what="", weight=1.0, make=print, sources=(source,))
+        guides.GuideType(name=name, takes="", what="", weight=1.0, make=print, sources=(source,))
         for name in ("text", "style")
     ]
     networks = guides.Networks()

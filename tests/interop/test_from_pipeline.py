@@ -10,8 +10,8 @@ import torch
 import ornstein as orn
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance import CFG
-from ornstein.interop.diffusers import KNOWN, Piped, from_pipeline
-from ornstein.interop.schedulers import law_of, path_of_products, times_of_pipeline
+from ornstein.interop.diffusers import KNOWN, DiffusersModel, from_pipeline
+from ornstein.interop.schedulers import from_scheduler_config, path_of_products, times_of_pipeline
 from ornstein.parameterizations import EDM, Consistency
 from ornstein.paths import VE, VP, Flow
 from ornstein.randomness import Noise
@@ -34,7 +34,7 @@ class Injected:
     def __init__(self, generator: torch.Generator, dtype: torch.dtype) -> None:
         self.generator, self.dtype = generator, dtype
 
-    def white(self, key, event):
+    def normal(self, key, event):
         return torch.randn(2, *event, generator=self.generator, dtype=self.dtype)
 
 
@@ -45,7 +45,7 @@ def doubled(pipe) -> None:
             setattr(pipe.scheduler, name, value.double())
 
 
-def opened(folder, dtype, scheduler=None, **options) -> Piped:
+def opened(folder, dtype, scheduler=None, **options) -> DiffusersModel:
     piped = from_pipeline(folder, dtype=dtype, **options)
     piped.pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
@@ -62,7 +62,7 @@ def latents(piped, dtype) -> torch.Tensor:
 
 def ours(piped, method, x, steps, model=None, cond=None):
     model = piped.denoiser if model is None else model
-    model = model if cond is None else model.given(cond)
+    model = model if cond is None else model.with_condition(cond)
     return run(solve(method, model.path, x, piped.grid(steps)(model.path), QUIET), model)
 
 
@@ -128,7 +128,7 @@ def test_ddim_pipeline(pixels, dtype, bound, config):
 
 def test_a_zero_terminal_snr_is_a_path(pixels):
     scheduler = diffusers.DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction")
-    path = law_of(scheduler).path
+    path = from_scheduler_config(scheduler).path
     assert isinstance(path, VP)
     assert path.alpha(1.0) == 0.0
     assert path.sigma(1.0) == 1.0
@@ -306,11 +306,11 @@ def test_a_consistency_pipeline_is_a_consistency_model():
     [
         ("EDMEulerScheduler", VE(sigma_min=0.002, sigma_max=80.0), EDM(sigma_data=0.5)),
         ("CMStochasticIterativeScheduler", VE(sigma_min=0.002, sigma_max=80.0), Consistency(sigma_data=0.5)),
-        ("FlowMatchEulerDiscreteScheduler", Flow(floor=1e-3), None),
+        ("FlowMatchEulerDiscreteScheduler", Flow(t_min=1e-3), None),
     ],
 )
 def test_other_laws(scheduler, path, reading):
-    law = law_of(getattr(diffusers, scheduler)())
+    law = from_scheduler_config(getattr(diffusers, scheduler)())
     assert law.path == path
     assert reading is None or law.predicts == reading
 
@@ -318,7 +318,7 @@ def test_other_laws(scheduler, path, reading):
 def test_edm_scheduler_steps_as_heun_and_euler():
     scheduler = diffusers.EDMEulerScheduler()
     scheduler.set_timesteps(6)
-    law = law_of(scheduler)
+    law = from_scheduler_config(scheduler)
 
     def net(x, time):
         return torch.tanh(x) * torch.cos(time).reshape(-1, 1, 1, 1)
@@ -327,7 +327,7 @@ def test_edm_scheduler_steps_as_heun_and_euler():
     for t in scheduler.timesteps:
         raw = net(scheduler.scale_model_input(x, t), t.reshape(1))
         x = scheduler.step(raw, t, x).prev_sample
-    model = orn.Denoiser(net, law.path, law.predicts, clock=law.clock)
+    model = orn.Denoiser(net, law.path, law.predicts, timestep_of=law.timestep_of)
     times = [float(s) for s in scheduler.sigmas]
     # Their first state has the size √(σ² + 1).
     assert gap(x, run(solve(DDIM(), law.path, start, times, QUIET), model)) < 1e-4
@@ -337,7 +337,7 @@ def test_edm_scheduler_steps_as_heun_and_euler():
 def test_flow_matching(stable):
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
     piped = opened(stable, torch.float32, scheduler)
-    assert piped.denoiser.path == Flow(floor=1e-3)
+    assert piped.denoiser.path == Flow(t_min=1e-3)
     x = latents(piped, torch.float32)
     scheduler.set_timesteps(5)
     told = piped.cond(["a", "b"])["text"]
@@ -355,16 +355,16 @@ def test_flow_matching(stable):
 )
 def test_the_path_has_the_schedulers_own_products(name, config):
     scheduler = getattr(diffusers, name)(**config)
-    path = law_of(scheduler).path
+    path = from_scheduler_config(scheduler).path
     products = scheduler.alphas_cumprod.double()
     for k in (0, 1, 10, 499, 998, 999):
         assert path.alpha((k + 1) / 1000) ** 2 == pytest.approx(float(products[k]), rel=1e-11)
-        assert path.clock((k + 1) / 1000) == pytest.approx(k, abs=1e-9)
+        assert path.timestep_of((k + 1) / 1000) == pytest.approx(k, abs=1e-9)
 
 
 def test_karras_times_follow_the_noise_levels():
     scheduler = diffusers.EulerDiscreteScheduler(**SD_BETAS, use_karras_sigmas=True)
-    path = law_of(scheduler).path
+    path = from_scheduler_config(scheduler).path
     times = times_of_pipeline(scheduler, path, 6)
     scheduler.set_timesteps(6)
     assert [path.sigma_bar(t) for t in times[:-1]] == pytest.approx(scheduler.sigmas[:-1].tolist(), rel=1e-5)
@@ -423,7 +423,7 @@ def test_what_a_pipeline_is_not_told(pixels, stable):
     with pytest.raises(UsageError, match="are a list"):
         text.cond("a cat")
     with pytest.raises(UsageError, match="is told a caption"):
-        text.denoiser.given({})(torch.zeros(1, 4, 8, 8), 0.5)
+        text.denoiser.with_condition({})(torch.zeros(1, 4, 8, 8), 0.5)
     with pytest.raises(UsageError, match="does not divide by 2"):
         from_pipeline(stable, size=15)
     assert from_pipeline(stable, size=(32, 16)).denoiser.shape == (4, 16, 8)
@@ -443,6 +443,6 @@ def test_networks_with_further_inputs_are_refused(stable):
 
 def test_schedulers_without_betas_are_refused():
     with pytest.raises(UsageError, match="has no betas"):
-        law_of(diffusers.VQDiffusionScheduler(10))
+        from_scheduler_config(diffusers.VQDiffusionScheduler(10))
     with pytest.raises(UsageError, match="do not fall"):
         path_of_products(torch.tensor([0.9, 0.95]))

@@ -101,10 +101,10 @@ def test_every_model_can_be_led_away_from_its_own_reconstruction(model, distance
     denoiser, _ = model
     path = denoiser.path
     rule, t = SelfMinority(distance=distance, scale=0.5), path.time_of(-0.5)
-    x = path.diffuse(0.0, t, Noise.of(0, range(2)).white("x", denoiser.shape))
+    x = path.diffuse(0.0, t, Noise.of(0, range(2)).normal("x", denoiser.shape))
 
     def shift(x, cond):
-        bound = denoiser.given(cond)
+        bound = denoiser.with_condition(cond)
         return rule(bound)(x, t).clean - bound(x, t).clean
 
     found = shift(x, denoiser.cond)
@@ -146,8 +146,8 @@ def test_the_codec_shows_through_everything():
         stack(guide, guide)(denoiser),
         together(guide)(denoiser),
         within(guide, sigma=(0.1, 10.0))(denoiser),
-        orn.Memo(denoiser),
-        denoiser.given({}),
+        orn.CachedDenoiser(denoiser),
+        denoiser.with_condition({}),
         CFG(weight=2.0, null={})(denoiser),
     ]
     for one in wrapped:

@@ -10,7 +10,7 @@ import ornstein as orn
 from ornstein.cascade import forced
 from ornstein.cli.main import main
 from ornstein.errors import ConfigError, UsageError
-from ornstein.interop.diffusers import Piped, from_pipeline
+from ornstein.interop.diffusers import DiffusersModel, from_pipeline
 from ornstein.networks import UNetConfig
 from ornstein.objectives import CascadeLoss
 from ornstein.runs import export, is_run, open_run
@@ -91,7 +91,7 @@ def test_a_text_pipeline_is_no_front(tmp_path, stable):
 def test_open_run_takes_a_pipeline(pixels, stable, tmp_path):
     assert is_run(pixels)
     run = open_run(stable)
-    assert isinstance(run, Piped)
+    assert isinstance(run, DiffusersModel)
     assert (run.condition, run.picture) == ("text", (3, 16, 16))
     assert torch.equal(orn.load(pixels).net.net.conv_in.weight, from_pipeline(pixels).pipe.unet.conv_in.weight)
     with pytest.raises(UsageError, match="no run of ours"):

@@ -102,7 +102,7 @@ def test_a_network_of_labels_is_told_them():
     assert piped.classes == ()
     x, cond = noise(2, 3, 8, 8), piped.cond(labels=[3, "1"])
     assert cond["label"].tolist() == [3, 1]
-    raw = piped.denoiser.given(cond).raw(x, 0.5)
+    raw = piped.denoiser.with_condition(cond).raw(x, 0.5)
     with torch.no_grad():
         torch.testing.assert_close(raw, net(x, 499, class_labels=torch.tensor([3, 1])).sample)
         assert not torch.allclose(raw, net(x, 499, class_labels=torch.tensor([1, 3])).sample)
@@ -153,7 +153,7 @@ def test_the_null_label_is_the_one_after_the_last():
     assert piped.null(3)["label"].tolist() == [7, 7, 7]
     assert (piped.condition, piped.kind, piped.picture) == ("label", "labels", (3, 16, 16))
     x = noise(2, 4, 8, 8)
-    estimate = piped.denoiser.given(piped.cond(labels=[5, 2]))(x, 0.3)
+    estimate = piped.denoiser.with_condition(piped.cond(labels=[5, 2]))(x, 0.3)
     with torch.no_grad():
         raw = piped.pipe.transformer(x, timestep=torch.full((2,), 299), class_labels=torch.tensor([5, 2])).sample
     torch.testing.assert_close(estimate.noise, raw[:, :4], rtol=1e-4, atol=1e-5)
@@ -164,13 +164,13 @@ def test_a_text_network_hears_its_caption_pool_and_sizes(stable, xl):
     """Each input changes the answer, and the answer is the network's own."""
     piped = from_pipeline(xl)
     x, cond = noise(2, 4, 8, 8), piped.cond(["a red fox", "b"], original=(8, 12), crop=(2, 3))
-    raw = piped.denoiser.given(cond).raw(x, 0.7)
+    raw = piped.denoiser.with_condition(cond).raw(x, 0.7)
     added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"]}
     with torch.no_grad():
         theirs = piped.pipe.unet(x, 699, encoder_hidden_states=cond["text"], added_cond_kwargs=added).sample
     torch.testing.assert_close(raw, theirs, rtol=1e-4, atol=1e-5)
     for key in cond:
-        other = piped.denoiser.given(cond | {key: cond[key] + 0.5}).raw(x, 0.7)
+        other = piped.denoiser.with_condition(cond | {key: cond[key] + 0.5}).raw(x, 0.7)
         assert not torch.allclose(other, raw), key
         with pytest.raises(UsageError, match="is told a caption"):
             piped.denoiser.net(x, torch.full((2,), 699.0), **{k: v for k, v in cond.items() if k != key})
@@ -178,7 +178,7 @@ def test_a_text_network_hears_its_caption_pool_and_sizes(stable, xl):
     cond = text.cond(["a", "b"])
     with torch.no_grad():
         theirs = text.pipe.unet(x, 699, encoder_hidden_states=cond["text"]).sample
-    torch.testing.assert_close(text.denoiser.given(cond).raw(x, 0.7), theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(text.denoiser.with_condition(cond).raw(x, 0.7), theirs, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- sizes, kinds
@@ -226,9 +226,9 @@ def test_what_a_pipeline_says_of_itself(pixels, stable):
 
 
 def test_bounds_are_left_out_on_request(pixels):
-    assert isinstance(from_pipeline(pixels).denoiser.reading, Bounded)
+    assert isinstance(from_pipeline(pixels).denoiser.parameterization, Bounded)
     free = from_pipeline(pixels, bound=False).denoiser
-    assert not isinstance(free.reading, Bounded)
+    assert not isinstance(free.parameterization, Bounded)
     x = 3.0 * noise(1, 3, 8, 8)
     assert free(x, 0.1).clean.abs().max() > 1.0
     assert from_pipeline(pixels).denoiser(x, 0.1).clean.abs().max() <= 1.0

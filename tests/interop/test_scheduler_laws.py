@@ -10,7 +10,15 @@ import torch
 
 import ornstein as orn
 from ornstein.errors import UsageError
-from ornstein.interop.schedulers import Bounded, Counted, LogNoise, Negated, law_of, path_of_products, times_of_pipeline
+from ornstein.interop.schedulers import (
+    Bounded,
+    Counted,
+    LogNoise,
+    Negated,
+    from_scheduler_config,
+    path_of_products,
+    times_of_pipeline,
+)
 from ornstein.parameterizations import EDM, Consistency, NoisePrediction, V
 from ornstein.paths import VE, VP, Flow
 from ornstein.randomness import Noise
@@ -60,8 +68,8 @@ def net(x, time, **_):
 
 
 def model_of(scheduler, bound=True):
-    law = law_of(scheduler, bound=bound)
-    return orn.Denoiser(net, law.path, law.predicts, clock=law.clock)
+    law = from_scheduler_config(scheduler, bound=bound)
+    return orn.Denoiser(net, law.path, law.predicts, timestep_of=law.timestep_of)
 
 
 # ----------------------------------------------------------------------------------------------------------- estimates
@@ -73,17 +81,19 @@ def test_the_clean_sample_is_theirs(name, prediction):
     raw, x = 1.5 * randn(2, 3, 4, 5), 1.2 * randn(2, 3, 4, 5, seed=1) * torch.tensor([1.0, 2.5]).reshape(2, 1, 1, 1)
     for (kind, betas), (bound, options) in itertools.product(BETAS.items(), BOUNDS.items()):
         scheduler = getattr(diffusers, name)(**betas, **options, prediction_type=prediction)
-        law = law_of(scheduler)
+        law = from_scheduler_config(scheduler)
         steps = scheduler.config.num_train_timesteps
         doubled(scheduler).set_timesteps(steps)
         for k in (0, steps // 3, steps - 2):
             theirs = scheduler.step(raw, k, x).pred_original_sample
-            ours = law.predicts.read(law.path, x, (k + 1) / steps, raw).clean
+            ours = law.predicts.to_estimate(law.path, x, (k + 1) / steps, raw).clean
             bits = QUANTILE if "thresholding" in options else 1e-9
             torch.testing.assert_close(ours, theirs, rtol=bits, atol=1e-9, msg=f"{kind} {bound} {k}")
-        free = law_of(scheduler, bound=False).predicts.read(law.path, x, 0.5, raw).clean
-        plain = law_of(getattr(diffusers, name)(**betas, clip_sample=False, prediction_type=prediction)).predicts
-        assert torch.equal(free, plain.read(law.path, x, 0.5, raw).clean)
+        free = from_scheduler_config(scheduler, bound=False).predicts.to_estimate(law.path, x, 0.5, raw).clean
+        plain = from_scheduler_config(
+            getattr(diffusers, name)(**betas, clip_sample=False, prediction_type=prediction)
+        ).predicts
+        assert torch.equal(free, plain.to_estimate(law.path, x, 0.5, raw).clean)
 
 
 @pytest.mark.parametrize("prediction", ["sample", "v_prediction"])
@@ -92,18 +102,18 @@ def test_the_clean_sample_at_a_terminal_ratio_of_zero(prediction):
     scheduler = diffusers.DDIMScheduler(
         prediction_type=prediction, rescale_betas_zero_snr=True, clip_sample=False, timestep_spacing="trailing"
     )
-    law = law_of(scheduler)
+    law = from_scheduler_config(scheduler)
     doubled(scheduler).set_timesteps(1000)
     for k in (0, 500, 998, 999):
-        ours = law.predicts.read(law.path, x, (k + 1) / 1000, raw).clean
+        ours = law.predicts.to_estimate(law.path, x, (k + 1) / 1000, raw).clean
         torch.testing.assert_close(ours, scheduler.step(raw, k, x).pred_original_sample, rtol=1e-7, atol=1e-9)
 
 
 def test_a_learned_variance_is_split_off():
     scheduler = diffusers.DDPMScheduler(variance_type="learned_range", clip_sample=False)
-    raw, x, law = randn(2, 6, 4, 5), randn(2, 3, 4, 5, seed=1), law_of(scheduler)
+    raw, x, law = randn(2, 6, 4, 5), randn(2, 3, 4, 5, seed=1), from_scheduler_config(scheduler)
     doubled(scheduler).set_timesteps(1000)
-    ours = law.predicts.read(law.path, x, 0.5, raw)
+    ours = law.predicts.to_estimate(law.path, x, 0.5, raw)
     torch.testing.assert_close(ours.clean, scheduler.step(raw, 499, x).pred_original_sample, rtol=1e-9, atol=1e-9)
     assert torch.equal(ours.extras["variance"], raw[:, 3:])
 
@@ -114,13 +124,13 @@ def test_eulers_clean_sample_in_its_own_scale(prediction):
     raw, x = randn(2, 3, 4, 5), randn(2, 3, 4, 5, seed=1)
     for betas in BETAS.values():
         scheduler = diffusers.EulerDiscreteScheduler(**betas, prediction_type=prediction, timestep_spacing="trailing")
-        law, steps = law_of(scheduler), scheduler.config.num_train_timesteps
+        law, steps = from_scheduler_config(scheduler), scheduler.config.num_train_timesteps
         scheduler.set_timesteps(10)
         for index, k in enumerate(scheduler.timesteps):
             scheduler._step_index = index
             t = (float(k) + 1) / steps
             theirs = scheduler.step(raw, k, x / law.path.alpha(t)).pred_original_sample
-            ours = law.predicts.read(law.path, x, t, raw).clean
+            ours = law.predicts.to_estimate(law.path, x, t, raw).clean
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # its sigmas are single precision
 
 
@@ -130,44 +140,44 @@ def test_edm_preconditioning_is_theirs(kind):
     raw, x = randn(2, 3, 4, 5), randn(2, 3, 4, 5, seed=1)
     for name in ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler"):
         scheduler = getattr(diffusers, name)(**options)
-        law = law_of(scheduler)
+        law = from_scheduler_config(scheduler)
         assert law.path == VE(sigma_min=0.01, sigma_max=50.0)
-        assert law.clock is None
+        assert law.timestep_of is None
         for sigma in (0.01, 0.3, 0.8, 7.0, 50.0):
             level = torch.tensor(sigma, dtype=torch.float64)
-            ours = law.predicts.read(law.path, x, sigma, raw).clean
+            ours = law.predicts.to_estimate(law.path, x, sigma, raw).clean
             torch.testing.assert_close(ours, scheduler.precondition_outputs(x, raw, level), rtol=1e-9, atol=1e-9)
-            fed = law.predicts.feed(law.path, x, sigma)
+            fed = law.predicts.precondition(law.path, x, sigma)
             torch.testing.assert_close(fed, scheduler.precondition_inputs(x, level), rtol=1e-9, atol=1e-9)
-            assert law.path.clock(sigma) == pytest.approx(float(scheduler.precondition_noise(level)), rel=1e-6)
+            assert law.path.timestep_of(sigma) == pytest.approx(float(scheduler.precondition_noise(level)), rel=1e-6)
     with pytest.raises(UsageError, match=r"EDMEulerScheduler has prediction_type 'sample': known are epsilon, sample"):
-        law_of(type("EDMEulerScheduler", (), {"config": options | {"prediction_type": "sample"}})())
-    assert law_of(diffusers.EDMEulerScheduler()).predicts == EDM(sigma_data=0.5)
+        from_scheduler_config(type("EDMEulerScheduler", (), {"config": options | {"prediction_type": "sample"}})())
+    assert from_scheduler_config(diffusers.EDMEulerScheduler()).predicts == EDM(sigma_data=0.5)
     bare = {"sigma_min": 0.002, "sigma_max": 80.0}
-    assert law_of(type("EDMEulerScheduler", (), {"config": bare})()).predicts == EDM(sigma_data=0.5)
+    assert from_scheduler_config(type("EDMEulerScheduler", (), {"config": bare})()).predicts == EDM(sigma_data=0.5)
 
 
 def test_consistency_boundaries_are_theirs():
     scheduler = diffusers.CMStochasticIterativeScheduler(sigma_min=0.01, sigma_max=50.0, sigma_data=0.8)
-    law = law_of(scheduler)
+    law = from_scheduler_config(scheduler)
     assert law.path == VE(sigma_min=0.01, sigma_max=50.0)
     raw, x = randn(2, 3, 4, 5), randn(2, 3, 4, 5, seed=1)
     for sigma in (0.01, 0.02, 0.8, 50.0):
         skip, out = scheduler.get_scalings_for_boundary_condition(torch.tensor(sigma, dtype=torch.float64))
-        ours = law.predicts.read(law.path, x, sigma, raw).clean
+        ours = law.predicts.to_estimate(law.path, x, sigma, raw).clean
         torch.testing.assert_close(ours, skip * x + out * raw, rtol=1e-9, atol=1e-9)
     scheduler.set_timesteps(7)
     for sigma, time in zip(scheduler.sigmas[:-1], scheduler.timesteps, strict=True):
-        assert law.clock(law.path, float(sigma)) == pytest.approx(float(time), rel=1e-4, abs=1e-3)
+        assert law.timestep_of(law.path, float(sigma)) == pytest.approx(float(time), rel=1e-4, abs=1e-3)
         scheduler._step_index = None
-        fed = law.predicts.feed(law.path, x, float(sigma))
+        fed = law.predicts.precondition(law.path, x, float(sigma))
         torch.testing.assert_close(fed, scheduler.scale_model_input(x, time), rtol=1e-5, atol=1e-6)
     assert LogNoise()(law.path, math.e) == pytest.approx(250.0)
     torch.testing.assert_close(
         LogNoise()(law.path, torch.tensor([1.0, math.e], dtype=torch.float64)), torch.tensor([0.0, 250.0]).double()
     )
     bare = type("CMStochasticIterativeScheduler", (), {"config": {"sigma_min": 0.002, "sigma_max": 80.0}})()
-    assert law_of(bare).predicts == Consistency(sigma_data=0.5, sigma_min=0.002)
+    assert from_scheduler_config(bare).predicts == Consistency(sigma_data=0.5, sigma_min=0.002)
 
 
 # ---------------------------------------------------------------------------------------------------------------- laws
@@ -177,13 +187,13 @@ def test_consistency_boundaries_are_theirs():
 @pytest.mark.parametrize("name", ["HeunDiscrete", "LMSDiscrete", "DEISMultistep", "DPMSolverSinglestep"])
 def test_every_scheduler_of_betas_has_their_products(name, betas):
     scheduler = getattr(diffusers, f"{name}Scheduler")(**BETAS[betas])
-    law = law_of(scheduler)
+    law = from_scheduler_config(scheduler)
     products = scheduler.alphas_cumprod.double()
     count = len(products)
     for k in (0, 1, count // 2, count - 1):
         assert law.path.alpha((k + 1) / count) ** 2 == pytest.approx(float(products[k]), rel=1e-11)
-        assert law.path.clock((k + 1) / count) == pytest.approx(k, abs=1e-9)
-    assert law.clock is None
+        assert law.path.timestep_of((k + 1) / count) == pytest.approx(k, abs=1e-9)
+    assert law.timestep_of is None
     assert law.predicts == NoisePrediction()
 
 
@@ -198,13 +208,13 @@ def test_every_scheduler_of_betas_has_their_products(name, betas):
     ],
 )
 def test_flow_matching_has_its_own_floor_and_clock(make, steps):
-    law = law_of(make())
-    assert law.path == Flow(floor=1.0 / steps)
+    law = from_scheduler_config(make())
+    assert law.path == Flow(t_min=1.0 / steps)
     assert type(law.predicts).__name__ == "Velocity"
-    assert law.clock == (None if steps == 1000 else Counted(steps=float(steps)))
-    if law.clock is not None:
-        assert law.clock(law.path, 0.3) == pytest.approx(0.3 * steps)
-        assert law.path.clock(0.3) == pytest.approx(300.0)
+    assert law.timestep_of == (None if steps == 1000 else Counted(steps=float(steps)))
+    if law.timestep_of is not None:
+        assert law.timestep_of(law.path, 0.3) == pytest.approx(0.3 * steps)
+        assert law.path.timestep_of(0.3) == pytest.approx(300.0)
 
 
 def test_wrapped_parameterizations_read_what_they_aim_at():
@@ -219,8 +229,8 @@ def test_wrapped_parameterizations_read_what_they_aim_at():
         Bounded(inner=NoisePrediction()),
     ):
         raw = reading.target(path, clean, white, x, t)
-        torch.testing.assert_close(reading.read(path, x, t, raw).clean, clean, rtol=1e-9, atol=1e-9)
-        assert torch.equal(reading.feed(path, x, t), reading.inner.feed(path, x, t))
+        torch.testing.assert_close(reading.to_estimate(path, x, t, raw).clean, clean, rtol=1e-9, atol=1e-9)
+        assert torch.equal(reading.precondition(path, x, t), reading.inner.precondition(path, x, t))
     inner = EDM(sigma_data=0.7)
     assert torch.equal(Negated(inner=inner).target(path, clean, white, x, t), -inner.target(path, clean, white, x, t))
     assert torch.equal(Bounded(inner=inner).target(path, clean, white, x, t), inner.target(path, clean, white, x, t))
@@ -236,7 +246,9 @@ def test_a_threshold_is_of_each_sample_and_never_below_one():
         (1.0, 0.5, (1.0, 1.0, 1.0)),
         (0.4, 99.0, (1.0, 1.0, 16.0)),
     ):
-        found = Bounded(inner=orn.parameterizations.Clean(), quantile=quantile, most=most).read(path, clean, 0.5, clean)
+        found = Bounded(inner=orn.parameterizations.Clean(), quantile=quantile, most=most).to_estimate(
+            path, clean, 0.5, clean
+        )
         bound = torch.tensor(bounds, dtype=torch.float64).reshape(3, 1, 1)
         torch.testing.assert_close(found.clean, clean.clamp(-bound, bound) / bound, rtol=1e-6, atol=1e-9)
 
@@ -248,11 +260,11 @@ def test_what_has_no_law():
         (diffusers.KarrasVeScheduler(), "has no betas"),
     ):
         with pytest.raises(UsageError, match=message):
-            law_of(scheduler)
+            from_scheduler_config(scheduler)
     odd = diffusers.DDIMScheduler()
     odd.register_to_config(prediction_type="score")
     with pytest.raises(UsageError, match=r"DDIMScheduler has prediction_type 'score': known are"):
-        law_of(odd)
+        from_scheduler_config(odd)
     for products in ([1.0, 0.5], [0.5, 0.5], [0.5, -0.1], [0.0, 0.0]):
         with pytest.raises(UsageError, match="do not fall from below 1 to 0 or above"):
             path_of_products(torch.tensor(products))
@@ -287,7 +299,7 @@ def test_times_are_the_timesteps(spacing, betas):
         diffusers.UniPCMultistepScheduler(**common),
     ]
     for scheduler in made:
-        path, count = law_of(scheduler).path, scheduler.config.num_train_timesteps
+        path, count = from_scheduler_config(scheduler).path, scheduler.config.num_train_timesteps
         before = copy.deepcopy(scheduler.__dict__.get("num_inference_steps"))
         times = times_of_pipeline(scheduler, path, 7)
         assert scheduler.num_inference_steps == before  # the pipeline's own scheduler is left alone
@@ -295,7 +307,7 @@ def test_times_are_the_timesteps(spacing, betas):
         steps = [float(k) for k in scheduler.timesteps]
         end = ends(scheduler) / count
         expected = [step for step in steps if (step + 1) / count > end + 1e-12]
-        assert [path.clock(t) for t in times[:-1]] == pytest.approx(expected, abs=1e-6), type(scheduler).__name__
+        assert [path.timestep_of(t) for t in times[:-1]] == pytest.approx(expected, abs=1e-6), type(scheduler).__name__
         assert times[-1] == pytest.approx(end, abs=1e-15)
         assert list(times) == sorted(set(times), reverse=True)
 
@@ -310,7 +322,7 @@ def test_respaced_times_are_the_noise_levels(option, final):
         pytest.importorskip("scipy")
     for name in classes:
         scheduler = getattr(diffusers, name)(**BETAS["latent"], **{option: True}, final_sigmas_type=final)
-        path = law_of(scheduler).path
+        path = from_scheduler_config(scheduler).path
         times = times_of_pipeline(scheduler, path, 6)
         scheduler.set_timesteps(6)
         sigmas = [float(s) for s in scheduler.sigmas]
@@ -327,7 +339,7 @@ def test_other_paths_list_their_noise_levels():
         diffusers.EDMEulerScheduler(sigma_min=0.02, sigma_max=40.0),
         diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
     ):
-        times = times_of_pipeline(scheduler, law_of(scheduler).path, 5)
+        times = times_of_pipeline(scheduler, from_scheduler_config(scheduler).path, 5)
         scheduler.set_timesteps(5)
         assert list(times) == pytest.approx([float(s) for s in scheduler.sigmas], rel=1e-7)
         assert len(times) == 6

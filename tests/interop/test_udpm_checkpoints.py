@@ -79,11 +79,11 @@ def test_both_layouts_round_trip(tmp_path, layout):
     torch.save(raw if layout == "raw" else weights, file)
     model = udpm.load(file)
     assert model.shape == (3, 16, 16)
-    assert model.reading == LevelBelow(scaled=False, precondition=False)
+    assert model.parameterization == LevelBelow(scaled=False, preconditioned=False)
     assert isinstance(model.path, PyramidPath)
     assert model.path.rule == "published"
     x, label = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([2, -1])
-    told = model.given({"label": label})
+    told = model.with_condition({"label": label})
     with torch.no_grad():
         expected = functional.pixel_shuffle(net(x, torch.full((2,), 1 / 6), label), 2)
     assert torch.equal(told(x, 1.0).clean, expected)

@@ -155,9 +155,9 @@ def test_what_draws_noise_has_no_map():
             if self.what == "uniform":
                 noise.fork("a").uniform(0)
             elif self.what == "uniforms":
-                noise.uniforms(0)
+                noise.uniform_per_sample(0)
             else:
-                noise.increment(0, 0.0, 1.0, x.shape[1:])
+                noise.brownian_increment(0, 0.0, 1.0, x.shape[1:])
             return x
 
     for what in ("uniform", "uniforms", "increment"):
@@ -266,9 +266,9 @@ def test_the_rippled_score_by_hand(path):
     x, ripples = torch.tensor([[0.4], [-1.1]], dtype=DOUBLE), Rippled(path, 0.8, 3.0)
     norm = math.hypot(path.alpha(t), path.sigma(t))
     expected = (-x / norm + 0.8 / 3.0 * torch.sin(3.0 * x / norm)) / norm
-    for answer in (ripples(x, t), ripples.given({})(x, t), *ripples.many(x, t, [{}, {}])):
+    for answer in (ripples(x, t), ripples.with_condition({})(x, t), *ripples.predict_conditions(x, t, [{}, {}])):
         torch.testing.assert_close(answer.score, expected, rtol=1e-12, atol=1e-12)
-    assert len(ripples.many(x, t, [{}, {}])) == 2
+    assert len(ripples.predict_conditions(x, t, [{}, {}])) == 2
 
 
 @pytest.mark.parametrize(("cT", "frequency"), [(0.7, 2.0), (1.5, 5.0)])

@@ -263,7 +263,7 @@ def test_first_order_schemes_never_fold() -> None:
 def test_singular_values_in_the_plane() -> None:
     """Of an isotropic Gaussian, whose flow is a multiple of the identity; and the sign of a fold in one direction."""
     times = at((2.0, 1.0, 0.5))
-    x = Noise.of(0, range(5), dtype=torch.float64).white("x", (2,))
+    x = Noise.of(0, range(5), dtype=torch.float64).normal("x", (2,))
     found = monotonicity(DPMSolver(), Giso(2).denoiser(PATH), x, times)
     assert found.singular[-1] ** 2 == pytest.approx(found.determinants[-1], rel=1e-12)
 

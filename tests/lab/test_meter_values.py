@@ -81,37 +81,37 @@ def test_rows_of_noise():
     """Same key, same rows; another name, key or shape, others; dense gives every number a row."""
     basis = NoiseBasis()
     for source in (basis, basis.fork("a")):
-        source.white("x", (3,))
-        source.white("y", (2,))
+        source.normal("x", (3,))
+        source.normal("y", (2,))
     again = basis.recorded(2)
     assert again.total == 6
-    one, two, three = again.white("x", (3,)), again.white("y", (2,)), again.fork("a").white("x", (3,))
+    one, two, three = again.normal("x", (3,)), again.normal("y", (2,)), again.fork("a").normal("x", (3,))
     assert one.shape == (6, 3)
-    assert torch.equal(one, again.white("x", (3,)))
-    for rows, index in ((one, 2), (two, 3), (three, 4), (again.fork("a").white("y", (2,)), 5)):
+    assert torch.equal(one, again.normal("x", (3,)))
+    for rows, index in ((one, 2), (two, 3), (three, 4), (again.fork("a").normal("y", (2,)), 5)):
         expected = torch.zeros_like(rows)
         expected[index] = 1.0
         assert torch.equal(rows, expected)
     assert basis.stochastic
     assert not NoiseBasis().stochastic
     dense = NoiseBasis(dense=True)
-    dense.white("x", (2, 2))
-    dense.white("y", (3,))
+    dense.normal("x", (2, 2))
+    dense.normal("y", (3,))
     rows = dense.recorded(1)
     assert rows.total == 8
-    assert torch.equal(rows.white("x", (2, 2)).flatten(1), torch.eye(8, dtype=DOUBLE)[:, 1:5])
-    assert torch.equal(rows.white("y", (3,)), torch.eye(8, dtype=DOUBLE)[:, 5:])
+    assert torch.equal(rows.normal("x", (2, 2)).flatten(1), torch.eye(8, dtype=DOUBLE)[:, 1:5])
+    assert torch.equal(rows.normal("y", (3,)), torch.eye(8, dtype=DOUBLE)[:, 5:])
 
 
 def test_rows_of_brownian_increments():
     """Variance |t1 − t0|, independent over disjoint stretches, additive, and with the sign of the direction."""
     basis = NoiseBasis()
     for t0, t1 in ((0.2, 0.7), (0.7, 0.3), (0.9, 1.0)):
-        basis.increment("w", t0, t1, (1,))
+        basis.brownian_increment("w", t0, t1, (1,))
     again = basis.recorded(1)
 
     def at(t0, t1):
-        return again.increment("w", t0, t1, (1,))[:, 0]
+        return again.brownian_increment("w", t0, t1, (1,))[:, 0]
 
     assert again.total == 1 + 4  # between .2, .3, .7, .9 and 1
     for t0, t1 in ((0.2, 0.7), (0.3, 0.7), (0.9, 1.0)):
@@ -121,12 +121,12 @@ def test_rows_of_brownian_increments():
     assert float(at(0.2, 0.3) @ at(0.9, 1.0)) == 0.0
     assert basis.stochastic
     dense = NoiseBasis(dense=True)
-    dense.increment("w", 0.0, 0.25, (2,))
-    dense.white("x", (2,))
+    dense.brownian_increment("w", 0.0, 0.25, (2,))
+    dense.normal("x", (2,))
     rows = dense.recorded(1)
     assert rows.total == 5
-    assert rows.increment("w", 0.0, 0.25, (2,)).square().sum(0).tolist() == [0.25, 0.25]
-    assert float((rows.increment("w", 0.0, 0.25, (2,)) * rows.white("x", (2,))).abs().sum()) == 0.0
+    assert rows.brownian_increment("w", 0.0, 0.25, (2,)).square().sum(0).tolist() == [0.25, 0.25]
+    assert float((rows.brownian_increment("w", 0.0, 0.25, (2,)) * rows.normal("x", (2,))).abs().sum()) == 0.0
 
 
 def test_drawn_numbers_are_the_true_ones():
@@ -136,12 +136,12 @@ def test_drawn_numbers_are_the_true_ones():
     assert basis.uniform("a") == true.uniform("a")
     assert basis.fork("n").uniform("a") == Noise.of(7, range(1)).fork("/n").uniform("a") != basis.uniform("a")
     assert basis.draws_times
-    assert basis.uniforms("b").tolist() == true.uniforms("b").tolist()
+    assert basis.uniform_per_sample("b").tolist() == true.uniform_per_sample("b").tolist()
     other = NoiseBasis()
-    other.uniforms("b")
+    other.uniform_per_sample("b")
     assert other.draws_times
-    basis.white("x", (1,))
-    assert basis.recorded(3).uniforms("b").tolist() == 4 * true.uniforms("b").tolist()
+    basis.normal("x", (1,))
+    assert basis.recorded(3).uniform_per_sample("b").tolist() == 4 * true.uniform_per_sample("b").tolist()
 
 
 def test_an_affine_denoiser_on_rows():
@@ -154,8 +154,8 @@ def test_an_affine_denoiser_on_rows():
     torch.testing.assert_close(found[1:], plain(rows[1:], 0.4).clean - zero)
     affine(rows, 0.3)
     assert affine.evaluations == 2
-    assert torch.equal(affine.many(rows, 0.4, [{}])[0].clean, found)
-    assert torch.equal(affine.given({})(rows, 0.4).clean, found)
+    assert torch.equal(affine.predict_conditions(rows, 0.4, [{}])[0].clean, found)
+    assert torch.equal(affine.with_condition({})(rows, 0.4).clean, found)
 
 
 def test_moments_from_any_start_with_any_denoiser():
@@ -238,10 +238,10 @@ class Shifted:
 
     def step(self, path, x, step, noise, memory):
         if self.inside:
-            x = x + self.inside * noise.white(("in", step.index), x.shape[1:])
+            x = x + self.inside * noise.normal(("in", step.index), x.shape[1:])
         yield Query(x, step.t)
         x = self.scale * x + self.shift
-        return x + self.spread * noise.white(step.index, x.shape[1:]) if self.spread else x
+        return x + self.spread * noise.normal(step.index, x.shape[1:]) if self.spread else x
 
 
 LINE = MixtureTarget.of([1.0], [[0.4]], stds=[math.sqrt(0.3)])
@@ -301,7 +301,7 @@ class Thrice(Shifted):
 
     def step(self, path, x, step, noise, memory):
         for k in ("a", "b", "c"):
-            x = x + noise.white((k, step.index), x.shape[1:])
+            x = x + noise.normal((k, step.index), x.shape[1:])
         yield Query(x, step.t)
         return x
 
@@ -389,5 +389,5 @@ def test_a_wrong_score_needs_a_path_with_noise():
 def test_a_wrong_score_answers_many_conditions():
     x = torch.linspace(-1.0, 1.0, 4, dtype=DOUBLE)[:, None]
     wrong = ScoreError(scale=0.1, height=0.2)(M1().denoiser(VP()))
-    for one in wrong.many(x, 0.3, [{}, {}]):
+    for one in wrong.predict_conditions(x, 0.3, [{}, {}]):
         assert torch.equal(one.noise, wrong(x, 0.3).noise)

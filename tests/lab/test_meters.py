@@ -294,7 +294,7 @@ def test_monte_carlo_agrees():
     generator = torch.Generator().manual_seed(0)
 
     class Plain:
-        def white(self, key, event):
+        def normal(self, key, event):
             return torch.randn(rows, *event, generator=generator, dtype=torch.float64)
 
     begin = target.law(PATH, times[0])

@@ -33,7 +33,7 @@ class PaperDDPM:
         ratio = (path.alpha(step.t) / path.alpha(step.s)) ** 2
         beta = 1.0 - ratio
         mean = (x + beta * estimate.score) / math.sqrt(ratio)
-        return mean + math.sqrt(beta / ratio) * noise.white(step.index, x.shape[1:])
+        return mean + math.sqrt(beta / ratio) * noise.normal(step.index, x.shape[1:])
 
 
 @pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=["vp", "ve", "flow"])
@@ -42,7 +42,7 @@ def test_the_score_is_wrong_by_what_was_said(path):
     wrong = ScoreError(scale=0.02, height=0.5, frequency=20.0)(exact)
     expected = 1.02 * exact(x, 0.4).score + 0.025 * torch.sin(20.0 * x)
     torch.testing.assert_close(wrong(x, 0.4).score, expected, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(wrong.given({})(x, 0.4).score, expected, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(wrong.with_condition({})(x, 0.4).score, expected, rtol=1e-10, atol=1e-10)
 
 
 def test_plateaus_of_a_score_one_percent_too_large():

@@ -204,7 +204,7 @@ def test_points_are_weighted_by_their_distance():
 def test_draws_by_hand():
     """The component by a uniform number under its own key, then the frame times the scaled normals."""
     target = M2()
-    number, white = NOISE.uniforms(("target", "component")), NOISE.white("target", (2,))
+    number, white = NOISE.uniform_per_sample(("target", "component")), NOISE.normal("target", (2,))
     edges = [0.25, 0.45, 0.70, 0.85]
     rows = []
     for u, z in zip(number.tolist(), white, strict=True):
@@ -227,11 +227,11 @@ def test_exact_denoisers_answer_conditions_and_any_shape():
     path = ShiftedPath(shift=lambda clean, cond, t: cond["k"].reshape(-1, *(1,) * (clean.ndim - 1)) * clean)
     denoiser, x = G8().denoiser(path), torch.ones(1, 2, 4, dtype=DOUBLE)
     conds = [{"k": torch.tensor([0.2], dtype=DOUBLE)}, {"k": torch.tensor([0.7], dtype=DOUBLE)}]
-    for one, cond in zip(denoiser.many(x, 0.4, conds), conds, strict=True):
-        expected = G8().denoiser(path.given(cond))(x, 0.4)
+    for one, cond in zip(denoiser.predict_conditions(x, 0.4, conds), conds, strict=True):
+        expected = G8().denoiser(path.with_condition(cond))(x, 0.4)
         assert torch.equal(one.clean, expected.clean)
-        assert torch.equal(one.clean, denoiser.given(cond)(x, 0.4).clean)
-    assert not torch.equal(*(one.clean for one in denoiser.many(x, 0.4, conds)))
+        assert torch.equal(one.clean, denoiser.with_condition(cond)(x, 0.4).clean)
+    assert not torch.equal(*(one.clean for one in denoiser.predict_conditions(x, 0.4, conds)))
     with pytest.raises(PathError, match="PyramidPath does not scale"):
         Giso().law(PyramidPath(), 1.0)
 
@@ -243,7 +243,7 @@ def test_fields_are_conditioned_by_dense_algebra(path):
     """Law and posterior from the joint covariance of (x_0, x_t), read off draws of the path with unit images."""
     field, t = smooth_field(4), 2.0 if isinstance(path, PyramidPath) else 0.6
     units = torch.eye(16, dtype=DOUBLE).reshape(16, 1, 4, 4)
-    shape = path.event((1, 4, 4), t)
+    shape = path.state_shape((1, 4, 4), t)
     g = path.diffuse(units, t, torch.zeros(16, *shape, dtype=DOUBLE)).reshape(16, -1).T
     std = float(path.diffuse(0.0 * units[:1], t, torch.ones(1, *shape, dtype=DOUBLE)).flatten()[0])
     c, m = field.covariance, field.mean.flatten()
@@ -253,18 +253,18 @@ def test_fields_are_conditioned_by_dense_algebra(path):
     torch.testing.assert_close(law, total, rtol=1e-11, atol=1e-12)
     root = field.root(path, t).flatten(1)
     torch.testing.assert_close(root.T @ root, total, rtol=1e-10, atol=1e-12)
-    x = NOISE.white("x", tuple(shape))
+    x = NOISE.normal("x", tuple(shape))
     gain = c @ g.T @ torch.linalg.inv(total)
     clean, left = field.posterior(path, x, t)
     torch.testing.assert_close(clean.flatten(1), m + (x.flatten(1) - g @ m) @ gain.T, rtol=1e-9, atol=1e-10)
     torch.testing.assert_close(left, c - gain @ g @ c, rtol=1e-9, atol=1e-10)
     denoiser = field.denoiser(path)
-    for answer in (denoiser(x, t), denoiser.given({})(x, t), *denoiser.many(x, t, [{}])):
+    for answer in (denoiser(x, t), denoiser.with_condition({})(x, t), *denoiser.predict_conditions(x, t, [{}])):
         torch.testing.assert_close(answer.clean, clean)
     drawing = Drawing(field, path, NOISE)
-    for drawn in (drawing(x, t), drawing.given({})(x, t), *drawing.many(x, t, [{}])):
+    for drawn in (drawing(x, t), drawing.with_condition({})(x, t), *drawing.predict_conditions(x, t, [{}])):
         values, frame = torch.linalg.eigh(left)
-        white = NOISE.white(("x0", str(t)), (1, 4, 4)).flatten(1)
+        white = NOISE.normal(("x0", str(t)), (1, 4, 4)).flatten(1)
         # Eigenvectors of equal values are not unique: compare what does not depend on them, the distance to the mean.
         gap = (drawn.clean - clean).flatten(1)
         expected = ((white @ (frame * values.clamp_min(0.0).sqrt()).T) ** 2).sum(1)

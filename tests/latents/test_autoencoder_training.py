@@ -14,8 +14,8 @@ from ornstein.data import open_source
 from ornstein.errors import ConfigError, UsageError
 from ornstein.metrics.reconstruction import reconstruction
 from ornstein.models.autoencoder import AutoencoderSpec
-from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchCritic
-from ornstein.objectives import Examples
+from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchDiscriminator
+from ornstein.objectives import TrainBatch
 from ornstein.objectives.reconstruction import ReconstructionLoss
 from ornstein.randomness import Noise
 from ornstein.runs import export, is_codec, open_codec, open_run, save_codec
@@ -36,12 +36,12 @@ def model(critic=True, **changes):
     spec = AutoencoderSpec(shape=(3, 16, 16), path="flow", predicts="clean", network=KLConfig(width=8))
     net = spec.build(0)
     loss = ReconstructionLoss(**{"metric": "none", "adversarial": 0.5, "adversarial_from": 0} | changes)
-    return spec.denoiser(net), loss.with_parts("cpu", PatchCritic(width=8) if critic else None)
+    return spec.denoiser(net), loss.with_parts("cpu", PatchDiscriminator(width=8) if critic else None)
 
 
 def examples(n=4, first=0):
     images = torch.rand(n, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    return Examples(clean=images, cond={}, positions=tuple(range(first, first + n)))
+    return TrainBatch(clean=images, cond={}, positions=tuple(range(first, first + n)))
 
 
 def test_the_network_answers_in_its_sizes():
@@ -60,7 +60,7 @@ def test_the_terms_are_what_they_say():
     denoiser, objective = model(critic=False, kl=0.1)
     batch, noise = examples(), Noise.of(0, range(4))
     losses = objective(denoiser, batch, noise, 0.0)
-    white = noise.white("latent", (4, 4, 4))
+    white = noise.normal("latent", (4, 4, 4))
     with torch.no_grad():
         again, mean, logvar = denoiser.net(batch.clean, torch.zeros(4), noise=white)
     torch.testing.assert_close(losses.terms["pixels"], (again - batch.clean).abs().flatten(1).mean(1))
@@ -80,7 +80,7 @@ def test_the_critic_and_the_model_learn_from_their_own_losses_alone():
     assert all(parameter.grad is None for parameter in objective.rival.parameters())
     assert any(parameter.grad.any() for parameter in denoiser.net.parameters())
     denoiser.net.zero_grad(set_to_none=True)
-    objective.contest(denoiser, batch, noise, 0.0).total.backward()
+    objective.discriminator_loss(denoiser, batch, noise, 0.0).total.backward()
     assert all(parameter.grad is None for parameter in denoiser.net.parameters())
     assert all(parameter.grad is not None for parameter in objective.rival.parameters())
 
@@ -100,7 +100,7 @@ def test_the_critic_begins_when_it_is_told_to():
     for first, begun in ((0, False), (96, False), (100, True)):
         batch, noise = examples(first=first), Noise.of(0, range(4))
         assert ("adversarial" in objective(denoiser, batch, noise, 0.0).terms) == begun
-        assert (objective.contest(denoiser, batch, noise, 0.0) is not None) == begun
+        assert (objective.discriminator_loss(denoiser, batch, noise, 0.0) is not None) == begun
 
 
 def test_the_loss_falls(tmp_path):

@@ -12,7 +12,7 @@ from ornstein.cascade import Cascade, cascaded, forced
 from ornstein.errors import ConfigError, UsageError
 from ornstein.networks import UNetConfig, build
 from ornstein.networks.stages import Stages
-from ornstein.objectives import CascadeLoss, Cascading, Denoising, Examples
+from ornstein.objectives import CascadeLoss, Cascading, Denoising, TrainBatch
 from ornstein.objectives.cascading import posterior_weight
 from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
 from ornstein.paths import VE, VP, Flow
@@ -27,7 +27,7 @@ PATHS = [(VP(), NoisePrediction()), (TABLE, V()), (VE(), EDM()), (Flow(), Veloci
 
 
 def white(key: str, shape=(3, 8, 8), n: int = 4) -> torch.Tensor:
-    return Noise.of(3, range(n), dtype=torch.float64).white(key, shape)
+    return Noise.of(3, range(n), dtype=torch.float64).normal(key, shape)
 
 
 def networks(*, front_out: int = 3, see_state: bool = False) -> Stages:
@@ -37,7 +37,7 @@ def networks(*, front_out: int = 3, see_state: bool = False) -> Stages:
     stages = Stages(build(front, 1), build(back, 2))
     with torch.no_grad():  # their last layers begin at zero, which would hide what follows
         for net, seed in ((stages.front, 3), (stages.back, 4)):
-            weight = Noise.of(seed, [0]).white("head", net.head.weight.shape)[0]
+            weight = Noise.of(seed, [0]).normal("head", net.head.weight.shape)[0]
             net.head.weight.copy_(0.05 * weight)
     return stages
 
@@ -48,9 +48,9 @@ def model(path=TABLE, front=None, net: nn.Module | None = None, **options) -> or
     return orn.Denoiser(net, path, reading, shape=(3, 8, 8))
 
 
-def examples(n: int = 4) -> tuple[Examples, Noise]:
+def examples(n: int = 4) -> tuple[TrainBatch, Noise]:
     clean = white("clean", n=n).float().mul(0.5).clamp(-1, 1)
-    return Examples(clean=clean, cond={}, positions=tuple(range(n))), Noise.of(1, range(n))
+    return TrainBatch(clean=clean, cond={}, positions=tuple(range(n))), Noise.of(1, range(n))
 
 
 # ------------------------------------------------------------------------------------------------------------- algebra
@@ -70,15 +70,15 @@ def test_constants_of_the_linear_table():
 
 @pytest.mark.parametrize("path", [VP(), VP.cosine(), Flow(), VE()], ids=lambda p: type(p).__name__)
 def test_the_gates_weight_is_the_slope_of_the_posterior(path):
-    low, high = path.span
+    low, high = path.t_range
     for t in (0.3 * high, 0.9 * high):
         s, x = t - (high - low) / 1000, torch.zeros(1, 1, dtype=torch.float64)
         means = [
             path.posterior(x, orn.Estimate(x, t, path, clean=torch.full_like(x, c)), t, s).mean.item() for c in (0, 1)
         ]
         assert posterior_weight(path, t) == pytest.approx(means[1] - means[0], rel=1e-9)
-    assert posterior_weight(path, path.floor) == path.alpha(low)
-    times = torch.tensor([path.floor, 0.5 * high], dtype=torch.float64)
+    assert posterior_weight(path, path.t_min) == path.alpha(low)
+    times = torch.tensor([path.t_min, 0.5 * high], dtype=torch.float64)
     expected = [posterior_weight(path, t.item()) for t in times]
     assert posterior_weight(path, times).tolist() == pytest.approx(expected, rel=1e-12)
 
@@ -97,7 +97,7 @@ def test_the_mean_of_the_noise_is_the_mean_of_its_clean_image():
 def test_blending_images_is_blending_means(t):
     x, z, refined, g = white("x"), white("z"), white("refined"), white("gate", (1, 8, 8))
     raw = torch.cat([z, refined, g], 1)
-    estimate = Cascade(clip=None).read(TABLE, x, t / 1000, raw)
+    estimate = Cascade(clip=None).to_estimate(TABLE, x, t / 1000, raw)
     one, two = (
         TABLE.posterior(x, e, t / 1000, (t - 1) / 1000).mean
         for e in (
@@ -133,9 +133,9 @@ def test_the_gates_loss_is_that_of_the_means():
 def test_the_right_answer_reads_as_the_clean_image(path, front, residual):
     clean, z = white("clean").clamp(-1, 1), white("z")
     reading = Cascade(front=front, residual=residual)
-    for t in (0.2 * path.span[1], torch.linspace(0.1, 0.7, 4, dtype=torch.float64)):
+    for t in (0.2 * path.t_range[1], torch.linspace(0.1, 0.7, 4, dtype=torch.float64)):
         x = path.diffuse(clean, t, z)
-        estimate = reading.read(path, x, t, reading.target(path, clean, z, x, t))
+        estimate = reading.to_estimate(path, x, t, reading.target(path, clean, z, x, t))
         torch.testing.assert_close(estimate.clean, clean, rtol=1e-9, atol=1e-9)
 
 
@@ -155,7 +155,7 @@ def test_a_gate_of_zero_is_the_front_bit_for_bit(name):
 def test_several_times_in_one_call_are_several_calls():
     cascade, x = model(), white("x").float()
     with torch.no_grad():
-        for together, t in zip(cascade.at_times(torch.stack([x, 2 * x]), [0.3, 0.6]), (0.3, 0.6), strict=True):
+        for together, t in zip(cascade.predict_times(torch.stack([x, 2 * x]), [0.3, 0.6]), (0.3, 0.6), strict=True):
             assert torch.equal(together.clean, cascade(x if t == 0.3 else 2 * x, t).clean)
 
 
@@ -203,7 +203,7 @@ def test_forced_gates():
     half = forced(cascade, 0.5)(x, 0.4)
     torch.testing.assert_close(half.clean, 0.5 * heads["back"] + 0.5 * heads["front"])
     assert torch.equal(forced(half_again := forced(cascade, 0.5), None)(x, 0.4).clean, cascade(x, 0.4).clean)
-    assert half_again.reading.forced == 0.5
+    assert half_again.parameterization.forced == 0.5
     with pytest.raises(UsageError, match="only a cascade has a gate"):
         forced(orn.Denoiser(lambda x, time: x, TABLE), 0.0)
     with pytest.raises(ConfigError, match="cascade itself"):
@@ -235,20 +235,22 @@ def test_the_clip_bounds_both_images():
 def test_guidance_and_conditions_pass_through():
     seen = []
 
-    class Told(nn.Module):
+    class Conditioning(nn.Module):
         def forward(self, x, time, label):
             seen.append((x.shape[0], label.tolist()))
             return torch.cat([x, x[:, :1]], 1) if len(seen) % 2 == 0 else x
 
-    front = Told()
+    front = Conditioning()
     denoiser = orn.Denoiser(Stages(front, front), TABLE, Cascade(), shape=(3, 8, 8))
-    one, two = denoiser.many(white("x", n=2).float(), 0.5, [{"label": torch.tensor([1])}, {"label": torch.tensor([2])}])
+    one, two = denoiser.predict_conditions(
+        white("x", n=2).float(), 0.5, [{"label": torch.tensor([1])}, {"label": torch.tensor([2])}]
+    )
     assert seen == [(4, [1, 1, 2, 2])] * 2
     assert one.clean.shape == two.clean.shape == (2, 3, 8, 8)
     # A back that knows no labels is told none.
     lone = Stages(front, networks().back, told=())
     seen.clear()
-    assert orn.Denoiser(lone, TABLE, Cascade()).given({"label": torch.tensor([1])})(white("x").float(), 0.5)
+    assert orn.Denoiser(lone, TABLE, Cascade()).with_condition({"label": torch.tensor([1])})(white("x").float(), 0.5)
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
@@ -334,7 +336,7 @@ def test_oracle_heads():
     x = TABLE.diffuse(clean, t, z)
     reading = Cascade()
     raw = torch.cat([z, white("wrong"), torch.full_like(clean[:, :1], -60.0)], 1)
-    mean = TABLE.posterior(x, reading.read(TABLE, x, t, raw), t, s).mean
+    mean = TABLE.posterior(x, reading.to_estimate(TABLE, x, t, raw), t, s).mean
     truth = TABLE.posterior(x, orn.Estimate(x, t, TABLE, clean=clean), t, s).mean
     torch.testing.assert_close(mean, truth, rtol=1e-9, atol=1e-9)
 
@@ -366,7 +368,7 @@ def test_oracle_heads():
 @pytest.mark.parametrize("path", [TABLE, VP.cosine(), VP()], ids=["table", "cosine", "linear"])
 def test_no_overflow_at_pure_noise(dtype, path):
     """x̂* reaches thousands there: it is made in float32 and clipped, whatever precision the networks run in."""
-    high = path.span[1]
+    high = path.t_range[1]
 
     class AtTheEnd(CascadeLoss):
         def draw(self, path, positions, noise):

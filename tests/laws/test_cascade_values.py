@@ -15,8 +15,8 @@ from ornstein.paths import VE, VP, Flow
 from ornstein.randomness import Noise
 
 NOISE = Noise.of(8, range(3), dtype=torch.float64)
-X, CLEAN, WHITE = (NOISE.white(key, (2, 4, 5)) for key in ("x", "clean", "white"))
-BACK, G = NOISE.white("back", (2, 4, 5)), NOISE.white("gate", (1, 4, 5))
+X, CLEAN, WHITE = (NOISE.normal(key, (2, 4, 5)) for key in ("x", "clean", "white"))
+BACK, G = NOISE.normal("back", (2, 4, 5)), NOISE.normal("gate", (1, 4, 5))
 T = 0.37
 
 
@@ -53,16 +53,16 @@ def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, pa
 
     raw = reading.ask(net, path, X, T)
     assert torch.equal(raw, torch.cat([WHITE, BACK, G], 1))
-    own = front.read(path, X, T, WHITE)
+    own = front.to_estimate(path, X, T, WHITE)
     start = own.clean if clip is None else own.clean.clamp(-clip, clip)
-    fed = front.feed(path, X, T)
+    fed = front.precondition(path, X, T)
     hint = torch.cat([start, fed], 1) if options.get("see_state") else start
     assert [stage for stage, _ in asked] == ["front", "back"]
     torch.testing.assert_close(asked[0][1], fed, rtol=0, atol=0)
     torch.testing.assert_close(asked[1][1], hint, rtol=1e-12, atol=1e-12)
     r, back = ratio(options), BACK + start if options.get("residual") else BACK
     blend = r * back + (1.0 - r) * start
-    estimate = reading.read(path, X, T, raw)
+    estimate = reading.to_estimate(path, X, T, raw)
     wanted = blend if clip is None else blend.clamp(-clip, clip)
     torch.testing.assert_close(estimate.clean, wanted, rtol=1e-12, atol=1e-12)
     assert (estimate.x is X, estimate.t, estimate.path) == (True, T, path)
@@ -74,7 +74,7 @@ def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, pa
     assert heads.front is own
     target = reading.target(path, CLEAN, WHITE, X, T)
     truth = front.target(path, CLEAN, WHITE, X, T)
-    best = front.read(path, X, T, truth).clean
+    best = front.to_estimate(path, X, T, truth).clean
     best = best if clip is None else best.clamp(-clip, clip)
     told = CLEAN - best if options.get("residual") else CLEAN
     torch.testing.assert_close(target, torch.cat([truth, told, 0.0 * G], 1), rtol=1e-12, atol=1e-12)
@@ -82,7 +82,7 @@ def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, pa
 
 def test_a_gate_of_zero_asks_the_front_alone() -> None:
     asked: list[str] = []
-    double = NOISE.white("double", (4, 4, 5))
+    double = NOISE.normal("double", (4, 4, 5))
 
     def net(fed: Tensor, *, stage: str) -> Tensor:
         asked.append(stage)
@@ -95,18 +95,18 @@ def test_a_gate_of_zero_asks_the_front_alone() -> None:
     front = NoisePrediction()
     for own in (double, double[:, :2]):  # with a learned variance, and without; alone or before a back's answer
         for whole in (own, torch.cat([own, BACK, G], 1)):
-            estimate = reading.read(VP(), X, T, whole)
-            assert torch.equal(estimate.clean, front.read(VP(), X, T, own).clean)
+            estimate = reading.to_estimate(VP(), X, T, whole)
+            assert torch.equal(estimate.clean, front.to_estimate(VP(), X, T, own).clean)
             assert ("variance" in estimate.extras) == (own.shape[1] == 4)
             assert "gate" not in estimate.extras
-    other = Cascade(front=NoisePrediction()).read(VP(), X, T, torch.cat([double, BACK, G], 1))
+    other = Cascade(front=NoisePrediction()).to_estimate(VP(), X, T, torch.cat([double, BACK, G], 1))
     assert torch.equal(other.extras["variance"], double[:, 2:])
 
 
 def test_a_back_that_answers_other_channels_is_refused() -> None:
     reading = Cascade()
     for channels in (1, 2, 4):
-        wrong = NOISE.white("wrong", (channels, 4, 5))
+        wrong = NOISE.normal("wrong", (channels, 4, 5))
         with pytest.raises(UsageError, match=f"answers {channels} channels, not the 3"):
             reading.ask(lambda fed, stage, w=wrong: WHITE if stage == "front" else w, VP(), X, T)  # type: ignore[misc]
         with pytest.raises(UsageError, match=f"answers {channels} channels, not the 3"):
@@ -134,9 +134,9 @@ def test_cascaded_passes_every_option_on() -> None:
         given = {key: value for key, value in options.items() if key != "forced"}
         front = orn.Denoiser(Affine(2, 0.5), VE(), EDM(), shape=(2, 4, 5), cond={"label": torch.ones(1)})
         made = cascaded(front, Affine(3, 2.0), **given)
-        assert made.reading == Cascade(front=EDM(), **given)
+        assert made.parameterization == Cascade(front=EDM(), **given)
         assert (made.path, made.shape, set(made.cond)) == (VE(), (2, 4, 5), {"label"})
-        assert forced(made, 0.25).reading == Cascade(front=EDM(), **given, forced=0.25)
+        assert forced(made, 0.25).parameterization == Cascade(front=EDM(), **given, forced=0.25)
     with pytest.raises(ConfigError, match=r"must be an ornstein\.Denoiser, got Affine"):
         cascaded(Affine(2, 0.5), Affine(3, 2.0))  # type: ignore[arg-type]
     for bad in (0.0, -1.0, float("nan")):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein import grids
-from ornstein.denoisers import Denoiser, Memo, asks_together, at_times, codec_of, grid_of
+from ornstein.denoisers import CachedDenoiser, Denoiser, asks_together, at_times, codec_of, grid_of
 from ornstein.errors import ConfigError, UsageError
 from ornstein.estimates import Estimate
 from ornstein.modulation import Site, modulated
@@ -16,7 +16,7 @@ from ornstein.parameterizations import EDM, Clean
 from ornstein.paths import VE, VP, Flow, ShiftedPath
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(3), dtype=torch.float64).white("x", (2, 4))
+X = Noise.of(0, range(3), dtype=torch.float64).normal("x", (2, 4))
 TIMES = torch.tensor([0.1, 0.45, 0.8], dtype=torch.float64)
 
 
@@ -33,13 +33,13 @@ def model(path: Any = None, predicts: Any = "noise", **options: Any) -> Denoiser
 def test_an_answer_is_the_network_read_at_its_time() -> None:
     label = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
     for path, predicts in ((VE(), EDM(sigma_data=0.7)), (Flow(), "velocity"), (VP(), "v")):
-        denoiser = model(path, predicts).given({"label": label})
+        denoiser = model(path, predicts).with_condition({"label": label})
         for t in (0.37, TIMES):
-            fed = denoiser.reading.feed(path, X, t)
-            time = torch.as_tensor(path.clock(t)).to(torch.float32).expand(3)
+            fed = denoiser.parameterization.precondition(path, X, t)
+            time = torch.as_tensor(path.timestep_of(t)).to(torch.float32).expand(3)
             wanted = weigh(fed, time, label)
             torch.testing.assert_close(denoiser.raw(X, t), wanted, rtol=1e-12, atol=1e-12)
-            read = denoiser.reading.read(path, X, t, wanted)
+            read = denoiser.parameterization.to_estimate(path, X, t, wanted)
             torch.testing.assert_close(denoiser(X, t).clean, read.clean, rtol=1e-12, atol=1e-12)
             # A condition for one call stands in for the bound one; keywords reach the network.
             other = weigh(fed, time, 3.0 * label)
@@ -53,7 +53,12 @@ def test_an_answer_is_the_network_read_at_its_time() -> None:
 
 def test_defaults_and_refusals() -> None:
     plain = Denoiser(weigh, VP())
-    assert (plain.reading, plain.shape, plain.clock, plain.cond) == (model().reading, None, None, {})
+    assert (plain.parameterization, plain.shape, plain.timestep_of, plain.cond) == (
+        model().parameterization,
+        None,
+        None,
+        {},
+    )
     assert (plain.grid, plain.codec) == (None, None)
     assert isinstance(Denoiser(weigh, VP(), Clean()).predicts, Clean)
     with pytest.raises(ConfigError, match="path must be a forward path"):
@@ -65,17 +70,17 @@ def test_defaults_and_refusals() -> None:
 
 def test_one_row_is_repeated_and_other_numbers_are_refused() -> None:
     rows = torch.tensor([2.0, -1.0, 0.5], dtype=torch.float64)
-    one = model().given({"label": rows[:1]})(X, 0.5).noise
-    assert torch.equal(one, model().given({"label": rows[:1].repeat(3)})(X, 0.5).noise)
-    single = model().given({"label": rows[1:2]})(X[1:2], 0.5).noise
-    assert torch.equal(single, model().given({"label": rows})(X, 0.5).noise[1:2])
+    one = model().with_condition({"label": rows[:1]})(X, 0.5).noise
+    assert torch.equal(one, model().with_condition({"label": rows[:1].repeat(3)})(X, 0.5).noise)
+    single = model().with_condition({"label": rows[1:2]})(X[1:2], 0.5).noise
+    assert torch.equal(single, model().with_condition({"label": rows})(X, 0.5).noise[1:2])
     for bad in (rows[:2], rows[0], torch.ones(4)):
         with pytest.raises(UsageError, match=r"'label' of shape .* needs 3 rows, or one"):
-            model().given({"label": bad})(X, 0.5)
+            model().with_condition({"label": bad})(X, 0.5)
     given = {"label": rows}
     bound = model(cond=given)
     given["label"] = 2.0 * rows  # the caller's mapping is not ours
-    assert torch.equal(bound(X, 0.5).noise, model().given({"label": rows})(X, 0.5).noise)
+    assert torch.equal(bound(X, 0.5).noise, model().with_condition({"label": rows})(X, 0.5).noise)
 
 
 @pytest.mark.parametrize("t", [0.5, torch.tensor(0.5, dtype=torch.float64), TIMES], ids=["float", "one", "rows"])
@@ -87,23 +92,23 @@ def test_many_and_at_times_are_calls_of_their_own(t: Any) -> None:
     ]
     path = ShiftedPath(shift=lambda clean, cond, t: cond["label"].reshape(-1, 1, 1) + 0.0 * clean)
     for denoiser in (model(), model(VE(), "edm"), model(path, "clean")):
-        for found, cond in zip(denoiser.many(X, t, conds), conds, strict=True):
-            wanted = denoiser.given(cond)(X, t)
+        for found, cond in zip(denoiser.predict_conditions(X, t, conds), conds, strict=True):
+            wanted = denoiser.with_condition(cond)(X, t)
             assert torch.equal(found.clean, wanted.clean)
             assert found.x is X
             assert found.t is t
             if isinstance(path, type(found.path)):
                 assert torch.equal(found.path.cond["label"], cond["label"])  # type: ignore[attr-defined]
-        (alone,) = denoiser.many(X, t, conds[1:])
-        assert torch.equal(alone.clean, denoiser.given(conds[1])(X, t).clean)
+        (alone,) = denoiser.predict_conditions(X, t, conds[1:])
+        assert torch.equal(alone.clean, denoiser.with_condition(conds[1])(X, t).clean)
     states = torch.stack([X, 2.0 * X])
-    bound = model(VE(), "edm").given({"label": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)})
-    for found, part, time in zip(bound.at_times(states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):
+    bound = model(VE(), "edm").with_condition({"label": torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)})
+    for found, part, time in zip(bound.predict_times(states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):
         assert torch.equal(found.clean, bound(part, time).clean)
         assert (found.t, found.path) == (time, VE())
     for wrong in ((7.0,), (7.0, 0.3, 0.1)):
         with pytest.raises(UsageError, match=f"and {len(wrong)} times"):
-            bound.at_times(states, wrong)
+            bound.predict_times(states, wrong)
 
 
 class Half(nn.Module):
@@ -133,7 +138,7 @@ def test_a_network_without_weights_or_with_integers_gets_the_state_as_it_is() ->
 
 def test_a_memo_forgets_whatever_could_have_changed_the_answer() -> None:
     net = Half(None)
-    memo = Memo(Denoiser(net, VP()))
+    memo = CachedDenoiser(Denoiser(net, VP()))
     assert memo.path == VP()
     first = memo(X, 0.5)
     assert memo(X, 0.5) is first
@@ -172,17 +177,17 @@ def test_what_is_known_of_the_one_inside() -> None:
     codec, other = SimpleNamespace(decode=None), SimpleNamespace(decode=None)
     family = lambda count: grids.karras(count or 3)  # noqa: E731
     inner = model(codec=codec, grid=family)
-    for wrapped in (inner, Memo(inner), Outer(Memo(inner)), Memo(Memo(inner))):
+    for wrapped in (inner, CachedDenoiser(inner), Outer(CachedDenoiser(inner)), CachedDenoiser(CachedDenoiser(inner))):
         assert codec_of(wrapped) is codec
         assert grid_of(wrapped) is family
-    for bare in (model(), Memo(model()), Outer(model()), None, object()):
+    for bare in (model(), CachedDenoiser(model()), Outer(model()), None, object()):
         assert codec_of(bare) is None
         assert grid_of(bare) is None
     named = Outer(inner)
     named.codec = other  # type: ignore[attr-defined]
     assert codec_of(named) is other  # the nearest counts
     assert grid_of(named) is family
-    assert [asks_together(d) for d in (inner, Memo(inner), Outer(inner), Memo(Outer(inner)))] == [
+    assert [asks_together(d) for d in (inner, CachedDenoiser(inner), Outer(inner), CachedDenoiser(Outer(inner)))] == [
         True,
         True,
         False,
@@ -191,9 +196,9 @@ def test_what_is_known_of_the_one_inside() -> None:
 
 
 def test_at_times_of_a_wrapper_is_one_call_after_the_other() -> None:
-    bound = model(VE(), "edm").given({"label": torch.ones(1, dtype=torch.float64)})
+    bound = model(VE(), "edm").with_condition({"label": torch.ones(1, dtype=torch.float64)})
     states = torch.stack([X, 2.0 * X])
-    for denoiser in (bound, Memo(bound), Outer(bound)):
+    for denoiser in (bound, CachedDenoiser(bound), Outer(bound)):
         for found, part, time in zip(at_times(denoiser, states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):  # type: ignore[arg-type]
             assert torch.equal(found.clean, bound(part, time).clean)
         for wrong in ((), (7.0,)):

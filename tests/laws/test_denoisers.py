@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ornstein.denoisers import Denoiser, Memo
+from ornstein.denoisers import CachedDenoiser, Denoiser
 from ornstein.errors import ConfigError, UsageError
 from ornstein.paths import VE, VP, ShiftedPath
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(3)).white("x", (2, 4, 4))
+X = Noise.of(0, range(3)).normal("x", (2, 4, 4))
 
 
 class Net(nn.Module):
@@ -56,7 +56,7 @@ def test_the_network_keeps_its_precision_and_the_state_its_own(state: torch.dtyp
 
 def test_the_clock_can_be_replaced() -> None:
     module = net()
-    model = Denoiser(module, VP.table(), clock=lambda path, t: path.sigma(t))
+    model = Denoiser(module, VP.table(), timestep_of=lambda path, t: path.sigma(t))
     model(X, 0.5)
     assert module.seen[0][1] == pytest.approx([VP.table().sigma(0.5)] * 3)
     model(X, torch.tensor([0.1, 0.2, 0.3], dtype=torch.float64))
@@ -66,19 +66,19 @@ def test_the_clock_can_be_replaced() -> None:
 def test_given_binds_replaces_and_copies() -> None:
     module = net()
     cond = {"label": torch.ones(1)}
-    bound = Denoiser(module, VP()).given({"label": torch.zeros(3)}).given(cond)
+    bound = Denoiser(module, VP()).with_condition({"label": torch.zeros(3)}).with_condition(cond)
     cond["label"] = torch.full((1,), 9.0)
     assert torch.equal(bound(X, 0.5).noise, module(X, torch.full((3,), 500.0), torch.ones(3)))
     path = ShiftedPath(shift=lambda clean, c, t: clean * c["label"])
-    assert torch.equal(Denoiser(module, path, "clean").given(cond).path.cond["label"], cond["label"])  # type: ignore[attr-defined]
+    assert torch.equal(Denoiser(module, path, "clean").with_condition(cond).path.cond["label"], cond["label"])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("t", [0.5, torch.tensor([0.1, 0.5, 0.9], dtype=torch.float64)], ids=["float", "tensor"])
 def test_many_is_separate_calls(t: float | Tensor) -> None:
     conds = [{"label": torch.tensor([1.0])}, {"label": torch.tensor([2.0, 3.0, 4.0])}, {"label": torch.tensor([5.0])}]
     model = Denoiser(net(), VP())
-    for together, cond in zip(model.many(X, t, conds), conds, strict=True):
-        torch.testing.assert_close(together.noise, model.given(cond)(X, t).noise, rtol=1e-6, atol=1e-6)
+    for together, cond in zip(model.predict_conditions(X, t, conds), conds, strict=True):
+        torch.testing.assert_close(together.noise, model.with_condition(cond)(X, t).noise, rtol=1e-6, atol=1e-6)
     calls: list[int] = []
 
     def pointwise(x: Tensor, time: Tensor, label: Tensor) -> Tensor:
@@ -86,25 +86,25 @@ def test_many_is_separate_calls(t: float | Tensor) -> None:
         return x * label[:, None, None, None] + time[:, None, None, None]
 
     model = Denoiser(pointwise, VP())
-    for together, cond in zip(model.many(X, t, conds), conds, strict=True):
-        assert torch.equal(together.noise, model.given(cond)(X, t).noise)
+    for together, cond in zip(model.predict_conditions(X, t, conds), conds, strict=True):
+        assert torch.equal(together.noise, model.with_condition(cond)(X, t).noise)
     assert calls == [9, 3, 3, 3]
-    assert [len(e.noise) for e in model.many(X[:0], 0.5, conds[::2])] == [0, 0]
-    assert torch.equal(model.many(X, t, conds[:1])[0].noise, model.given(conds[0])(X, t).noise)
+    assert [len(e.noise) for e in model.predict_conditions(X[:0], 0.5, conds[::2])] == [0, 0]
+    assert torch.equal(model.predict_conditions(X, t, conds[:1])[0].noise, model.with_condition(conds[0])(X, t).noise)
 
 
 def test_wrong_conditions_are_refused() -> None:
     model = Denoiser(net(), VP())
     with pytest.raises(UsageError, match=r"'label'.*3 rows"):
-        model.given({"label": torch.zeros(2)})(X, 0.5)
+        model.with_condition({"label": torch.zeros(2)})(X, 0.5)
     with pytest.raises(UsageError, match="'label'"):
-        model.given({"label": torch.tensor(1.0)})(X, 0.5)
+        model.with_condition({"label": torch.tensor(1.0)})(X, 0.5)
     with pytest.raises(UsageError, match="'label' is a str"):
-        model.given({"label": "cat"})(X, 0.5)  # type: ignore[dict-item]
+        model.with_condition({"label": "cat"})(X, 0.5)  # type: ignore[dict-item]
     with pytest.raises(UsageError, match="same keys"):
-        model.many(X, 0.5, [{"label": torch.zeros(1)}, {}])
+        model.predict_conditions(X, 0.5, [{"label": torch.zeros(1)}, {}])
     with pytest.raises(UsageError, match="at least one"):
-        model.many(X, 0.5, [])
+        model.predict_conditions(X, 0.5, [])
 
 
 def test_denoisers_travel() -> None:
@@ -118,7 +118,7 @@ def test_denoisers_travel() -> None:
 
 def test_memo_asks_once() -> None:
     module = net()
-    memo = Memo(Denoiser(module, VP()))
+    memo = CachedDenoiser(Denoiser(module, VP()))
     first = memo(X, 0.5)
     assert memo(X, 0.5) is first
     assert len(module.seen) == 1
@@ -131,6 +131,6 @@ def test_memo_asks_once() -> None:
     with torch.no_grad():
         memo(X, 0.5)  # an answer without a graph is no answer to a question with gradients
     assert len(module.seen) == 6
-    bound = memo.given({"label": torch.ones(1)})
+    bound = memo.with_condition({"label": torch.ones(1)})
     assert not torch.equal(bound(X, 0.5).noise, first.noise)
-    assert len(memo.many(X, 0.5, [{"label": torch.ones(1)}] * 2)) == 2
+    assert len(memo.predict_conditions(X, 0.5, [{"label": torch.ones(1)}] * 2)) == 2

@@ -15,7 +15,7 @@ from ornstein.paths import VE, VP, AffinePath, Flow, PyramidPath
 from ornstein.randomness import Noise
 
 NOISE = Noise.of(1, range(4), dtype=torch.float64)
-CLEAN, WHITE = NOISE.white("clean", (2, 3)), NOISE.white("white", (2, 3))
+CLEAN, WHITE = NOISE.normal("clean", (2, 3)), NOISE.normal("white", (2, 3))
 TIMES = [0.3, torch.tensor([0.2, 0.4, 0.5, 0.7], dtype=torch.float64)]
 
 
@@ -47,9 +47,9 @@ class Counting(VP):
         self.calls.append("clean")
         return super().clean_from_noise(x, noise, t)
 
-    def located(self, estimate, t):
+    def mean_of(self, estimate, t):
         self.calls.append("noise")
-        return super().located(estimate, t)
+        return super().mean_of(estimate, t)
 
     def rates(self, t):
         self.calls.append("rates")

@@ -13,7 +13,7 @@ from ornstein.paths import VE, VP, AffinePath, Flow, Path, PyramidPath, ShiftedP
 from ornstein.paths.vp import Linear
 from ornstein.randomness import Noise
 
-OFF = VP(Linear(beta_min=0.3, beta_max=7.0, span=(0.1, 0.8), floor=0.2))
+OFF = VP(Linear(beta_min=0.3, beta_max=7.0, t_range=(0.1, 0.8), t_min=0.2))
 """Nothing about it is 0, 1 or equal: it ends at 0.1, networks are asked down to 0.2."""
 ZERO = VP.from_betas((0.1, 0.45, 0.2, 1.0))
 SHIFTED = ShiftedPath(base=VE(), shift=lambda clean, cond, t: clean)
@@ -54,16 +54,16 @@ def test_a_path_that_ends_in_pure_noise_starts_its_levels_at_minus_ten() -> None
     for path in (Flow(), ZERO):
         found = grids.log_snr(5)(path)
         np.testing.assert_allclose(
-            snrs(path, found[1:-1]), np.linspace(-10, path.log_snr(path.floor), 5)[1:], atol=1e-9
+            snrs(path, found[1:-1]), np.linspace(-10, path.log_snr(path.t_min), 5)[1:], atol=1e-9
         )
         assert (found[0], found[-1]) == (1.0, 0.0)
         assert found[-2] == pytest.approx({Flow: 1e-3, VP: 0.25}[type(path)], rel=1e-12)
         found = grids.karras(5)(path)
-        ends = math.exp(5.0) ** (1 / 7), path.sigma_bar(path.floor) ** (1 / 7)
+        ends = math.exp(5.0) ** (1 / 7), path.sigma_bar(path.t_min) ** (1 / 7)
         np.testing.assert_allclose(bars(path, found[1:-1]), np.linspace(*ends, 5)[1:] ** 7, rtol=1e-9)
         # A start below the end has a level of its own.
         found = grids.log_snr(3, start=0.9)(path)
-        middle = 0.5 * (path.log_snr(0.9) + path.log_snr(path.floor))
+        middle = 0.5 * (path.log_snr(0.9) + path.log_snr(path.t_min))
         assert path.log_snr(found[1]) == pytest.approx(middle, rel=1e-9)
 
 
@@ -357,7 +357,7 @@ def test_numbers_of_steps_are_whole_numbers() -> None:
 
 def test_levels_need_a_path_with_them() -> None:
     assert grids.affine(SHIFTED) == VE()
-    for start in (OFF.floor, 0.15):
+    for start in (OFF.t_min, 0.15):
         with pytest.raises(GridError, match=r"starts above the path's floor 0\.2"):
             grids.karras(3, start=start)(OFF)
     grids.karras(3, start=0.201)(OFF)

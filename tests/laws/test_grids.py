@@ -21,7 +21,7 @@ MAKERS = {"uniform": grids.uniform, "power": grids.power, "karras": grids.karras
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS.keys())
 @pytest.mark.parametrize("steps", [1, 2, 3, 20, 100])
 def test_descents(make, path, steps: int) -> None:
-    low, high = path.span
+    low, high = path.t_range
     for start in (None, 0.6 * high):
         times = make(steps, start=start)(path)
         assert len(times) == steps + 1
@@ -47,11 +47,11 @@ def test_log_snr_steps_are_equal() -> None:
         np.testing.assert_allclose(
             np.diff(np.diff([path.log_snr(t) for t in grids.log_snr(9)(path)[:-1]])), 0, atol=1e-9
         )
-        assert grids.log_snr(9)(path)[-2] == pytest.approx(path.floor, rel=1e-9)
+        assert grids.log_snr(9)(path)[-2] == pytest.approx(path.t_min, rel=1e-9)
         values = [path.log_snr(t) for t in grids.span_log_snr(8, -3.0, 4.0)(path)]
         np.testing.assert_allclose(values, np.linspace(-3.0, 4.0, 9), atol=1e-9)
-        whole = grids.span_log_snr(4, path.log_snr(path.span[1]), 3.0)(path)  # rounding must not leave the span
-        assert whole[0] == pytest.approx(path.span[1], rel=1e-12)
+        whole = grids.span_log_snr(4, path.log_snr(path.t_range[1]), 3.0)(path)  # rounding must not leave the span
+        assert whole[0] == pytest.approx(path.t_range[1], rel=1e-12)
 
 
 def test_power_indices_levels() -> None:
@@ -121,7 +121,7 @@ NAN, INF = math.nan, math.inf
         lambda p: grids.karras(3, start=INF)(p),
         lambda p: grids.karras(3, start=NAN)(p),
         lambda p: grids.karras(3, start=1e-4)(p),
-        lambda p: grids.log_snr(3, start=p.floor)(p),
+        lambda p: grids.log_snr(3, start=p.t_min)(p),
         lambda p: grids.span_log_snr(3, NAN, 2.0)(p),
         lambda p: grids.indices([1000])(p),
         lambda p: grids.indices([-5])(p),

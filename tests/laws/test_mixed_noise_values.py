@@ -18,9 +18,9 @@ from ornstein.randomness import Noise, generator, mix
 
 CPU, DOUBLE, EVENT = torch.device("cpu"), torch.float64, (2, 3)
 ASKS: dict[str, Any] = {
-    "white": lambda source: source.white("k", EVENT),
-    "increment": lambda source: source.increment("w", 0.2, 0.9, EVENT),
-    "fork": lambda source: source.fork("f").white(("k", 1), EVENT),
+    "white": lambda source: source.normal("k", EVENT),
+    "increment": lambda source: source.brownian_increment("w", 0.2, 0.9, EVENT),
+    "fork": lambda source: source.fork("f").normal(("k", 1), EVENT),
 }
 
 
@@ -48,7 +48,7 @@ def test_between_two_samples(name: str, rows: range) -> None:
     torch.testing.assert_close(ASKS[name](source), angles.cos() * one + angles.sin() * two, rtol=1e-14, atol=1e-14)
     own = Noise.of(6, [4] * len(rows))
     assert source.uniform("u") == own.uniform("u") != Noise.of(7, [4]).uniform("u")
-    assert torch.equal(source.uniforms("u"), own.uniforms("u"))
+    assert torch.equal(source.uniform_per_sample("u"), own.uniform_per_sample("u"))
 
 
 @pytest.mark.parametrize("name", ASKS)
@@ -63,7 +63,7 @@ def test_a_square_of_four_samples(name: str) -> None:
     )
     top, bottom = theta.cos() * a + theta.sin() * b, theta.cos() * c + theta.sin() * d
     torch.testing.assert_close(ASKS[name](source), eta.cos() * top + eta.sin() * bottom, rtol=1e-14, atol=1e-14)
-    assert torch.equal(source.uniforms("u"), Noise.of(6, [3] * len(rows)).uniforms("u"))
+    assert torch.equal(source.uniform_per_sample("u"), Noise.of(6, [3] * len(rows)).uniform_per_sample("u"))
     with pytest.raises(UsageError, match="at least 2 frames"):
         Square(corners=(0, 1, 2, 3), side=1)
 
@@ -72,13 +72,13 @@ def test_a_square_of_four_samples(name: str) -> None:
 def test_variations_at_one_key(keep: float) -> None:
     rows = range(3)
     source = Varied(image=4, key=("k", 1), keep=keep, seed=6)(rows, CPU, DOUBLE)
-    ask = lambda noise: noise.white(("k", 1), EVENT)  # noqa: E731
+    ask = lambda noise: noise.normal(("k", 1), EVENT)  # noqa: E731
     own = rows_of(ask, [4, 4, 4])
     fresh = ask(Noise.of(6, rows, dtype=DOUBLE).fork("vary 4"))
     wanted = keep * own + math.sqrt(1.0 - keep**2) * fresh
     wanted[0] = own[0]
     torch.testing.assert_close(ask(source), wanted, rtol=1e-14, atol=1e-14)
-    assert torch.equal(source.white("k", EVENT), Noise.of(6, [4] * 3, dtype=DOUBLE).white("k", EVENT))
+    assert torch.equal(source.normal("k", EVENT), Noise.of(6, [4] * 3, dtype=DOUBLE).normal("k", EVENT))
     later = Varied(image=4, key=("k", 1), keep=keep, seed=6)(range(1, 3), CPU, DOUBLE)  # another batch of the call
     torch.testing.assert_close(ask(later), wanted[1:], rtol=1e-14, atol=1e-14)
     forked = source.fork("x")
@@ -93,12 +93,12 @@ def test_variations_at_one_key(keep: float) -> None:
 def test_mixtures_stand_in_the_dtype_that_was_asked_for() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         source = Between(a=4, b=9, frames=3)(range(3), CPU, dtype)
-        assert source.white("k", EVENT).dtype == dtype
-        one, two = (Noise.of(0, [number] * 3, dtype=dtype).white("k", EVENT) for number in (4, 9))
-        assert torch.equal(source.white("k", EVENT)[::2], torch.stack([one[0], two[2]]))  # the ends, bit for bit
+        assert source.normal("k", EVENT).dtype == dtype
+        one, two = (Noise.of(0, [number] * 3, dtype=dtype).normal("k", EVENT) for number in (4, 9))
+        assert torch.equal(source.normal("k", EVENT)[::2], torch.stack([one[0], two[2]]))  # the ends, bit for bit
     plain = Mixed(first=Noise.of(0, [0]), second=Noise.of(0, [1]), shares=((0.6, 0.8),))
     assert plain.key is None
-    assert plain.white("k", ()).shape == (1,)
+    assert plain.normal("k", ()).shape == (1,)
 
 
 def test_keys_of_the_levels_of_other_pyramids() -> None:
@@ -135,7 +135,7 @@ def test_every_number_is_philox_under_the_published_key() -> None:
             parts = key if isinstance(key, tuple) else (key,)
             stream = mix(name, *parts)
             drawn = [words(seed, stream, 1)[0] >> np.uint64(11) for seed in noise.seeds]
-            assert source.uniforms(key).tolist() == [int(w) / 2**53 for w in drawn]
+            assert source.uniform_per_sample(key).tolist() == [int(w) / 2**53 for w in drawn]
             shared = words(mix(11, "shared"), stream, 1)[0]
             assert source.uniform(key) == (int(shared) >> 11) / 2**53
     mapped = np.random.Generator(np.random.Philox(key=mix("crop", 3)))
@@ -146,7 +146,7 @@ def test_every_number_is_philox_under_the_published_key() -> None:
 def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
     noise = Noise.of(2, range(3))
     half = (size + 1) // 2
-    found = noise.white("k", (size,)).double().numpy()
+    found = noise.normal("k", (size,)).double().numpy()
     for row, seed in zip(found, noise.seeds, strict=True):
         u = words(seed, mix("", "k"), half).view(np.uint32).astype(np.float64)
         radius = np.sqrt(-2.0 * np.log((u[:half] + 0.5) * 2.0**-32))
@@ -159,7 +159,7 @@ def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
 @pytest.mark.parametrize("t", [0.25, 0.375, 0.3, 1.0, 0.0])
 def test_a_brownian_path_is_levys_construction(t: float) -> None:
     noise = Noise.of(2, range(2))
-    node = lambda level, place: noise.white(("w", "W", level, place), EVENT).double()  # noqa: E731
+    node = lambda level, place: noise.normal(("w", "W", level, place), EVENT).double()  # noqa: E731
 
     def value(t: float, depth: int = 30) -> torch.Tensor:
         lo, hi, left, right = 0.0, 1.0, torch.zeros(2, *EVENT, dtype=DOUBLE), node(0, 0)
@@ -170,15 +170,15 @@ def test_a_brownian_path_is_levys_construction(t: float) -> None:
         return left + (right - left) * (t - lo) / (hi - lo)
 
     for key in ("w", ("w",)):
-        found = noise.increment(key, 0.0, t, EVENT).double()
+        found = noise.brownian_increment(key, 0.0, t, EVENT).double()
         torch.testing.assert_close(found, value(t), rtol=0, atol=2e-6)  # thirty terms in float32
-        between = noise.increment(key, 0.7, t, EVENT).double()
+        between = noise.brownian_increment(key, 0.7, t, EVENT).double()
         torch.testing.assert_close(between, value(t) - value(0.7), rtol=0, atol=4e-6)
 
 
 # ----------------------------------------------------------------------------------------------- mixtures of estimates
 
-X, CLEAN, WHITE = (Noise.of(1, range(3), dtype=DOUBLE).white(key, EVENT) for key in ("x", "clean", "white"))
+X, CLEAN, WHITE = (Noise.of(1, range(3), dtype=DOUBLE).normal(key, EVENT) for key in ("x", "clean", "white"))
 
 
 def test_a_mixture_stands_where_its_first_term_with_a_weight_does() -> None:

@@ -23,20 +23,20 @@ GOLDEN_UNIFORMS = ["0x1.1f09d5e8b6450p-2", "0x1.163a76f44f5e0p-3"]
 
 @pytest.mark.parametrize("event", [(), (1,), EVENT, (3, 64, 64), (0,)])
 def test_split_order_and_repetition_change_no_bit(event: tuple[int, ...]) -> None:
-    whole = Noise.of(11, range(7)).white("k", event)
+    whole = Noise.of(11, range(7)).normal("k", event)
     assert whole.shape == (7, *event)
     for cut in range(8):
-        parts = [Noise.of(11, rows).white("k", event) for rows in (range(cut), range(cut, 7))]
+        parts = [Noise.of(11, rows).normal("k", event) for rows in (range(cut), range(cut, 7))]
         assert torch.equal(torch.cat(parts), whole)
     order = [4, 0, 6, 2]
     shuffled = Noise.of(11, order)
     for _ in range(2):  # asking again, after other questions, changes nothing
-        assert torch.equal(shuffled.white("k", event), whole[order])
-        shuffled.white("other", event)
-    assert torch.equal(shuffled.uniforms("k"), Noise.of(11, range(7)).uniforms("k")[order])
+        assert torch.equal(shuffled.normal("k", event), whole[order])
+        shuffled.normal("other", event)
+    assert torch.equal(shuffled.uniform_per_sample("k"), Noise.of(11, range(7)).uniform_per_sample("k")[order])
     times = [
-        Noise.of(11, order).increment("w", 0.2, 0.7, (2,)),
-        Noise.of(11, range(7)).increment("w", 0.2, 0.7, (2,))[order],
+        Noise.of(11, order).brownian_increment("w", 0.2, 0.7, (2,)),
+        Noise.of(11, range(7)).brownian_increment("w", 0.2, 0.7, (2,))[order],
     ]
     assert torch.equal(*times)
 
@@ -47,33 +47,35 @@ def test_thread_count_and_threads_change_no_bit() -> None:
         found = []
         for threads in (1, 2):
             torch.set_num_threads(threads)
-            found.append(noise.white("k", (3, 64, 64)))
+            found.append(noise.normal("k", (3, 64, 64)))
     finally:
         torch.set_num_threads(before)
     assert torch.equal(*found)
     with ThreadPoolExecutor(4) as pool:
-        many = list(pool.map(lambda i: noise.white(i % 3, EVENT), range(12)))
-    assert all(torch.equal(many[i], noise.white(i % 3, EVENT)) for i in range(12))
+        many = list(pool.map(lambda i: noise.normal(i % 3, EVENT), range(12)))
+    assert all(torch.equal(many[i], noise.normal(i % 3, EVENT)) for i in range(12))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
 def test_precision_is_a_cast(dtype: torch.dtype) -> None:
     full, cast = Noise.of(0, range(3)), Noise.of(0, range(3), dtype=dtype)
-    assert torch.equal(cast.white("k", EVENT), full.white("k", EVENT).to(dtype))
+    assert torch.equal(cast.normal("k", EVENT), full.normal("k", EVENT).to(dtype))
     # Increments are summed in float32 whatever the precision asked for.
-    assert torch.equal(cast.increment("k", 0.1, 0.2, EVENT), full.increment("k", 0.1, 0.2, EVENT).to(dtype))
+    assert torch.equal(
+        cast.brownian_increment("k", 0.1, 0.2, EVENT), full.brownian_increment("k", 0.1, 0.2, EVENT).to(dtype)
+    )
 
 
 def test_golden_values() -> None:
     """The stream may never change: every seed ever published depends on it."""
     noise = Noise.of(0, (0, 1))
     assert mix(0, 0) == GOLDEN_MIX
-    np.testing.assert_array_equal(noise.white("prior", (3,)).numpy().view(np.uint32), GOLDEN_PRIOR)
+    np.testing.assert_array_equal(noise.normal("prior", (3,)).numpy().view(np.uint32), GOLDEN_PRIOR)
     np.testing.assert_array_equal(
-        Noise.of(5, (9,)).fork("dropout").white((3, "mid"), (4,)).numpy().view(np.uint32), GOLDEN_FORK
+        Noise.of(5, (9,)).fork("dropout").normal((3, "mid"), (4,)).numpy().view(np.uint32), GOLDEN_FORK
     )
     assert noise.uniform("t").hex() == GOLDEN_UNIFORM
-    assert [u.hex() for u in noise.uniforms("t").tolist()] == GOLDEN_UNIFORMS
+    assert [u.hex() for u in noise.uniform_per_sample("t").tolist()] == GOLDEN_UNIFORMS
 
 
 def test_the_map_is_box_and_mullers() -> None:
@@ -83,7 +85,7 @@ def test_the_map_is_box_and_mullers() -> None:
     angle = words[:, 5000:].view(np.int32).astype(np.float64) * math.pi * 2.0**-31
     radius = np.sqrt(-2.0 * np.log(u))
     expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    np.testing.assert_allclose(noise.white("k", (10000,)).numpy(), expected, rtol=0, atol=5e-6)
+    np.testing.assert_allclose(noise.normal("k", (10000,)).numpy(), expected, rtol=0, atol=5e-6)
 
 
 def test_the_extreme_words_are_finite() -> None:
@@ -100,17 +102,17 @@ def test_the_extreme_words_are_finite() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_white_is_normal_and_independent(seed: int) -> None:
-    a = Noise.of(seed, range(64)).white("a", (2048,)).double()
+    a = Noise.of(seed, range(64)).normal("a", (2048,)).double()
     assert stats.kstest(a.flatten().numpy(), "norm").pvalue > 0.01
     n = a.numel()
     assert abs(a.mean().item()) < 4 / math.sqrt(n)
     assert abs(a.square().mean().item() - 1) < 4 * math.sqrt(2 / n)
     assert abs(a.pow(4).mean().item() - 3) < 4 * math.sqrt(96 / n)
     others = {
-        "key": Noise.of(seed, range(64)).white("b", (2048,)),
-        "number": Noise.of(seed, range(64)).white(("a", 0), (2048,)),
-        "seed": Noise.of(seed + 1, range(64)).white("a", (2048,)),
-        "fork": Noise.of(seed, range(64)).fork("a").white("a", (2048,)),
+        "key": Noise.of(seed, range(64)).normal("b", (2048,)),
+        "number": Noise.of(seed, range(64)).normal(("a", 0), (2048,)),
+        "seed": Noise.of(seed + 1, range(64)).normal("a", (2048,)),
+        "fork": Noise.of(seed, range(64)).fork("a").normal("a", (2048,)),
         "row": a.roll(1, 0),
         "column": a.roll(1, 1),
         "pair": a.roll(1024, 1),
@@ -131,10 +133,10 @@ def test_forks_and_keys_never_meet() -> None:
         noise.fork(""),
     ]
     keys = ["a", ("a", "b"), "ab", ("ab",), 1, "1", (1, 1), 11, ("", "a"), ("a", ""), ("/a",), ("b", "a"), -1]
-    seen = {tuple(s.white(k, (4,)).flatten().tolist()) for s in sources for k in keys}
+    seen = {tuple(s.normal(k, (4,)).flatten().tolist()) for s in sources for k in keys}
     assert len(seen) == len(sources) * (len(keys) - 1)  # "ab" is ("ab",)
-    assert torch.equal(noise.white("ab", (4,)), noise.white(("ab",), (4,)))
-    assert torch.equal(noise.fork("a").white(0, (4,)), noise.fork("a").white(0, (4,)))
+    assert torch.equal(noise.normal("ab", (4,)), noise.normal(("ab",), (4,)))
+    assert torch.equal(noise.fork("a").normal(0, (4,)), noise.fork("a").normal(0, (4,)))
 
 
 def test_mix_has_no_collisions_and_no_history() -> None:
@@ -155,7 +157,7 @@ def test_uniform_is_of_the_batch_and_uniforms_of_the_sample() -> None:
     assert a.uniform("t") == b.uniform("t")
     assert a.uniform("t") != a.uniform("u") != Noise.of(1, range(9)).uniform("u")
     assert a.uniform("t") != a.fork("x").uniform("t")
-    each = Noise.of(0, range(4000)).uniforms("t")
+    each = Noise.of(0, range(4000)).uniform_per_sample("t")
     assert each.dtype == torch.float64
     assert each.device.type == "cpu"
     assert stats.kstest(each.numpy(), "uniform").pvalue > 0.01
@@ -167,19 +169,19 @@ def test_brownian_increments_add_up() -> None:
     grids = [sorted(generator("grid", i).random(6).tolist()) for i in range(3)]
     for grid in grids:
         nodes = [0.0, *grid, 1.0]
-        total = sum(noise.increment("w", a, b, (4,)) for a, b in itertools.pairwise(nodes))
-        torch.testing.assert_close(total, noise.increment("w", 0.0, 1.0, (4,)), rtol=0, atol=2e-6)
+        total = sum(noise.brownian_increment("w", a, b, (4,)) for a, b in itertools.pairwise(nodes))
+        torch.testing.assert_close(total, noise.brownian_increment("w", 0.0, 1.0, (4,)), rtol=0, atol=2e-6)
         a, b, c = grid[:3]
-        both = noise.increment("w", a, b, (4,)) + noise.increment("w", b, c, (4,))
-        torch.testing.assert_close(both, noise.increment("w", a, c, (4,)), rtol=0, atol=1e-6)
-    assert torch.equal(noise.increment("w", 0.3, 0.3, (4,)), torch.zeros(3, 4))
-    assert torch.equal(noise.increment("w", 0.3, 0.6, (4,)), -noise.increment("w", 0.6, 0.3, (4,)))
+        both = noise.brownian_increment("w", a, b, (4,)) + noise.brownian_increment("w", b, c, (4,))
+        torch.testing.assert_close(both, noise.brownian_increment("w", a, c, (4,)), rtol=0, atol=1e-6)
+    assert torch.equal(noise.brownian_increment("w", 0.3, 0.3, (4,)), torch.zeros(3, 4))
+    assert torch.equal(noise.brownian_increment("w", 0.3, 0.6, (4,)), -noise.brownian_increment("w", 0.6, 0.3, (4,)))
 
 
 def test_brownian_increments_have_brownian_covariance() -> None:
     noise, event = Noise.of(4, range(1)), (20000,)
     spans = [(0.0, 0.3), (0.2, 0.55), (0.5, 0.8), (0.123, 0.1234), (0.9, 1.0)]
-    draws = torch.stack([noise.increment("w", a, b, event)[0].double() / math.sqrt(b - a) for a, b in spans])
+    draws = torch.stack([noise.brownian_increment("w", a, b, event)[0].double() / math.sqrt(b - a) for a, b in spans])
     found = (draws @ draws.T / event[0]).numpy()
     for i, (a, b) in enumerate(spans):
         for j, (c, d) in enumerate(spans):
@@ -191,4 +193,4 @@ def test_brownian_increments_have_brownian_covariance() -> None:
 @pytest.mark.parametrize(("t0", "t1"), [(-0.1, 0.5), (0.0, 1.1), (math.nan, 0.5), (0.2, math.inf)])
 def test_brownian_times_outside_the_unit_interval_are_refused(t0: float, t1: float) -> None:
     with pytest.raises(GridError, match="divide by the span"):
-        Noise.of(0, range(1)).increment("w", t0, t1, (2,))
+        Noise.of(0, range(1)).brownian_increment("w", t0, t1, (2,))

@@ -26,7 +26,7 @@ from ornstein.randomness import Noise
 
 DOUBLE = torch.float64
 NOISE = Noise.of(9, range(3), dtype=DOUBLE)
-X, CLEAN, WHITE, RAW = (NOISE.white(key, (2, 4)) for key in ("x", "clean", "white", "raw"))
+X, CLEAN, WHITE, RAW = (NOISE.normal(key, (2, 4)) for key in ("x", "clean", "white", "raw"))
 PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 TIMES = (0.31, torch.tensor([0.31, 0.07, 0.8], dtype=DOUBLE))
 
@@ -53,8 +53,8 @@ def test_clean_noise_v_and_velocity(path: AffinePath, t: Any) -> None:
         Velocity(): ((d_s * X - s * RAW) / det, d_a * CLEAN + d_s * WHITE),
     }
     for what, (clean, target) in table.items():
-        assert what.feed(path, X, t) is X
-        estimate = what.read(path, X, t, RAW)
+        assert what.precondition(path, X, t) is X
+        estimate = what.to_estimate(path, X, t, RAW)
         assert (estimate.x is X, estimate.t is t, estimate.path is path) == (True, True, True)
         near(estimate.clean, clean)
         near(what.target(path, CLEAN, WHITE, X, t), target)
@@ -70,10 +70,10 @@ def test_edm_and_consistency(path: AffinePath, t: Any) -> None:
     edm = data**2 / root**2 * u + bar * data / root * RAW
     consistency = data**2 / ((bar - least) ** 2 + data**2) * u + data * (bar - least) / root * RAW
     for what, clean in ((EDM(sigma_data=data), edm), (Consistency(sigma_data=data, sigma_min=least), consistency)):
-        near(what.feed(path, X, t), u / root)
-        near(what.read(path, X, t, RAW).clean, clean)
+        near(what.precondition(path, X, t), u / root)
+        near(what.to_estimate(path, X, t, RAW).clean, clean)
         target = what.target(path, CLEAN, WHITE, X, t)
-        near(target, RAW + (CLEAN - clean) / (clean - what.read(path, X, t, RAW - 1.0).clean))
+        near(target, RAW + (CLEAN - clean) / (clean - what.to_estimate(path, X, t, RAW - 1.0).clean))
         assert torch.equal(target, what.target(path, CLEAN, 0.0 * WHITE, X, t))  # x_0 and x_t say it all
 
 
@@ -84,24 +84,27 @@ def test_an_anchor_blends_the_inner_estimate_with_the_state(path: AffinePath, t:
     a, s = columns(path, t)
     what = Anchored(inner=inner, sigma_min=0.03, width=0.2)
     weight = 0.2**2 / ((s / a - 0.03) ** 2 + 0.2**2)
-    assert torch.equal(what.feed(path, X, t), inner.feed(path, X, t))
-    near(what.read(path, X, t, RAW).clean, weight * X / a + (1.0 - weight) * inner.read(path, X, t, RAW).clean)
-    near(what.read(path, X, t, what.target(path, CLEAN, WHITE, X, t)).clean, CLEAN)
+    assert torch.equal(what.precondition(path, X, t), inner.precondition(path, X, t))
+    near(
+        what.to_estimate(path, X, t, RAW).clean,
+        weight * X / a + (1.0 - weight) * inner.to_estimate(path, X, t, RAW).clean,
+    )
+    near(what.to_estimate(path, X, t, what.target(path, CLEAN, WHITE, X, t)).clean, CLEAN)
     wanted = (CLEAN - weight * X / a) / (1.0 - weight)
     near(what.target(path, CLEAN, WHITE, X, t), inner.target(path, wanted, (X - a * wanted) / s, X, t))
 
 
 def test_an_anchor_is_exact_at_its_boundary_and_keeps_the_extras() -> None:
-    double = NOISE.white("double", (4, 4))
+    double = NOISE.normal("double", (4, 4))
     what = Anchored(inner=EDM(), sigma_min=0.03)
-    at = what.read(VE(), X, 0.03, double)
+    at = what.to_estimate(VE(), X, 0.03, double)
     assert torch.equal(at.clean, X)
     assert torch.equal(at.extras["variance"], double[:, 2:])
-    far = what.read(VE(), X, 40.0, double[:, :2]).clean
-    inner = EDM().read(VE(), X, 40.0, double[:, :2]).clean  # (width/σ)² is 6e-8 there
+    far = what.to_estimate(VE(), X, 40.0, double[:, :2]).clean
+    inner = EDM().to_estimate(VE(), X, 40.0, double[:, :2]).clean  # (width/σ)² is 6e-8 there
     torch.testing.assert_close(far, inner, rtol=1e-6, atol=1e-6)
     # At pure noise of a flow the state has no say at all.
-    assert torch.equal(Anchored(inner=Velocity()).read(Flow(), X, 1.0, RAW).clean, X - RAW)
+    assert torch.equal(Anchored(inner=Velocity()).to_estimate(Flow(), X, 1.0, RAW).clean, X - RAW)
 
 
 @pytest.mark.parametrize(
@@ -132,22 +135,22 @@ def test_names_and_paths() -> None:
     for name, what in {**names, "consistency": Consistency(), "level-below": LevelBelow()}.items():
         assert parameterization(name) == what
     with pytest.raises(PathError, match="'level-below' needs a PyramidPath, got VP"):
-        LevelBelow().feed(VP(), X, 0.5)
+        LevelBelow().precondition(VP(), X, 0.5)
     with pytest.raises(PathError, match="'anchored' needs an AffinePath"):
-        Anchored(inner=Clean()).read(PyramidPath(), X, 1.0, RAW)
+        Anchored(inner=Clean()).to_estimate(PyramidPath(), X, 1.0, RAW)
 
 
 def test_a_variance_is_split_off_only_where_the_channels_double() -> None:
     for channels, split in ((2, False), (3, False), (4, True), (6, False)):
-        raw = NOISE.white("double", (channels, 4))
+        raw = NOISE.normal("double", (channels, 4))
         if split or channels == 2:
-            estimate = Clean().read(VP(), X, 0.5, raw)
+            estimate = Clean().to_estimate(VP(), X, 0.5, raw)
             assert ("variance" in estimate.extras) == split
             assert torch.equal(estimate.clean, raw[:, :2])
         else:
-            assert Clean().read(VP(), X, 0.5, raw).clean.shape[1] == channels
+            assert Clean().to_estimate(VP(), X, 0.5, raw).clean.shape[1] == channels
     points = torch.ones(3, dtype=DOUBLE)  # no channels at all
-    assert torch.equal(Clean().read(VP(), points, 0.5, points).clean, points)
+    assert torch.equal(Clean().to_estimate(VP(), points, 0.5, points).clean, points)
 
 
 def test_the_networks_time_is_float32_and_one_a_row() -> None:
@@ -175,8 +178,8 @@ def nearest(x: Tensor, f: int) -> Tensor:
 @pytest.mark.parametrize("scaled", [False, True])
 @pytest.mark.parametrize("precondition", [False, True])
 def test_the_level_below_in_closed_form(path: PyramidPath, scaled: bool, precondition: bool) -> None:
-    what = LevelBelow(scaled=scaled, precondition=precondition, sigma_data=0.7)
-    clean = NOISE.white("image", (2, 12, 24))
+    what = LevelBelow(scaled=scaled, preconditioned=precondition, sigma_data=0.7)
+    clean = NOISE.normal("image", (2, 12, 24))
     for level in range(1, path.levels + 1):
         f = path.factors[level - 1]
         # The gains of H^{l−1} and H^l on a constant image.
@@ -185,19 +188,19 @@ def test_the_level_below_in_closed_form(path: PyramidPath, scaled: bool, precond
         )
         image = path.gains[level] * here
         power = (image * 0.7) ** 2 + path.stds[level] ** 2
-        x = path.diffuse(clean, level, NOISE.white("white", path.event((2, 12, 24), level)))
+        x = path.diffuse(clean, level, NOISE.normal("white", path.state_shape((2, 12, 24), level)))
         skipped = image * 0.49 / power * nearest(x, f) * (below if not scaled else 1.0) if precondition else 0.0
         unit = below if scaled else 1.0
-        big = NOISE.white("big", (2, f * x.shape[-2], f * x.shape[-1]))
+        big = NOISE.normal("big", (2, f * x.shape[-2], f * x.shape[-1]))
         for t in (float(level), torch.full((3,), float(level), dtype=DOUBLE)):
-            near(what.feed(path, x, t), x / math.sqrt(power) if precondition else x)
-            near(what.read(path, x, t, big).clean, unit * (big + skipped))
+            near(what.precondition(path, x, t), x / math.sqrt(power) if precondition else x)
+            near(what.to_estimate(path, x, t, big).clean, unit * (big + skipped))
             small = torch.nn.functional.pixel_unshuffle(big, f)
             extra = torch.cat([small, torch.full_like(small[:, :3], 9.0)], 1)  # a level with a larger factor needs them
-            near(what.read(path, x, t, small).clean, unit * (big + skipped))
-            near(what.read(path, x, t, extra).clean, unit * (big + skipped))
+            near(what.to_estimate(path, x, t, small).clean, unit * (big + skipped))
+            near(what.to_estimate(path, x, t, extra).clean, unit * (big + skipped))
             near(what.target(path, clean, 0.0 * x, x, t), path.down(clean, 0, level - 1) / unit - skipped)
-        estimate = what.read(path, x, float(level), big)
+        estimate = what.to_estimate(path, x, float(level), big)
         assert isinstance(estimate, Estimate)
         assert (estimate.x is x, estimate.t, estimate.path) == (True, float(level), path)
 
@@ -206,7 +209,7 @@ def test_pixels_are_shuffled_as_torch_does() -> None:
     x = torch.zeros(1, 1, 1, 1, dtype=DOUBLE)
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     raw = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=DOUBLE).reshape(1, 5, 1, 1)
-    found = LevelBelow().read(path, x, 1.0, raw).clean
+    found = LevelBelow().to_estimate(path, x, 1.0, raw).clean
     assert found.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
@@ -215,4 +218,4 @@ def test_other_answers_at_a_level_are_refused() -> None:
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     for shape in ((7, 4, 8), (2, 4, 8), (2, 8, 8), (2, 16, 8), (3, 8, 16), (8, 8, 16), (8, 4, 16)):
         with pytest.raises(PathError, match="8 channels or with 2 times the size"):
-            LevelBelow().read(path, x, 1.0, torch.zeros(1, *shape, dtype=DOUBLE))
+            LevelBelow().to_estimate(path, x, 1.0, torch.zeros(1, *shape, dtype=DOUBLE))

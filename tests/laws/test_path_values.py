@@ -62,7 +62,7 @@ def test_variance_preserving_schedules_are_the_published_formulas(name: str, t: 
         (path.std, s),
         (path.sigma_bar, s / a),
         (path.log_snr, 2.0 * math.log(a / s)),
-        (path.clock, 1000.0 * t),
+        (path.timestep_of, 1000.0 * t),
         (lambda u: path.rates(u)[0], a * slope),
         (lambda u: path.rates(u)[1], -a * a * slope / s),
         (lambda u: path.time_of(path.log_snr(u)), t),
@@ -85,13 +85,19 @@ def test_flow_and_exploding_paths_are_the_published_formulas(t: float) -> None:
             (path.std, sigma),
             (path.sigma_bar, sigma / alpha),
             (path.log_snr, 2.0 * math.log(alpha / sigma)),
-            (path.clock, clock),
+            (path.timestep_of, clock),
             (lambda u, p=path: p.rates(u)[0], d_alpha),
             (lambda u, p=path: p.rates(u)[1], d_sigma),
             (lambda u, p=path: p.time_of(p.log_snr(u)), t),
         ):
             assert both(f, t) == pytest.approx([wanted] * 3, rel=1e-13)
-    assert (VE(sigma_min=0.3).floor, ve.span, ve.floor, flow.floor, flow.span) == (0.3, (0, 70.0), 0.002, 1e-3, (0, 1))
+    assert (VE(sigma_min=0.3).t_min, ve.t_range, ve.t_min, flow.t_min, flow.t_range) == (
+        0.3,
+        (0, 70.0),
+        0.002,
+        1e-3,
+        (0, 1),
+    )
 
 
 @pytest.mark.parametrize("t", [1e-9, 1e-6])
@@ -115,14 +121,14 @@ def test_a_table_is_linear_in_log_alpha_between_its_nodes() -> None:
     table = Table(betas=BETAS)
     path = VP.from_betas(list(BETAS))
     assert path.schedule == table
-    assert (table.span, table.floor, table.ends_in_noise) == ((0.0, 1.0), 0.25, False)
+    assert (table.t_range, table.t_min, table.ends_in_noise) == ((0.0, 1.0), 0.25, False)
     points = [0.0, 0.1, 0.25, 0.3, 0.5, 0.62, 0.75, 0.99, 1.0]
     wanted = np.interp(points, np.arange(5) / 4, LOGS)
     for t, value in zip(points, wanted, strict=True):
         assert both(table.log_alpha, t) == pytest.approx([value] * 3, rel=1e-14)
         assert both(path.alpha, t) == pytest.approx([math.exp(value)] * 3, rel=1e-14)
         assert both(table.time_of, float(value)) == pytest.approx([t] * 3, rel=1e-14)
-        assert both(table.clock, t) == [4.0 * t - 1.0] * 3
+        assert both(table.timestep_of, t) == [4.0 * t - 1.0] * 3
     for outside, value in ((-0.3, 0.0), (1.4, LOGS[-1])):
         assert both(table.log_alpha, outside) == pytest.approx([value] * 3)
         assert both(table.time_of, float(value) - outside) == pytest.approx([min(max(outside, 0.0), 1.0)] * 3)
@@ -210,9 +216,9 @@ def test_ranges_of_betas_and_schedules_at_their_edges() -> None:
             VE(**options)
     for floor in (0.0, 1.0):
         with pytest.raises(ConfigError, match="floor of a Flow"):
-            Flow(floor=floor)
-    assert VP.table(steps=1).span == (0.0, 1.0)
-    assert VP(Cosine(span=(0.0, 0.9))).span == (0.0, 0.9)
+            Flow(t_min=floor)
+    assert VP.table(steps=1).t_range == (0.0, 1.0)
+    assert VP(Cosine(t_range=(0.0, 0.9))).t_range == (0.0, 0.9)
     for path, message in ((VP(), "span [0, 1] of VP"), (VE(sigma_max=3.0), "span [0, 3] of VE")):
         with pytest.raises(GridError) as caught:
             path.check(4.0)
@@ -221,7 +227,7 @@ def test_ranges_of_betas_and_schedules_at_their_edges() -> None:
 
 # ------------------------------------------------------------------------------------- transitions, steps, conversions
 
-X, CLEAN, WHITE = (Noise.of(4, range(3), dtype=DOUBLE).white(key, (2, 5)) for key in ("x", "clean", "white"))
+X, CLEAN, WHITE = (Noise.of(4, range(3), dtype=DOUBLE).normal(key, (2, 5)) for key in ("x", "clean", "white"))
 AFFINE = {"linear": LINEAR, "table": VP.from_betas(BETAS), "ve": VE(), "flow": Flow()}
 
 
@@ -258,16 +264,16 @@ def test_a_step_from_any_prediction_is_the_formula(path: AffinePath) -> None:
     velocity = path.rates(t)[0] * CLEAN + path.rates(t)[1] * noise
     cases = [Estimate(X, t, path, clean=CLEAN), Estimate(X, t, path, velocity=velocity), from_noise, derived]
     for estimate in cases:
-        torch.testing.assert_close(path.carried(X, estimate, keep, s), wanted, rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(path.ddim_step(X, estimate, keep, s), wanted, rtol=1e-10, atol=1e-10)
     assert from_noise.held("clean") is None  # two passes: nothing else was made of it
-    assert torch.equal(X, Noise.of(4, range(3), dtype=DOUBLE).white("x", (2, 5)))  # and nothing was changed
+    assert torch.equal(X, Noise.of(4, range(3), dtype=DOUBLE).normal("x", (2, 5)))  # and nothing was changed
     # Another state than the one that was asked at: the clean sample stays the estimate's.
     for estimate in (*cases, Estimate(X, t, path, noise=noise)):
-        other = path.carried(WHITE, estimate, keep, s)
+        other = path.ddim_step(WHITE, estimate, keep, s)
         wanted = path.alpha(s) * CLEAN + keep * (WHITE - path.alpha(t) * CLEAN)
         torch.testing.assert_close(other, wanted, rtol=1e-10, atol=1e-10)
     rows = torch.tensor([0.47, 0.3, 0.6], dtype=DOUBLE)
-    batched = path.carried(X, Estimate(X, rows, path, clean=CLEAN), keep, s)
+    batched = path.ddim_step(X, Estimate(X, rows, path, clean=CLEAN), keep, s)
     for i, u in enumerate(rows.tolist()):
         wanted = path.alpha(s) * CLEAN[i] + keep * (X[i] - path.alpha(u) * CLEAN[i])
         torch.testing.assert_close(batched[i], wanted, rtol=1e-10, atol=1e-10)
@@ -278,13 +284,13 @@ def test_a_step_from_pure_noise_uses_the_clean_sample() -> None:
     velocity = Estimate(X, 1.0, path, velocity=X - CLEAN)
     _ = velocity.noise  # both are known now, and only one of them can be carried
     for estimate in (velocity, Estimate(X, 1.0, path, clean=CLEAN)):
-        torch.testing.assert_close(path.carried(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
+        torch.testing.assert_close(path.ddim_step(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
 
 
 def test_the_noise_alone_says_nothing_of_the_clean_sample_at_pure_noise() -> None:
     """Then the numbers are not finite, on the host too, where a division by zero would be an exception."""
     estimate = Estimate(X, 1.0, Flow(), noise=WHITE)
-    assert not Flow().carried(X, estimate, 0.4, 0.3).isfinite().any()
+    assert not Flow().ddim_step(X, estimate, 0.4, 0.3).isfinite().any()
 
 
 @pytest.mark.parametrize("path", AFFINE.values(), ids=AFFINE.keys())
@@ -333,7 +339,7 @@ def scaled(clean: Tensor, cond: Any, t: Any) -> Tensor:
 @pytest.mark.parametrize("base", [LINEAR, VE(), Flow()], ids=["vp", "ve", "flow"])
 def test_every_bend_in_closed_form(bend: Any, base: AffinePath) -> None:
     cond = {"c": torch.tensor([[0.3], [-1.2], [2.0]], dtype=DOUBLE)[..., None]}
-    path = ShiftedPath(base=base, shift=scaled, bend=bend).given(cond)
+    path = ShiftedPath(base=base, shift=scaled, bend=bend).with_condition(cond)
     s, t = 0.21, 0.47
     strength = {"quadratic": lambda a: a * (1 - a), "prior": lambda a: 1 - a, "data": lambda a: -a}[bend]
     k_s, k_t = (strength(base.alpha(u)) for u in (s, t))
@@ -347,17 +353,17 @@ def test_every_bend_in_closed_form(bend: Any, base: AffinePath) -> None:
     climbed = path.renoise(X, s, t, WHITE, CLEAN)
     torch.testing.assert_close(climbed, m_t + gain * (X - m_s) + spread * WHITE, rtol=1e-12, atol=1e-12)
     own = Estimate(X, t, path, clean=CLEAN)
-    torch.testing.assert_close(path.located(own, s), m_s, rtol=1e-12, atol=1e-12)
-    torch.testing.assert_close(path.carried(X, own, 0.37, s), m_s + 0.37 * (X - m_t), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path.mean_of(own, s), m_s, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path.ddim_step(X, own, 0.37, s), m_s + 0.37 * (X - m_t), rtol=1e-12, atol=1e-12)
     told = Estimate(X, t, path, clean=CLEAN, extras={"shift": WHITE})
     moved = base.alpha(s) * CLEAN + k_s * WHITE
-    torch.testing.assert_close(path.located(told, s), moved, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path.mean_of(told, s), moved, rtol=1e-12, atol=1e-12)
     wanted = moved + 0.37 * (X - base.alpha(t) * CLEAN - k_t * WHITE)
-    torch.testing.assert_close(path.carried(X, told, 0.37, s), wanted, rtol=1e-12, atol=1e-12)
-    values = (path.std(t), path.gain(s, t), path.spread(s, t), path.span, path.floor, path.clock(t))
-    assert values == (base.std(t), gain, spread, base.span, base.floor, base.clock(t))
+    torch.testing.assert_close(path.ddim_step(X, told, 0.37, s), wanted, rtol=1e-12, atol=1e-12)
+    values = (path.std(t), path.gain(s, t), path.spread(s, t), path.t_range, path.t_min, path.timestep_of(t))
+    assert values == (base.std(t), gain, spread, base.t_range, base.t_min, base.timestep_of(t))
     noise = Noise.of(2, range(3), dtype=DOUBLE)
-    high = base.span[1]
+    high = base.t_range[1]
     for u in (None, 0.6 * high):
         drawn = path.prior(noise, (2, 5), u) - base.prior(noise, (2, 5), u)
         end = high if u is None else u
@@ -396,7 +402,14 @@ def test_times_keep_their_dtype_and_need_no_graph(path: AffinePath) -> None:
     for dtype in (torch.float32, DOUBLE):
         t = torch.tensor([0.3, 0.6], dtype=dtype, requires_grad=True)
         levels = torch.tensor([0.5, -1.0], dtype=dtype, requires_grad=True)
-        found = [path.alpha(t), path.sigma(t), path.log_snr(t), path.time_of(levels), path.clock(t), *path.rates(t)]
+        found = [
+            path.alpha(t),
+            path.sigma(t),
+            path.log_snr(t),
+            path.time_of(levels),
+            path.timestep_of(t),
+            *path.rates(t),
+        ]
         assert {value.dtype for value in found} == {dtype}
         for value, wanted in zip(found[:3], (path.alpha, path.sigma, path.log_snr), strict=True):
             assert value.tolist() == pytest.approx([wanted(0.3), wanted(0.6)], rel=1e-5)

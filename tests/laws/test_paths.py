@@ -32,21 +32,21 @@ every_path = pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
 
 def times(path: Path, count: int = 13) -> list[float]:
     """Times inside the span, off the nodes of a table, and its noisy end."""
-    low, high = path.floor, path.span[1]
+    low, high = path.t_min, path.t_range[1]
     return [low + (high - low) * (i + 0.37) / count for i in range(count)] + [high]
 
 
 def pairs(path: Path) -> list[tuple[float, float]]:
     """(s, t) with s < t, the clean end among the s."""
     inside = times(path, 5)
-    return [(s, t) for s in (path.span[0], *inside) for t in inside if s < t]
+    return [(s, t) for s in (path.t_range[0], *inside) for t in inside if s < t]
 
 
 @every_path
 def test_diffuse_has_the_closed_form_moments(path: AffinePath) -> None:
     # diffuse is affine in (x_0, z): unit vectors read off its coefficients exactly.
     unit, zero = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    for t in (path.span[0], *times(path)):
+    for t in (path.t_range[0], *times(path)):
         alpha, sigma = path.diffuse(unit, t, zero).item(), path.diffuse(zero, t, unit).item()
         assert path.diffuse(zero, t, zero).item() == 0.0
         assert alpha == pytest.approx(path.alpha(t), rel=1e-15)
@@ -107,7 +107,7 @@ def test_float_and_tensor_times_agree(path: AffinePath) -> None:
         "std": path.std,
         "sigma_bar": path.sigma_bar,
         "log_snr": path.log_snr,
-        "clock": path.clock,
+        "clock": path.timestep_of,
         "d_alpha": lambda u: path.rates(u)[0],
         "d_sigma": lambda u: path.rates(u)[1],
     }
@@ -139,16 +139,16 @@ def test_time_of_inverts_log_snr(path: AffinePath) -> None:
     for t in times(path):
         if path.alpha(t) > 0.0:
             assert path.time_of(path.log_snr(t)) == pytest.approx(t, rel=1e-10, abs=1e-10)
-    values = [path.log_snr(t) for t in (path.span[0], *times(path))]
+    values = [path.log_snr(t) for t in (path.t_range[0], *times(path))]
     assert values[0] == math.inf
     assert all(a > b for a, b in itertools.pairwise(values))
 
 
 @every_path
 def test_the_ends_are_finite_where_they_can_be_and_never_raise(path: AffinePath) -> None:
-    low, high = path.span
+    low, high = path.t_range
     assert (path.alpha(low), path.sigma(low), path.log_snr(low)) == (1.0, 0.0, math.inf)
-    for t in path.span:
+    for t in path.t_range:
         both = torch.tensor([t], dtype=torch.float64)
         for f in (path.alpha, path.sigma, path.sigma_bar, path.log_snr, lambda u: path.rates(u)[1]):
             assert f(t) == pytest.approx(f(both).item(), rel=1e-14)
@@ -162,9 +162,9 @@ def test_the_ends_are_finite_where_they_can_be_and_never_raise(path: AffinePath)
 
 @every_path
 def test_span_and_check(path: AffinePath) -> None:
-    low, high = path.span
-    assert low == 0.0 < path.floor < high
-    for t in (low, path.floor, high):
+    low, high = path.t_range
+    assert low == 0.0 < path.t_min < high
+    for t in (low, path.t_min, high):
         path.check(t)
     for t in (-1e-9, high * (1 + 1e-9), math.inf, -math.inf, math.nan):
         with pytest.raises(GridError, match="outside the span"):
@@ -178,7 +178,7 @@ def test_span_and_check(path: AffinePath) -> None:
 )
 def test_any_event_batch_and_dtype(path: AffinePath, event: tuple[int, ...], batch: int, dtype: torch.dtype) -> None:
     noise = Noise.of(0, range(batch), dtype=dtype)
-    clean, white = noise.white("clean", event), noise.white("white", event)
+    clean, white = noise.normal("clean", event), noise.normal("white", event)
     for t in (0.5, torch.full((batch,), 0.5, dtype=torch.float64)):
         x = path.diffuse(clean, t, white)
         estimate = Estimate(x, t, path, clean=clean)
@@ -201,8 +201,8 @@ def test_tables_are_cumulative_products(kind: str) -> None:
     expected = np.cumprod(1.0 - np.asarray(path.schedule.betas, dtype=np.longdouble)).astype(np.float64)
     found = np.array([path.alpha((k + 1) / 1000) ** 2 for k in range(1000)])
     np.testing.assert_allclose(found, expected, rtol=2e-14)
-    assert [path.clock((k + 1) / 1000) for k in range(1000)] == list(range(1000))
-    assert path.clock(torch.arange(1, 1001, dtype=torch.float64) / 1000).tolist() == list(range(1000))
+    assert [path.timestep_of((k + 1) / 1000) for k in range(1000)] == list(range(1000))
+    assert path.timestep_of(torch.arange(1, 1001, dtype=torch.float64) / 1000).tolist() == list(range(1000))
 
 
 @pytest.mark.parametrize(
@@ -235,7 +235,7 @@ def test_known_values() -> None:
         betas = (math.sqrt(0.85) + grid * (math.sqrt(12.0) - math.sqrt(0.85))) ** 2
         assert VP.scaled_linear().alpha(t) == pytest.approx(math.exp(-0.5 * np.trapezoid(betas, grid)), rel=1e-9)
     assert (Flow().alpha(0.25), Flow().sigma(0.25), Flow().rates(0.3)) == (0.75, 0.25, (-1.0, 1.0))
-    assert (VE().alpha(3.0), VE().sigma(3.0), VE().clock(math.e)) == (1.0, 3.0, 0.25)
+    assert (VE().alpha(3.0), VE().sigma(3.0), VE().timestep_of(math.e)) == (1.0, 3.0, 0.25)
     # The table approaches its continuous schedule.
     assert VP.table(steps=100_000, start=1e-6, end=2e-4).alpha(0.5) == pytest.approx(VP().alpha(0.5), rel=1e-4)
 
@@ -249,7 +249,7 @@ def test_small_times_keep_their_digits() -> None:
 
 def test_priors() -> None:
     noise = Noise.of(3, range(2))
-    white = noise.white("prior", (3, 4, 4))
+    white = noise.normal("prior", (3, 4, 4))
     assert torch.equal(VP().prior(noise, (3, 4, 4)), white)
     assert torch.equal(VE().prior(noise, (3, 4, 4)), 80.0 * white)
     assert torch.equal(VE().prior(noise, (3, 4, 4), 5.0), 5.0 * white)
@@ -276,7 +276,7 @@ class Doubling(torch.nn.Module):
 def test_paths_are_values(path: Path) -> None:
     for twin in (pickle.loads(pickle.dumps(path)), copy.deepcopy(path), dataclasses.replace(path)):  # type: ignore[type-var]
         assert type(twin) is type(path)
-        assert twin.span == path.span
+        assert twin.t_range == path.t_range
         if not isinstance(path, ShiftedPath):
             assert twin == path
             assert hash(twin) == hash(path)
@@ -284,7 +284,7 @@ def test_paths_are_values(path: Path) -> None:
         json.dumps(dataclasses.asdict(path))  # type: ignore[call-overload]
     with pytest.raises(dataclasses.FrozenInstanceError):
         setattr(path, dataclasses.fields(path)[0].name, 1)  # type: ignore[arg-type]
-    assert path.given({}).span == path.span
+    assert path.with_condition({}).t_range == path.t_range
 
 
 @pytest.mark.parametrize(
@@ -294,11 +294,11 @@ def test_paths_are_values(path: Path) -> None:
         lambda: Linear(beta_max=math.nan),
         lambda: ScaledLinear(beta_min=5.0, beta_max=1.0),
         lambda: Cosine(offset=0.0),
-        lambda: Cosine(span=(0.0, 1.0)),
+        lambda: Cosine(t_range=(0.0, 1.0)),
         lambda: VE(sigma_min=0.0),
         lambda: VE(sigma_max=math.inf),
         lambda: VE(sigma_min=math.nan),
-        lambda: Flow(floor=0.0),
+        lambda: Flow(t_min=0.0),
         lambda: VP.from_betas([]),
         lambda: VP.from_betas([1.0, 0.5]),
         lambda: VP.from_betas([0.5, 1.1]),

@@ -141,5 +141,5 @@ def test_the_usual_paths() -> None:
     assert VP.table().schedule.betas[::999] == (1e-4, 0.02)  # type: ignore[attr-defined]
     assert VP.table("scaled-linear").schedule.betas[::999] == pytest.approx((0.00085, 0.012), rel=1e-14)  # type: ignore[attr-defined]
     path = PyramidPath()
-    assert (path.span, path.floor, path.levels) == ((0.0, 3.0), 1.0, 3)
-    assert [path.clock(level) for level in (1.0, 2.0, 3.0)] == pytest.approx([1 / 6, 1 / 2, 5 / 6], rel=1e-15)
+    assert (path.t_range, path.t_min, path.levels) == ((0.0, 3.0), 1.0, 3)
+    assert [path.timestep_of(level) for level in (1.0, 2.0, 3.0)] == pytest.approx([1 / 6, 1 / 2, 5 / 6], rel=1e-15)

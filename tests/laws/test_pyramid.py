@@ -50,7 +50,7 @@ def test_the_schedule_table() -> None:
     for level in range(1, 4):
         total = sum((path.sigmas[k] / path.gains[k + 1]) ** 2 for k in range(level))
         assert path.stds[level] == pytest.approx(path.gains[level] * math.sqrt(total), rel=1e-12)
-    assert [path.clock(level) for level in (1.0, 2.0, 3.0)] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
+    assert [path.timestep_of(level) for level in (1.0, 2.0, 3.0)] == pytest.approx([1 / 6, 1 / 2, 5 / 6])
 
 
 def chain(path: PyramidPath, side: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -165,15 +165,15 @@ def test_shapes_up_and_down() -> None:
     path = PyramidPath()
     shapes = [(3, 64, 48), (3, 32, 24), (3, 16, 12), (3, 8, 6)]
     for s in range(4):
-        assert tuple(path.event(shapes[0], s)) == shapes[s]
+        assert tuple(path.state_shape(shapes[0], s)) == shapes[s]
         for t in range(4):
-            assert tuple(path.event(shapes[s], t, at=s)) == shapes[t]
+            assert tuple(path.state_shape(shapes[s], t, at=s)) == shapes[t]
     with pytest.raises(PathError, match="divide by 8"):
-        path.event((3, 20, 20), 3)
+        path.state_shape((3, 20, 20), 3)
     with pytest.raises(PathError, match="divide"):
         path.diffuse(torch.zeros(1, 3, 7, 8), 1.0, torch.zeros(1, 3, 3, 4))
     with pytest.raises(PathError, match="images"):
-        path.event((3,), 1)
+        path.state_shape((3,), 1)
     with pytest.raises(PathError, match="too small for level 1"):
         x = torch.zeros(1, 3, 8, 8)
         path.posterior(x, Estimate(x, 3.0, path, clean=torch.zeros(1, 3, 16, 16)), 3.0, 1.0)

@@ -106,7 +106,7 @@ class Given:
     def __init__(self, white: Tensor) -> None:
         self.given = white
 
-    def white(self, key, event) -> Tensor:
+    def normal(self, key, event) -> Tensor:
         return self.given
 
 

@@ -85,7 +85,7 @@ class Given:
     def __init__(self, white: Tensor) -> None:
         self.given, self.asked = white, list[tuple[Any, tuple[int, ...]]]()
 
-    def white(self, key: Any, event: Any) -> Tensor:
+    def normal(self, key: Any, event: Any) -> Tensor:
         self.asked.append((key, tuple(event)))
         return self.given
 
@@ -102,8 +102,8 @@ def test_every_level_is_the_chain(path: PyramidPath) -> None:
             near(h @ whole[s], whole[t])
             near(matrix(lambda v, s=s, t=t: path.up(v, s, t), size[t]), h.T)
             assert path.factor(s, t) == size[s][0] // size[t][0]
-            assert tuple(path.event((5, *size[s]), t, at=s)) == (5, *size[t])
-            assert tuple(path.event((5, 6, *size[t]), s, at=t)) == (5, 6, *size[s])
+            assert tuple(path.state_shape((5, *size[s]), t, at=s)) == (5, *size[t])
+            assert tuple(path.state_shape((5, 6, *size[t]), s, at=t)) == (5, 6, *size[s])
         assert path.scale(t) == pytest.approx((whole[t] @ np.ones(48))[0], rel=1e-12)
         if t == 0:
             continue
@@ -193,7 +193,7 @@ def test_shapes_that_do_not_fit_are_refused_in_both_directions() -> None:
         with pytest.raises(PathError, match="cannot shrink"):
             shrink(torch.zeros(shape), 2)
         with pytest.raises(PathError, match=f"{shape[-2]}×{shape[-1]} cannot shrink from level 0 to 1"):
-            MIXED.event(shape[1:], 1)
+            MIXED.state_shape(shape[1:], 1)
     with pytest.raises(PathError, match="cannot shrink"):
         shrink(torch.zeros(4, 4), 2)
     assert shrink(torch.zeros(1, 4, 4), 2).shape == (1, 2, 2)
@@ -201,8 +201,8 @@ def test_shapes_that_do_not_fit_are_refused_in_both_directions() -> None:
     assert shrink(x, 1) is x
     assert grow(x, 1) is x
     with pytest.raises(PathError, match="needs images"):
-        MIXED.event((8,), 1)
-    assert tuple(MIXED.event((8, 4), 1)) == (4, 2)
+        MIXED.state_shape((8,), 1)
+    assert tuple(MIXED.state_shape((8, 4), 1)) == (4, 2)
     state = torch.zeros(1, 1, 2, 2)
     for side in (1, 3, 6):  # smaller than the target, or no level's size
         estimate = Estimate(state, 2.0, MIXED, clean=torch.zeros(1, 1, side, side))
@@ -223,7 +223,7 @@ def test_levels_are_whole_and_one_for_the_batch() -> None:
     for t in (0, 3, 3.0):
         MIXED.check(t)
     assert MIXED.renoise_needs_clean is False
-    assert MIXED.given({"label": x}) is MIXED
+    assert MIXED.with_condition({"label": x}) is MIXED
 
 
 def test_nonsense_at_the_edges_of_every_option() -> None:
@@ -255,5 +255,5 @@ def test_nonsense_at_the_edges_of_every_option() -> None:
 def test_a_prior_is_drawn_in_the_picture_of_its_level() -> None:
     noise = Noise.of(3, range(2), dtype=DOUBLE)
     drawn = MIXED.prior(noise, (1, 4, 12))
-    assert torch.equal(drawn, MIXED.stds[3] * noise.white("prior", (1, 1, 3)))
-    assert torch.equal(MIXED.prior(noise, (1, 4, 12), 1.0), MIXED.stds[1] * noise.white("prior", (1, 2, 6)))
+    assert torch.equal(drawn, MIXED.stds[3] * noise.normal("prior", (1, 1, 3)))
+    assert torch.equal(MIXED.prior(noise, (1, 4, 12), 1.0), MIXED.stds[1] * noise.normal("prior", (1, 2, 6)))

@@ -51,7 +51,7 @@ def bent(clean: Tensor, cond: object, t: object) -> Tensor:
 @pytest.mark.parametrize("sampler", [Ancestral(), Ancestral("large"), DDIM(), DDIM(0.5)], ids=repr)
 def test_no_shift_is_the_base_bit_for_bit(sampler: Sampler) -> None:
     path, noise = ShiftedPath(base=TABLE, shift=nothing), Noise.of(0, range(3))
-    clean, white = noise.white("c", (2, 4)), noise.white("w", (2, 4))
+    clean, white = noise.normal("c", (2, 4)), noise.normal("w", (2, 4))
     assert torch.equal(path.prior(noise, (2, 4)), TABLE.prior(noise, (2, 4)))
     assert torch.equal(path.diffuse(clean, 0.3, white), TABLE.diffuse(clean, 0.3, white))
     times = torch.tensor([0.1, 0.5, 0.9], dtype=DOUBLE)
@@ -111,7 +111,7 @@ def test_ddim_with_the_true_image_maps_marginal_to_marginal(eta: float) -> None:
     clean, zero = torch.full((1, 1), 0.8, dtype=DOUBLE), torch.zeros(1, 1, dtype=DOUBLE)
     oracle = lambda x, u: (clean, None)  # noqa: E731
     step = lambda x: sampled(DDIM(eta), path, oracle, x, (t, s))  # noqa: E731
-    noise = Noise.of(0, range(1), dtype=DOUBLE).white(0, (1,))
+    noise = Noise.of(0, range(1), dtype=DOUBLE).normal(0, (1,))
     fresh = eta * path.bridge_std(t, s)
     centre = step(path.mean(clean, t)) - fresh * noise
     slope = (step(path.mean(clean, t) + 1.0) - step(path.mean(clean, t))).item()
@@ -176,7 +176,7 @@ def test_the_predicted_shift_is_unbiased_and_the_plugged_in_one_is_not(sampler: 
 @pytest.mark.parametrize("sampler", [DDIM(), DDIM(1.0), Ancestral()], ids=repr)
 def test_a_shift_of_the_condition_alone_is_a_change_of_variable(sampler: Sampler) -> None:
     cond = {"c": torch.tensor([[0.7, -1.1], [0.2, 0.4]], dtype=DOUBLE)}
-    path = ShiftedPath(base=TABLE, shift=lambda clean, c, t: c["c"]).given(cond)
+    path = ShiftedPath(base=TABLE, shift=lambda clean, c, t: c["c"]).with_condition(cond)
     denoise = lambda x, t: (0.8 * torch.sin(x), None)  # noqa: E731
     moved = lambda x, t: denoise(x - path.strength(t) * cond["c"], t)  # noqa: E731
     start = torch.tensor([[0.3, -0.2], [1.0, 2.0]], dtype=DOUBLE)
@@ -257,7 +257,7 @@ def test_inversion_is_a_first_order_round_trip() -> None:
 
 
 def test_prior_bend_moves_the_prior_by_the_condition() -> None:
-    path = ShiftedPath(base=TABLE, shift=lambda clean, c, t: clean + c["c"], bend="prior").given(
+    path = ShiftedPath(base=TABLE, shift=lambda clean, c, t: clean + c["c"], bend="prior").with_condition(
         {"c": torch.ones(1, 2)}
     )
     noise = Noise.of(0, range(3))

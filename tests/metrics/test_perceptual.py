@@ -13,7 +13,7 @@ from ornstein.randomness import Noise
 
 
 def images(key: str, n: int = 3, side: int = 32) -> torch.Tensor:
-    return Noise.of(5, range(n)).white(key, (3, side, side)).mul(0.4).clamp(-1, 1)
+    return Noise.of(5, range(n)).normal(key, (3, side, side)).mul(0.4).clamp(-1, 1)
 
 
 def toy(**options) -> perceptual.PerceptualDistance:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ornstein.errors import ConfigError
 from ornstein.networks import NETWORKS, DiTConfig, TextConfig, UNetConfig, build
-from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchCritic
+from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchDiscriminator
 from ornstein.networks.ncsnpp import NCSNppConfig
 
 SMALL = [
@@ -104,7 +104,7 @@ def test_small_presets_pass_on_what_they_are_told():
     assert dataclasses.asdict(UNetConfig.small(**told)) == small | told
     assert DiTConfig.small() == DiTConfig()
     assert dataclasses.asdict(DiTConfig.small(**told)) == DEFAULTS[DiTConfig] | told
-    assert {f.name: f.default for f in inspect.signature(PatchCritic).parameters.values()} == {
+    assert {f.name: f.default for f in inspect.signature(PatchDiscriminator).parameters.values()} == {
         "channels": 3, "width": 32, "layers": 3,
     }  # fmt: skip
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ornstein.networks import DiTConfig, TextConfig, TextEncoder, UNetConfig, build
-from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchCritic
+from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchDiscriminator
 from ornstein.networks.building import initialise
 from ornstein.networks.ncsnpp import NCSNpp, NCSNppConfig
 
@@ -206,7 +206,7 @@ def test_autoencoder(name):
 def test_critic(layers):
     """One verdict for each square of 2^layers pixels; channels double up to eight times the first."""
     with torch.random.fork_rng(devices=[]):
-        net = opened(initialise(PatchCritic(channels=2, width=8, layers=layers), seed=5))
+        net = opened(initialise(PatchDiscriminator(channels=2, width=8, layers=layers), seed=5))
     found = net(drawn(1, 2, 2, 32, 64))
     assert found.shape == (2, 1, 32 >> layers, 64 >> layers)
     assert_golden(f"critic {layers}", found)

@@ -286,7 +286,7 @@ def test_log_variances_are_bounded():
     assert logvar[0, :, 0, 0].tolist() == [20.0, -30.0, 3.0, -29.0]
 
 
-class Told(nn.Module):
+class Conditioning(nn.Module):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self.weight, self.seen = nn.Parameter(torch.ones((), dtype=dtype)), []
@@ -297,7 +297,7 @@ class Told(nn.Module):
 
 
 def test_two_stages_are_one_module():
-    net = Stages(Told(torch.float32), Told(torch.float64), told=["label"])
+    net = Stages(Conditioning(torch.float32), Conditioning(torch.float64), told=["label"])
     label, words = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     x, time = torch.ones(2), torch.zeros(2)
     net(x, time, stage="front", label=label, words=words).sum().backward()
@@ -307,7 +307,7 @@ def test_two_stages_are_one_module():
     net(x, time, stage="back", label=label, words=words).sum().backward()
     assert net.back.seen == [(torch.float64, ["label"])]  # in the precision of its own weights, and told its part
     assert label.grad is None
-    Stages(nn.Identity(), told := Told(torch.float32))(x, time, stage="back", label=label, words=words)
+    Stages(nn.Identity(), told := Conditioning(torch.float32))(x, time, stage="back", label=label, words=words)
     assert told.seen == [(torch.float32, ["label", "words"])]
     assert net.train().front.training
     assert net.freeze() is net
@@ -315,7 +315,7 @@ def test_two_stages_are_one_module():
     net.train()
     assert (net.training, net.front.training, net.back.training) == (True, False, True)
     assert [p.requires_grad for p in net.parameters()] == [False, True]
-    call = Stages(lambda x, time, **cond: 2 * x, Told(torch.float32)).freeze().train()
+    call = Stages(lambda x, time, **cond: 2 * x, Conditioning(torch.float32)).freeze().train()
     assert torch.equal(call(x, time, stage="front"), 2 * x)
 
 

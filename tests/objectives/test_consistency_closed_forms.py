@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import ornstein as orn
 from ornstein.errors import UsageError
-from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, Examples, levels
+from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, TrainBatch, levels
 from ornstein.objectives.consistency import sigma_min
 from ornstein.objectives.couplings import pairing, transport
 from ornstein.objectives.curricula import intervals, target_decay
@@ -26,10 +26,10 @@ F64 = torch.float64
 EVENT = (3, 2, 4)
 
 
-def batch(rows: int, cond: Mapping[str, Tensor] | None = None, first: int = 0) -> Examples:
+def batch(rows: int, cond: Mapping[str, Tensor] | None = None, first: int = 0) -> TrainBatch:
     positions = tuple(range(first, first + rows))
-    clean = 0.5 * Noise.of(5, positions).white("clean", EVENT)
-    return Examples(clean=clean, cond=cond or {}, positions=positions)
+    clean = 0.5 * Noise.of(5, positions).normal("clean", EVENT)
+    return TrainBatch(clean=clean, cond=cond or {}, positions=positions)
 
 
 def net(x: Tensor, time: Tensor) -> Tensor:
@@ -162,14 +162,14 @@ def test_every_term_has_its_formula(reading, weight, reduce):
     losses = objective(model, data, source, 0.5)
     count = 12  # after 3 of 8 steps: the second of four stages
     nodes = levels.grid(count, 0.002, 30.0, 7.0)
-    pair = objective.pose(model, data, source, count)
+    pair = objective.make_noisy_batch(model, data, source, count)
     c = loss.scale_at(count, 24)
     assert losses.schedule == {"intervals": 12.0, "c": c}
     place = torch.tensor([nodes.index(level) for level in pair.upper.tolist()])
     assert pair.lower.tolist() == [nodes[i + 1] for i in place]
     assert torch.equal(pair.quiet, place >= 7)  # ⌊.6·13⌋ of the 13 nodes
     assert 3 < int(pair.quiet.sum()) < 29
-    z = source.white("noise", EVENT)
+    z = source.normal("noise", EVENT)
     states = [data.clean + level[:, None, None, None].float() * z for level in (pair.upper, pair.lower)]
     answer, target = model(states[0], pair.upper).clean, teacher(states[1], pair.lower).clean
     bottom = place == 11
@@ -193,7 +193,7 @@ def test_at_the_least_level_the_target_is_the_state_whatever_the_network_says():
     model = orn.Denoiser(net, VE(), Consistency(sigma_min=0.0))
     objective = ConsistencyTraining(loss=ConsistencyLoss(coupling="none"))
     data = batch(16)
-    pair = objective.pose(model, data, Noise.of(0, range(16)), 3)
+    pair = objective.make_noisy_batch(model, data, Noise.of(0, range(16)), 3)
     found = objective.target(model, data.clean, pair)
     last = pair.lower == 0.0
     assert last.any()
@@ -208,15 +208,15 @@ def test_times_and_states_of_every_path(path):
     model = orn.Denoiser(net, path, Consistency())
     objective = ConsistencyTraining(loss=ConsistencyLoss(coupling="none", times="uniform"))
     data = batch(40)
-    pair = objective.pose(model, data, Noise.of(0, range(40)), 8)
-    top = min(80.0, path.sigma_bar(path.span[1]))
+    pair = objective.make_noisy_batch(model, data, Noise.of(0, range(40)), 8)
+    top = min(80.0, path.sigma_bar(path.t_range[1]))
     nodes = levels.grid(8, 0.002, top, 7.0)
     assert {nodes.index(level) for level in pair.upper.tolist()} == set(range(8))
     for level, t, x in ((pair.upper, pair.t, pair.x), (pair.lower, pair.t_next, pair.x_next)):
-        inside = level >= path.sigma_bar(path.floor)
+        inside = level >= path.sigma_bar(path.t_min)
         torch.testing.assert_close(path.sigma_bar(t)[inside], level[inside], rtol=1e-7, atol=0)
-        assert (t[~inside] == path.floor).all()
-        assert t.max() <= path.span[1]
+        assert (t[~inside] == path.t_min).all()
+        assert t.max() <= path.t_range[1]
         torch.testing.assert_close(x, path.diffuse(data.clean, t, pair.white), rtol=1e-6, atol=1e-6)
 
 
@@ -226,7 +226,7 @@ def test_the_pairs_of_a_ratio():
     source, positions = Noise.of(3, range(64)), tuple(range(64))
     upper, lower, quiet = ConsistencyTraining(loss=loss, sigma_max=20.0).levels(VE(), 0.002, positions, source, 16)
     ends = norm.cdf((np.log([0.002 * 1.001, 20.0]) + 4.0) / 3.0)  # a thousandth above the least level
-    us = source.uniforms("time").numpy()
+    us = source.uniform_per_sample("time").numpy()
     assert upper == pytest.approx(np.exp(3.0 * norm.ppf(ends[0] + (ends[1] - ends[0]) * us) - 4.0).tolist(), rel=1e-6)
     assert lower == [levels.lower(level, 16, 0.002) for level in upper]
     bound = levels.grid(64, 0.002, 20.0, 7.0)[32]  # ⌊.5·65⌋
@@ -246,7 +246,7 @@ def test_an_anchored_reading_without_a_width_of_data_counts_one_half():
     loss = ConsistencyLoss(coupling="none", quarter=0.0, diffusion=1.0, distance="l2", weight="none")
     data, source = batch(8), Noise.of(0, range(8))
     losses = ConsistencyTraining(loss=loss)(model, data, source, 1.0)
-    pair = ConsistencyTraining(loss=loss).pose(model, data, source, 640)
+    pair = ConsistencyTraining(loss=loss).make_noisy_batch(model, data, source, 640)
     wrong = (model(pair.x, pair.t).clean - data.clean).square().flatten(1).mean(1)
     torch.testing.assert_close(losses.terms["diffusion"].double(), (1.0 / pair.upper**2 + 4.0) * wrong.double())
 
@@ -254,7 +254,7 @@ def test_an_anchored_reading_without_a_width_of_data_counts_one_half():
 # ----------------------------------------------------------------------------------------------- conditions and pairing
 
 
-class Told(nn.Module):
+class Conditioning(nn.Module):
     def forward(self, x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
         return 0.0 * x
 
@@ -274,8 +274,10 @@ def test_noise_is_paired_within_what_the_condition_tells(cond, within, groups):
     """Any entry that is not zero tells something; samples that are told nothing form one group."""
     loss = ConsistencyLoss(drop=0.0, within=within)
     data, source = batch(24, cond), Noise.of(0, range(24))
-    pair = ConsistencyTraining(loss=loss).pose(orn.Denoiser(Told(), VE(), "consistency"), data, source, 10)
-    white = source.white("noise", EVENT)
+    pair = ConsistencyTraining(loss=loss).make_noisy_batch(
+        orn.Denoiser(Conditioning(), VE(), "consistency"), data, source, 10
+    )
+    white = source.normal("noise", EVENT)
     rows = torch.arange(24)
     own = {
         "label": lambda: cond["label"],
@@ -316,13 +318,13 @@ def test_conditions_are_dropped_before_the_noise_is_paired():
     """Those whose condition was dropped may exchange noise; u < drop, at both sides of the bound."""
     cond = {"label": torch.tensor([0, 1] * 12)}
     data, source = batch(24, cond), Noise.of(0, range(24))
-    us = source.uniforms("drop")
+    us = source.uniform_per_sample("drop")
     bound = us.sort().values[5].item()  # five are below
-    pair = ConsistencyTraining(loss=ConsistencyLoss(drop=bound)).pose(
-        orn.Denoiser(Told(), VE(), "consistency"), data, source, 10
+    pair = ConsistencyTraining(loss=ConsistencyLoss(drop=bound)).make_noisy_batch(
+        orn.Denoiser(Conditioning(), VE(), "consistency"), data, source, 10
     )
     wanted = torch.where(us < bound, -1, cond["label"])
     assert torch.equal(pair.cond["label"], wanted)
     assert int((wanted == -1).sum()) == 5
-    white = source.white("noise", EVENT)
+    white = source.normal("noise", EVENT)
     assert torch.equal(pair.white, white[pairing(data.clean, white, "assignment", wanted)])

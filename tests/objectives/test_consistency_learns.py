@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ornstein as orn
-from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, Examples
+from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, TrainBatch
 from ornstein.randomness import Noise
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def learned(draw, loss: ConsistencyLoss) -> orn.Denoiser:
         noise = Noise.of(0, positions)
         for group in optimizer.param_groups:
             group["lr"] = 3e-3 * (1.0 - step / STEPS)
-        batch = Examples(clean=draw(noise.white("data", (1, 1, 1))), cond={}, positions=positions)
+        batch = TrainBatch(clean=draw(noise.normal("data", (1, 1, 1))), cond={}, positions=positions)
         objective(model, batch, noise, step / STEPS).total.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -11,7 +11,7 @@ from torch import nn
 import ornstein as orn
 from ornstein.errors import UsageError
 from ornstein.networks import UNetConfig, build
-from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, Examples, levels
+from ornstein.objectives import ConsistencyLoss, ConsistencyTraining, TrainBatch, levels
 from ornstein.parameterizations import EDM, Anchored, Consistency, parameterization
 from ornstein.randomness import Noise
 
@@ -19,8 +19,8 @@ B = 16
 PLAIN = ConsistencyLoss(distance="l2", coupling="none", diffusion=0.0, stratified=False)
 
 
-def batch(clean: torch.Tensor, cond=None) -> Examples:
-    return Examples(clean=clean, cond=cond or {}, positions=tuple(range(len(clean))))
+def batch(clean: torch.Tensor, cond=None) -> TrainBatch:
+    return TrainBatch(clean=clean, cond=cond or {}, positions=tuple(range(len(clean))))
 
 
 def noise(seed: int = 0, rows: int = B) -> Noise:
@@ -61,7 +61,7 @@ def test_the_boundary_is_the_identity_bit_for_bit(reading):
 def test_the_network_is_fed_unit_variance(t):
     """c_in²·(t² + s²) = 1 for data of deviation s."""
     one = torch.ones(1, 1, dtype=torch.float64)
-    assert Consistency().feed(orn.VE(), one, t).item() ** 2 * (t**2 + 0.25) == pytest.approx(1.0, rel=1e-12)
+    assert Consistency().precondition(orn.VE(), one, t).item() ** 2 * (t**2 + 0.25) == pytest.approx(1.0, rel=1e-12)
 
 
 @pytest.mark.parametrize("path", [orn.VE(), orn.VP.cosine(), orn.Flow()])
@@ -71,13 +71,13 @@ def test_an_anchor_leaves_the_rest_as_it_is(path):
     held = orn.Denoiser(lambda x, time: x.sin(), path=path, predicts=Anchored(inner=inner, width=1e-3))
     x, t = torch.randn(2, 3, 4, 4), path.time_of(-2.0 * math.log(5.0))
     assert torch.allclose(held(x, t).clean, plain(x, t).clean, atol=1e-5)
-    t = path.span[1]  # pure noise on a flow
+    t = path.t_range[1]  # pure noise on a flow
     assert held(x, t).clean.isfinite().all()
     clean, white = data(2), torch.randn(2, 3, 4, 4)
     times = torch.full((2,), path.time_of(-2.0 * math.log(0.3)), dtype=torch.float64)
     state = path.diffuse(clean.double(), times, white.double())
     raw = Anchored(inner=inner).target(path, clean.double(), white.double(), state, times)
-    assert torch.allclose(Anchored(inner=inner).read(path, state, times, raw).clean, clean.double(), atol=1e-10)
+    assert torch.allclose(Anchored(inner=inner).to_estimate(path, state, times, raw).clean, clean.double(), atol=1e-10)
 
 
 def test_a_denoiser_without_the_boundary_is_refused():
@@ -159,10 +159,10 @@ def test_the_exact_function_along_an_euler_step(count, error):
 @pytest.mark.parametrize("path", [orn.VE(), orn.VP.cosine(), orn.Flow()])
 def test_both_states_are_of_one_sample_and_one_noise(path):
     clean = data(256).double()
-    low = max(0.002, path.sigma_bar(path.floor))
+    low = max(0.002, path.sigma_bar(path.t_min))
     f = model(lambda x, time: x, path, Consistency(sigma_min=low))
     objective = ConsistencyTraining(loss=ConsistencyLoss(coupling="none"))
-    pair = objective.pose(f, batch(clean), Noise.of(0, range(256), dtype=torch.float64), 40)
+    pair = objective.make_noisy_batch(f, batch(clean), Noise.of(0, range(256), dtype=torch.float64), 40)
     u, u_next = ((x / path.alpha(t).reshape(-1, 1, 1, 1)) for x, t in ((pair.x, pair.t), (pair.x_next, pair.t_next)))
     upper, lower = (v.reshape(-1, 1, 1, 1) for v in (pair.upper, pair.lower))
     assert torch.allclose(u, clean + upper * pair.white, rtol=1e-9)
@@ -175,8 +175,8 @@ def test_pairing_moves_noise_and_keeps_samples():
     clean = data(32)
     objective = ConsistencyTraining(loss=ConsistencyLoss())
     f, source = model(lambda x, time: 0 * x), noise(rows=32)
-    paired = objective.pose(f, batch(clean), source, 10)
-    plain = ConsistencyTraining(loss=ConsistencyLoss(coupling="none")).pose(f, batch(clean), source, 10)
+    paired = objective.make_noisy_batch(f, batch(clean), source, 10)
+    plain = ConsistencyTraining(loss=ConsistencyLoss(coupling="none")).make_noisy_batch(f, batch(clean), source, 10)
     assert sorted(map(tuple, paired.white.flatten(1).tolist())) == sorted(map(tuple, plain.white.flatten(1).tolist()))
     assert (clean - paired.white).square().sum() < (clean - plain.white).square().sum()
     assert torch.equal(paired.upper, plain.upper)
@@ -195,12 +195,12 @@ def test_conditions_are_the_same_on_both_sides_and_keep_their_noise_apart():
     objective(f, batch(data(32), {"label": labels}), noise(rows=32), 0.0)
     assert torch.equal(*seen)
     assert 4 < (seen[0] == -1).sum() < 28
-    pair = objective.pose(f, batch(data(32), {"label": labels}), noise(rows=32), 10)
-    white = noise(rows=32).white("noise", (3, 4, 4))
+    pair = objective.make_noisy_batch(f, batch(data(32), {"label": labels}), noise(rows=32), 10)
+    white = noise(rows=32).normal("noise", (3, 4, 4))
     places = [int((white == row).flatten(1).all(1).nonzero()) for row in pair.white]
     assert torch.equal(pair.cond["label"][places], pair.cond["label"])
     words = torch.randint(1, 9, (32, 5))
-    pair = objective.pose(f, batch(data(32), {"words": words}), noise(rows=32), 10)
+    pair = objective.make_noisy_batch(f, batch(data(32), {"words": words}), noise(rows=32), 10)
     told = pair.cond["words"].any(1)
     assert torch.equal(pair.white[told], white[told])
     assert not torch.equal(pair.white, white)
@@ -220,7 +220,7 @@ def test_the_target_has_no_gradient_and_the_answer_reaches_every_weight():
             nn.init.normal_(module.weight, std=0.1)
     f = model(net)
     objective = ConsistencyTraining()
-    pair = objective.pose(f, batch(data()), noise(), 10)
+    pair = objective.make_noisy_batch(f, batch(data()), noise(), 10)
     assert not objective.target(f, data(), pair).requires_grad
     objective(f, batch(data()), noise(), 0.5).total.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() and p.grad.any() for p in net.parameters())
@@ -263,7 +263,7 @@ def test_the_denoising_loss_is_the_mean_over_low_noise():
     objective = ConsistencyTraining(loss=ConsistencyLoss(coupling="none"))
     clean = data(64)
     losses = objective(f, batch(clean), noise(rows=64), 1.0)
-    pair = objective.pose(f, batch(clean), noise(rows=64), 640)
+    pair = objective.make_noisy_batch(f, batch(clean), noise(rows=64), 640)
     low = pair.upper <= 0.1698
     assert torch.equal(low, pair.quiet)
     error = (f(pair.x, pair.t).clean - clean).square().flatten(1).mean(1)
@@ -308,7 +308,7 @@ def test_with_its_parts_off_it_is_ict(reduce, progress):
     ours = ConsistencyTraining(loss=loss, steps=700, of=700.0)(model(net), batch(clean), source, progress)
     count = min(10 * 2 ** (round(progress * 700) // 100), 640)
     assert ours.schedule == {"intervals": count, "c": pytest.approx(0.00054 * math.sqrt(48))}
-    us, white = source.uniforms("time").numpy(), source.white("noise", (3, 4, 4))
+    us, white = source.uniform_per_sample("time").numpy(), source.normal("noise", (3, 4, 4))
     theirs = ict(net, clean, white, us, count, 0.00054 * math.sqrt(48), reduce == "sum")
     assert ours.total.item() == pytest.approx(theirs.item(), rel=2e-4)
     ours.total.backward()
@@ -342,7 +342,7 @@ def test_a_diffusion_model_is_where_the_ratio_begins():
     )
     f = model(lambda x, time: torch.nan_to_num(x.sin()), reading=Consistency(sigma_min=0.0))
     objective, clean = ConsistencyTraining(loss=loss), data(64)
-    pair = objective.pose(f, batch(clean), noise(rows=64), 2)
+    pair = objective.make_noisy_batch(f, batch(clean), noise(rows=64), 2)
     denoised = pair.lower == 0.0
     assert 20 < denoised.sum() < 64
     losses = objective(f, batch(clean), noise(rows=64), 0.0)

@@ -13,7 +13,7 @@ from torch import Tensor
 import ornstein as orn
 from ornstein.cascade import Cascade
 from ornstein.errors import ConfigError, PathError
-from ornstein.objectives import CascadeLoss, Cascading, ConsistencyLoss, ConsistencyTraining, Denoising, Examples
+from ornstein.objectives import CascadeLoss, Cascading, ConsistencyLoss, ConsistencyTraining, Denoising, TrainBatch
 from ornstein.objectives.base import Losses, quantiles, without
 from ornstein.objectives.cascading import fade, posterior_weight
 from ornstein.objectives.reconstruction import Reconstructing, ReconstructionLoss
@@ -32,25 +32,25 @@ class Given:
     us: list[float]
     dropped: list[float] | None = None
 
-    def uniforms(self, key: str) -> Tensor:
+    def uniform_per_sample(self, key: str) -> Tensor:
         return torch.tensor(self.us if key == "time" else self.dropped, dtype=F64)
 
     def uniform(self, key: str) -> float:
         return {"time": 0.3}[key]
 
-    def white(self, key: str, event) -> Tensor:
-        return Noise.of(2, range(len(self.us)), dtype=F64).white(key, event)
+    def normal(self, key: str, event) -> Tensor:
+        return Noise.of(2, range(len(self.us)), dtype=F64).normal(key, event)
 
     def fork(self, name: str) -> Noise:
         return Noise.of(2, range(len(self.us)), dtype=F64).fork(name)
 
 
 def pictures(rows: int, event=(3, 2, 4), seed: int = 1) -> Tensor:
-    return Noise.of(seed, range(rows), dtype=F64).white("clean", event)
+    return Noise.of(seed, range(rows), dtype=F64).normal("clean", event)
 
 
-def batch(rows: int, cond: Mapping[str, Tensor] | None = None, event=(3, 2, 4)) -> Examples:
-    return Examples(clean=pictures(rows, event), cond=cond or {}, positions=tuple(range(rows)))
+def batch(rows: int, cond: Mapping[str, Tensor] | None = None, event=(3, 2, 4)) -> TrainBatch:
+    return TrainBatch(clean=pictures(rows, event), cond=cond or {}, positions=tuple(range(rows)))
 
 
 # ------------------------------------------------------------------------------------------------------------- defaults
@@ -137,7 +137,7 @@ def test_quantiles_are_a_kronecker_sequence_of_the_positions():
     wanted = [(p / phi + noise.uniform("time")) % 1.0 for p in positions]
     assert found == pytest.approx(wanted, abs=1e-9)  # p/φ in float64 has 10⁶ times its rounding error
     assert all(0.0 <= u < 1.0 for u in found)
-    assert quantiles("time", positions, noise, False) == noise.uniforms("time").tolist()
+    assert quantiles("time", positions, noise, False) == noise.uniform_per_sample("time").tolist()
     assert quantiles("time", (0, 1), Given([0.1, 0.2]), True) == pytest.approx([0.3, 0.3 + 1.0 / phi], abs=1e-15)
 
 
@@ -151,7 +151,7 @@ LEVELS = {
     "flow": (Flow(), Denoising(), 0.001 + 0.999 * np.array(US)),
     "flow, logit-normal": (Flow(), Denoising(times="logit-normal"), 0.001 + 0.999 / (1.0 + np.exp(-Z))),
     "flow, other logit-normal": (
-        Flow(floor=0.1), Denoising(times="logit-normal", mean=-0.6, std=2.0), 0.1 + 0.9 / (1.0 + np.exp(0.6 - 2.0 * Z)),
+        Flow(t_min=0.1), Denoising(times="logit-normal", mean=-0.6, std=2.0), 0.1 + 0.9 / (1.0 + np.exp(0.6 - 2.0 * Z)),
     ),
     "flow, log-normal": (
         Flow(), Denoising(times="log-normal"), (1.0 / (1.0 + np.exp(1.2 - 1.2 * Z))).clip(0.001, 1.0),
@@ -159,7 +159,7 @@ LEVELS = {
     "table": (TABLE, Denoising(), (np.floor(1000.0 * np.array(US)) + 1.0) / 1000.0),
     "table, logit-normal": (
         TABLE, Denoising(times="logit-normal", std=6.0),
-        np.maximum(np.round(1000.0 * (TABLE.floor + (1.0 - TABLE.floor) / (1.0 + np.exp(-6.0 * Z)))), 1.0) / 1000.0,
+        np.maximum(np.round(1000.0 * (TABLE.t_min + (1.0 - TABLE.t_min) / (1.0 + np.exp(-6.0 * Z)))), 1.0) / 1000.0,
     ),
 }  # fmt: skip
 
@@ -171,7 +171,7 @@ def test_a_time_is_the_quantile_of_its_law(name):
     found = replace(objective, stratified=False).draw(path, tuple(range(len(US))), Given(US))
     assert found.dtype == F64
     assert found.tolist() == pytest.approx(wanted.tolist(), rel=1e-7)
-    low, high = path.floor, path.span[1]
+    low, high = path.t_min, path.t_range[1]
     assert found.min() >= low
     assert found.max() <= high
 
@@ -180,16 +180,16 @@ def test_a_state_is_made_of_its_own_time_noise_and_condition():
     """x_t = α(t)·x_0 + σ(t)·z; the condition goes where its number is *below* ``drop``."""
     cond = {"label": torch.tensor([4, 5, 6, 7]), "text": torch.ones(4, 2, 3)}
     source = Given([0.1, 0.4, 0.6, 0.95], [0.05, 0.0999, 0.1, 0.9])
-    asked = Denoising(stratified=False).pose(VE(sigma_max=40.0), batch(4, cond), source)
-    z = source.white("noise", (3, 2, 4))
+    asked = Denoising(stratified=False).make_noisy_batch(VE(sigma_max=40.0), batch(4, cond), source)
+    z = source.normal("noise", (3, 2, 4))
     torch.testing.assert_close(asked.x, asked.clean + asked.t[:, None, None, None] * z, rtol=1e-14, atol=0)
     assert torch.equal(asked.white, z)
     assert asked.cond["label"].tolist() == [-1, -1, 6, 7]
     assert asked.cond["text"].flatten(1).sum(1).tolist() == [0.0, 0.0, 6.0, 6.0]
-    every = Denoising(drop=0.0).pose(VE(), batch(4, cond), source)
+    every = Denoising(drop=0.0).make_noisy_batch(VE(), batch(4, cond), source)
     assert every.cond is not None
     assert torch.equal(every.cond["label"], cond["label"])
-    none = Denoising(drop=1.0).pose(VE(), batch(4, cond), source)
+    none = Denoising(drop=1.0).make_noisy_batch(VE(), batch(4, cond), source)
     assert none.cond["label"].tolist() == [-1] * 4
     kept = without({"label": torch.tensor([3, 0])}, torch.tensor([False, True]))
     assert kept["label"].tolist() == [3, -1]
@@ -201,10 +201,10 @@ def test_a_tenth_of_the_conditions_is_dropped_by_default():
     for objective in (Denoising(), ConsistencyLoss(coupling="none")):
         source = Noise.of(0, range(rows))
         if isinstance(objective, Denoising):
-            asked = objective.pose(VE(), batch(rows, cond, (1,)), source)
+            asked = objective.make_noisy_batch(VE(), batch(rows, cond, (1,)), source)
         else:
             model = orn.Denoiser(lambda x, time: x, VE(), "consistency")
-            asked = ConsistencyTraining(loss=objective).pose(model, batch(rows, cond, (1,)), source, 10)
+            asked = ConsistencyTraining(loss=objective).make_noisy_batch(model, batch(rows, cond, (1,)), source, 10)
         share = float((asked.cond["label"] == -1).double().mean())
         assert share == pytest.approx(0.1, abs=5 * math.sqrt(0.09 / rows))
 
@@ -223,7 +223,7 @@ def test_the_loss_is_the_weighted_error_of_the_clean_sample(path, reading, name)
     data = batch(4)
     model = orn.Denoiser(lambda x, time: torch.sin(1.7 * x) + 0.3, path, made)
     losses = objective(model, data, source, 0.0)
-    asked = objective.pose(path, data, source)
+    asked = objective.make_noisy_batch(path, data, source)
     t, clean = asked.t, data.clean
     snr = (path.alpha(t) / path.sigma(t)) ** 2
     if name == "none" or (name == "auto" and reading != "clean"):
@@ -282,7 +282,7 @@ def test_every_term_of_a_cascade_has_its_formula(path, shape):
     objective, model = Cascading(loss=loss, metrics=metrics), orn.Denoiser(Both(), path, reading)
     with torch.no_grad():
         losses = objective(model, data, source, 0.4)
-    asked = loss.pose(path, data, source)
+    asked = loss.make_noisy_batch(path, data, source)
     t, x, clean = asked.t, asked.x, data.clean
     front = 0.9 * x.sin() + 0.1
     start = front.clamp(-0.6, 0.6)
@@ -314,13 +314,13 @@ def test_every_term_of_a_cascade_has_its_formula(path, shape):
 @pytest.mark.parametrize("path", [VP(), VE(), Flow(), TABLE], ids=["VP", "VE", "Flow", "table"])
 def test_the_posteriors_weight_at_any_number_of_steps(path, steps):
     """k = α_s·(1 − SNR_t/SNR_s) one step below t, in floats and in tensors; α of the clean end where s is below."""
-    low, high = path.span
+    low, high = path.t_range
     count = steps or 1000
-    times = [0.35 * high, 0.9 * high, (high - low) / count, 0.4 * (high - low) / count, path.floor]
+    times = [0.35 * high, 0.9 * high, (high - low) / count, 0.4 * (high - low) / count, path.t_min]
     wanted = []
     for t in times:
         s = t - (high - low) / count
-        if s < path.floor * (1.0 - 1e-6):
+        if s < path.t_min * (1.0 - 1e-6):
             wanted.append(path.alpha(low))
         else:
             ratio = (path.alpha(t) * path.sigma(s) / (path.sigma(t) * path.alpha(s))) ** 2

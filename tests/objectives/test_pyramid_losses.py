@@ -11,7 +11,7 @@ from ornstein.denoisers import Denoiser
 from ornstein.errors import ConfigError, PathError
 from ornstein.networks import UNetConfig, build
 from ornstein.networks.discriminator import DiscriminatorConfig, discriminator
-from ornstein.objectives import Contested, Examples
+from ornstein.objectives import AdversarialObjective, TrainBatch
 from ornstein.objectives.pyramid import Pyramid, PyramidLoss, Weights
 from ornstein.parameterizations import LevelBelow, parameterization
 from ornstein.paths import VP, PyramidPath
@@ -26,8 +26,8 @@ def images(seed: int = 0, side: int = SIDE) -> torch.Tensor:
     return torch.rand(B, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
-def batch(**cond: torch.Tensor) -> Examples:
-    return Examples(clean=images(), cond=cond, positions=POSITIONS)
+def batch(**cond: torch.Tensor) -> TrainBatch:
+    return TrainBatch(clean=images(), cond=cond, positions=POSITIONS)
 
 
 def network(channels: int = 12) -> nn.Module:
@@ -78,38 +78,38 @@ def objective(rival: nn.Module | None, metric: Counting | None = None, **options
 @pytest.mark.parametrize("kernel", [(), (1.0, 3.0, 3.0, 1.0)])
 def test_reading_the_target_gives_the_level_below(scaled, precondition, kernel):
     path = PyramidPath(alphas=(0.5, 0.6, 0.2), sigmas=(0.1, 0.2, 0.3), factors=(2, 1, 4), kernel=kernel)
-    reading, clean = LevelBelow(scaled=scaled, precondition=precondition), images().double()
+    reading, clean = LevelBelow(scaled=scaled, preconditioned=precondition), images().double()
     for level in (1, 2, 3):
-        white = torch.ones(B, *path.event(clean.shape[1:], level)).double()
+        white = torch.ones(B, *path.state_shape(clean.shape[1:], level)).double()
         x = path.diffuse(clean, level, white)
-        estimate = reading.read(path, x, float(level), reading.target(path, clean, white, x, float(level)))
+        estimate = reading.to_estimate(path, x, float(level), reading.target(path, clean, white, x, float(level)))
         torch.testing.assert_close(estimate.clean, path.down(clean, 0, level - 1), rtol=1e-12, atol=1e-12)
 
 
 def test_pixels_are_shuffled_and_what_is_left_over_is_left_out():
-    reading, x = LevelBelow(scaled=False, precondition=False), torch.zeros(2, 3, 4, 4)
+    reading, x = LevelBelow(scaled=False, preconditioned=False), torch.zeros(2, 3, 4, 4)
     raw = torch.arange(2 * 12 * 16, dtype=torch.float32).reshape(2, 12, 4, 4)
     shuffled = torch.nn.functional.pixel_shuffle(raw, 2)
-    assert torch.equal(reading.read(PATH, x, 2.0, raw).clean, shuffled)
-    assert torch.equal(reading.read(PATH, x, 2.0, torch.cat((raw, raw), 1)).clean, shuffled)
-    assert torch.equal(reading.read(PATH, x, 2.0, shuffled).clean, shuffled)
+    assert torch.equal(reading.to_estimate(PATH, x, 2.0, raw).clean, shuffled)
+    assert torch.equal(reading.to_estimate(PATH, x, 2.0, torch.cat((raw, raw), 1)).clean, shuffled)
+    assert torch.equal(reading.to_estimate(PATH, x, 2.0, shuffled).clean, shuffled)
     with pytest.raises(PathError, match="must answer with 12 channels"):
-        reading.read(PATH, x, 2.0, x)
+        reading.to_estimate(PATH, x, 2.0, x)
     with pytest.raises(PathError, match="needs a PyramidPath"):
-        reading.feed(VP(), x, 0.5)
+        reading.precondition(VP(), x, 0.5)
     assert parameterization("level-below") == LevelBelow()
 
 
 def test_scaled_outputs_are_images_and_states_are_fed_at_unit_variance():
     ones = torch.ones(1, 3, 16, 16)
-    reading = LevelBelow(precondition=False)
+    reading = LevelBelow(preconditioned=False)
     for level in (1, 2, 3):
         assert PATH.scale(level) == 2**level
-        x = PATH.diffuse(ones, level, torch.zeros(1, *PATH.event(ones.shape[1:], level)))
+        x = PATH.diffuse(ones, level, torch.zeros(1, *PATH.state_shape(ones.shape[1:], level)))
         assert torch.allclose(reading.target(PATH, ones, x, x, float(level)), ones[..., :1, :1])
         clean = 0.5 * torch.randn(64, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(64, 3, 16, 16)
-        white = torch.randn(64, *PATH.event(clean.shape[1:], level), generator=torch.Generator().manual_seed(2))
-        fed = LevelBelow().feed(PATH, PATH.diffuse(clean, level, white), float(level))
+        white = torch.randn(64, *PATH.state_shape(clean.shape[1:], level), generator=torch.Generator().manual_seed(2))
+        fed = LevelBelow().precondition(PATH, PATH.diffuse(clean, level, white), float(level))
         assert fed.std().item() == pytest.approx(1.0, rel=0.15)
 
 
@@ -117,8 +117,8 @@ def test_scaled_outputs_are_images_and_states_are_fed_at_unit_variance():
 def test_one_set_of_weights_serves_all_levels(path):
     denoiser = model(path)
     for level in range(1, path.levels + 1):
-        x = torch.zeros(2, *path.event((3, SIDE, SIDE), level))
-        assert denoiser(x, float(level)).clean.shape[1:] == path.event((3, SIDE, SIDE), level - 1)
+        x = torch.zeros(2, *path.state_shape((3, SIDE, SIDE), level))
+        assert denoiser(x, float(level)).clean.shape[1:] == path.state_shape((3, SIDE, SIDE), level - 1)
 
 
 # ------------------------------------------------------------------------------------------------------------- weights
@@ -152,13 +152,13 @@ def test_without_adversarial_weight_no_discriminator_is_built():
     small = DiscriminatorConfig(width=8)
     assert PyramidLoss(adversarial=(0.0,), metric="none").on(PATH, SIDE, small).rival is None
     built = PyramidLoss(metric="none").on(PATH, SIDE, small)
-    assert isinstance(built, Contested)
+    assert isinstance(built, AdversarialObjective)
     assert built.rival is not None
     assert built.metric is None
     assert (
         PyramidLoss(adversarial=(0.0,), metric="none")
         .on(PATH, SIDE, small)
-        .contest(model(), batch(), Noise.of(0, POSITIONS), 0.0)
+        .discriminator_loss(model(), batch(), Noise.of(0, POSITIONS), 0.0)
         is None
     )
 
@@ -176,7 +176,7 @@ def test_losses_at_logit_zero_are_log_two_and_the_metric_is_not_asked_at_the_thi
     assert found.terms["perceptual"][2 * B :].eq(0).all()
     assert found.terms["fidelity"][2 * B :].eq(0).all()
     assert [(shape[-1], round(time, 4)) for shape, time, _ in rival.asked] == [(16, 0.1667), (8, 0.5), (4, 0.8333)]
-    theirs = objective(Constant(), draw="all").contest(model(), batch(), Noise.of(0, POSITIONS), 0.0)
+    theirs = objective(Constant(), draw="all").discriminator_loss(model(), batch(), Noise.of(0, POSITIONS), 0.0)
     assert theirs is not None
     for name in ("fake", "real"):
         torch.testing.assert_close(theirs.terms[name].detach(), torch.full((3 * B,), 0.5 * math.log(2.0)))
@@ -185,7 +185,7 @@ def test_losses_at_logit_zero_are_log_two_and_the_metric_is_not_asked_at_the_thi
 def test_the_penalty_of_a_linear_discriminator_is_its_squared_slope():
     slope, level = 0.3, 2
     odds = tuple(float(i == level) for i in (1, 2, 3))
-    found = objective(Constant(slope), odds=odds).contest(model(), batch(), Noise.of(0, POSITIONS), 0.0)
+    found = objective(Constant(slope), odds=odds).discriminator_loss(model(), batch(), Noise.of(0, POSITIONS), 0.0)
     assert found is not None
     pixels = 3 * 8 * 8
     torch.testing.assert_close(found.terms["penalty"].detach(), torch.full((B,), 0.5 * 0.4 * slope**2 * pixels))
@@ -194,11 +194,11 @@ def test_the_penalty_of_a_linear_discriminator_is_its_squared_slope():
 
 def test_a_lazy_penalty_is_rare_and_heavy():
     seen = []
-    flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(precondition=False))
+    flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(preconditioned=False))
     lazy = objective(Constant(0.3), odds=(0.0, 1.0, 0.0), lazy=4)
     for step in range(200):
         positions = tuple(range(4 * step, 4 * step + 4))
-        found = lazy.contest(flat, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
+        found = lazy.discriminator_loss(flat, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
         assert found is not None
         seen.append(found.terms["penalty"][0].item())
     full = 0.5 * 0.4 * 0.3**2 * 3 * 8 * 8
@@ -213,21 +213,21 @@ def test_a_discriminator_only_sees_levels_that_listen_to_it():
     some = objective(rival, adversarial=(0.0, 0.0, 1.0))
     for step in range(20):
         positions = tuple(range(4 * step, 4 * step + 4))
-        found = some.contest(denoiser, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
+        found = some.discriminator_loss(denoiser, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
         assert found is not None
         assert found.times.tolist() == [3.0] * B
     all_at_once = objective(Constant(), adversarial=(0.0, 1.0, 1.0), draw="all")
-    found = all_at_once.contest(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
+    found = all_at_once.discriminator_loss(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     assert found is not None
     assert found.times.tolist() == [2.0] * B + [3.0] * B
     never = objective(Constant(), adversarial=(0.0, 0.0, 1.0), odds=(1.0, 0.0, 0.0))
-    assert never.contest(denoiser, batch(), Noise.of(0, POSITIONS), 0.0) is None
+    assert never.discriminator_loss(denoiser, batch(), Noise.of(0, POSITIONS), 0.0) is None
 
 
 def test_the_fidelity_is_the_mean_absolute_error_of_images():
     path = replace(PATH, alphas=(0.5, 0.2, 0.5))
     loss = PyramidLoss(draw="all", drop=0.0, metric="none", adversarial=(0.0,))
-    denoiser = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), path, LevelBelow(precondition=False))
+    denoiser = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), path, LevelBelow(preconditioned=False))
     found = Pyramid(loss=loss, path=path)(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     for level in (1, 2, 3):
         below = torch.nn.functional.avg_pool2d(images(), 2 ** (level - 1))
@@ -239,7 +239,7 @@ def test_the_fidelity_is_the_mean_absolute_error_of_images():
 
 def test_a_perfect_network_has_no_fidelity_loss():
     below = {SIDE // 2**level: torch.nn.functional.avg_pool2d(images(), 2 ** (level - 1)) for level in (1, 2, 3)}
-    denoiser = Denoiser(lambda x, time: below[x.shape[-1]], PATH, LevelBelow(precondition=False))
+    denoiser = Denoiser(lambda x, time: below[x.shape[-1]], PATH, LevelBelow(preconditioned=False))
     loss = PyramidLoss(draw="all", drop=0.0, metric="none", adversarial=(0.0,))
     found = Pyramid(loss=loss)(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     assert found.terms["fidelity"].max() < 1e-6
@@ -254,7 +254,7 @@ def test_neither_network_learns_from_the_others_loss():
     assert all(p.grad is None and p.requires_grad for p in rival.parameters())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in denoiser.net.parameters())
     denoiser.net.zero_grad()
-    found = both.contest(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
+    found = both.discriminator_loss(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     assert found is not None
     found.total.backward()
     assert all(p.grad is None for p in denoiser.net.parameters())
@@ -277,7 +277,7 @@ def test_the_noise_on_the_discriminators_images_falls_as_published():
             shown.append(x.std().item())
             return super().forward(x, time, label)
 
-    flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(precondition=False))
+    flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(preconditioned=False))
     for progress in (0.0, 0.5, 1.0):
         objective(Watching(), odds=(1.0, 0.0, 0.0))(flat, batch(), Noise.of(0, POSITIONS), progress)
     assert shown == pytest.approx([0.4 * 0.99**n for n in (0, 300, 600)], rel=0.1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ornstein.denoisers import Denoiser
 from ornstein.networks.discriminator import DiscriminatorConfig, discriminator
-from ornstein.objectives import Examples
+from ornstein.objectives import TrainBatch
 from ornstein.objectives.pyramid import Pyramid, PyramidLoss
 from ornstein.parameterizations import LevelBelow
 from ornstein.paths import PyramidPath
@@ -20,12 +20,12 @@ B, SIDE = 4, 16
 WEIGHTS = {1: 0.2, 2: 0.5, 3: 1.0}
 
 
-def batch(first: int = 0, count: int = B) -> Examples:
+def batch(first: int = 0, count: int = B) -> TrainBatch:
     drawn = torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(first))
-    return Examples(clean=2.0 * drawn - 1.0, cond={}, positions=tuple(range(first, first + count)))
+    return TrainBatch(clean=2.0 * drawn - 1.0, cond={}, positions=tuple(range(first, first + count)))
 
 
-def noise(examples: Examples) -> Noise:
+def noise(examples: TrainBatch) -> Noise:
     return Noise.of(0, examples.positions)
 
 
@@ -40,7 +40,7 @@ def grey(x: Tensor, time: Tensor) -> Tensor:
 
 
 def denoiser(net: Callable[..., Tensor] = grey) -> Denoiser:
-    return Denoiser(net, PATH, LevelBelow(precondition=False))
+    return Denoiser(net, PATH, LevelBelow(preconditioned=False))
 
 
 class Judge(nn.Module):
@@ -72,7 +72,7 @@ def test_the_network_wants_its_images_taken_for_real(logit):
 
 @pytest.mark.parametrize("logit", [-2.0, 2.0])
 def test_the_discriminator_wants_fakes_below_zero_and_data_above(logit):
-    found = objective(Judge(logit)).contest(denoiser(), batch(), noise(batch()), 0.0)
+    found = objective(Judge(logit)).discriminator_loss(denoiser(), batch(), noise(batch()), 0.0)
     assert found is not None
     rows = torch.ones(3 * B)
     torch.testing.assert_close(found.terms["fake"].detach(), rows * 0.5 * softplus(logit))
@@ -86,7 +86,7 @@ def test_the_slopes_of_the_losses_have_their_signs():
         for name, sign in (("adversarial", -1.0), ("fake", 1.0), ("real", -1.0)):
             shift = torch.tensor(at, requires_grad=True)
             both = objective(judge)
-            ask = both if name == "adversarial" else both.contest
+            ask = both if name == "adversarial" else both.discriminator_loss
             found = ask(denoiser(), batch(), noise(batch()), 0.0)
             assert found is not None
             (slope,) = torch.autograd.grad(found.terms[name].sum(), shift)
@@ -96,7 +96,9 @@ def test_the_slopes_of_the_losses_have_their_signs():
 def test_the_penalty_is_taken_at_the_noisy_data():
     """D = ½·s·|x|² has the gradient s·x: the penalty is ½·r·s²·|g + ν|², of data alone."""
     judge = Judge(lambda x: 0.5 * 0.3 * x.square().flatten(1).sum(1))
-    found = objective(judge, draw="one", odds=(0.0, 0.0, 1.0)).contest(denoiser(), batch(), noise(batch()), 0.0)
+    found = objective(judge, draw="one", odds=(0.0, 0.0, 1.0)).discriminator_loss(
+        denoiser(), batch(), noise(batch()), 0.0
+    )
     assert found is not None
     data = judge.inputs[1]
     expected = 0.5 * 0.8 * 0.3**2 * data.square().flatten(1).sum(1)
@@ -124,7 +126,7 @@ def test_data_and_fakes_get_noise_of_their_own():
     """Of the published size, independent between data, fakes, levels, and the network's own step."""
     many = batch(count=64)
     judge = Judge()
-    objective(judge).contest(denoiser(), many, noise(many), 0.0)
+    objective(judge).discriminator_loss(denoiser(), many, noise(many), 0.0)
     objective(judge)(denoiser(), many, noise(many), 0.0)
     drawn: dict[str, Tensor] = {}
     for level in (1, 2, 3):
@@ -150,7 +152,7 @@ def test_the_discriminator_learns_from_other_states_than_the_network():
         return grey(x, time)
 
     many, both = batch(count=64), objective(Judge())
-    both.contest(denoiser(net), many, noise(many), 0.0)
+    both.discriminator_loss(denoiser(net), many, noise(many), 0.0)
     both(denoiser(net), many, noise(many), 0.0)
     for level, (theirs, ours) in enumerate(zip(states[:3], states[3:], strict=True), 1):
         mean = PATH.diffuse(many.clean, level, torch.zeros_like(ours))
@@ -165,7 +167,7 @@ def test_levels_have_their_odds_and_are_drawn_apart_for_the_two_networks():
     ours, theirs = [], []
     for step in range(200):
         one = batch(step, count=1)
-        found = both.contest(denoiser(), one, noise(one), 0.0)
+        found = both.discriminator_loss(denoiser(), one, noise(one), 0.0)
         assert found is not None
         theirs += found.times.tolist()
         ours += both(denoiser(), one, noise(one), 0.0).times.tolist()
@@ -199,7 +201,7 @@ def test_dropout_acts_in_a_networks_own_step_alone():
     (first, ours), (second, others) = step(both, 1), step(both, 2)
     assert torch.equal(first, second)
     assert not torch.equal(ours, others)
-    (first, ours), (second, others) = step(both.contest, 1), step(both.contest, 2)
+    (first, ours), (second, others) = step(both.discriminator_loss, 1), step(both.discriminator_loss, 2)
     assert not torch.equal(first, second)
     assert torch.equal(ours, others)
     assert net.training

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import ornstein as orn
-from ornstein.objectives import Examples
+from ornstein.objectives import TrainBatch
 from ornstein.objectives.reconstruction import Reconstructing, ReconstructionLoss
 from ornstein.randomness import Noise
 
@@ -51,17 +51,17 @@ class Critic(nn.Module):
         return self.slope * x.mean(1, keepdim=True) + self.offset
 
 
-def batch(rows: int = 3, first: int = 0) -> Examples:
-    clean = Noise.of(2, range(rows), dtype=F64).white("clean", (3, 4, 6)).clamp(-1, 1)
-    return Examples(clean=clean, cond={}, positions=tuple(range(first, first + rows)))
+def batch(rows: int = 3, first: int = 0) -> TrainBatch:
+    clean = Noise.of(2, range(rows), dtype=F64).normal("clean", (3, 4, 6)).clamp(-1, 1)
+    return TrainBatch(clean=clean, cond={}, positions=tuple(range(first, first + rows)))
 
 
-def answers(net: Tiny, data: Examples) -> tuple[Tensor, Tensor, Tensor]:
-    noise = Noise.of(0, range(len(data.clean)), dtype=F64).white("latent", (2, 2, 3))
+def answers(net: Tiny, data: TrainBatch) -> tuple[Tensor, Tensor, Tensor]:
+    noise = Noise.of(0, range(len(data.clean)), dtype=F64).normal("latent", (2, 2, 3))
     return net(data.clean, torch.zeros(len(data.clean), dtype=F64), noise)
 
 
-def losses(objective: Reconstructing, net: nn.Module, data: Examples):
+def losses(objective: Reconstructing, net: nn.Module, data: TrainBatch):
     model = orn.Denoiser(net, orn.Flow(), "clean")
     return objective(model, data, Noise.of(0, range(len(data.clean)), dtype=F64), 0.7)
 
@@ -107,7 +107,9 @@ def test_the_hinge_of_the_critic_at_both_signs(slope, offset):
     """max(0, 1 − D(x)) on pictures, max(0, 1 + D(x̂)) on reconstructions, means over patches."""
     net, data, critic = Tiny(), batch(), Critic(slope, offset)
     objective = Reconstructing(loss=ReconstructionLoss(adversarial_from=0), rival=critic)
-    found = objective.contest(orn.Denoiser(net, orn.Flow(), "clean"), data, Noise.of(0, range(3), dtype=F64), 0.0)
+    found = objective.discriminator_loss(
+        orn.Denoiser(net, orn.Flow(), "clean"), data, Noise.of(0, range(3), dtype=F64), 0.0
+    )
     assert found is not None
     again = answers(net, data)[0]
     verdicts = {"real": critic(data.clean), "fake": critic(again)}
@@ -161,9 +163,9 @@ def test_the_critic_waits_for_the_first_batch_that_lies_wholly_beyond():
         data, noise = batch(first=first), Noise.of(0, range(3), dtype=F64)
         assert objective.begun(data) is begun
         assert ("adversarial" in objective(model, data, noise, 0.0).terms) is begun
-        assert (objective.contest(model, data, noise, 0.0) is not None) is begun
+        assert (objective.discriminator_loss(model, data, noise, 0.0) is not None) is begun
     alone = Reconstructing(loss=objective.loss)
-    assert alone.contest(model, batch(first=10), Noise.of(0, range(3), dtype=F64), 0.0) is None
+    assert alone.discriminator_loss(model, batch(first=10), Noise.of(0, range(3), dtype=F64), 0.0) is None
 
 
 def test_parts_are_loaded_where_they_have_a_weight_and_wrappers_are_looked_through():

@@ -34,7 +34,6 @@ from ornstein.samplers import (
     AcceleratedODE,
     AcceleratedSDE,
     Ancestral,
-    AngleAdams,
     Collocation,
     DPMSolver,
     DPMSolver2S,
@@ -43,6 +42,7 @@ from ornstein.samplers import (
     RandomizedMidpoint,
     Sampler,
     SASolver,
+    TrigFlowAdams,
     UniPC,
     run,
     sampler,
@@ -89,10 +89,10 @@ class Headed:
         clean = M1().denoiser(self.path)(x, t).clean
         return Estimate(x, t, self.path, clean=clean, extras={"variance": torch.zeros_like(x)})
 
-    def given(self, cond: Cond) -> Headed:
+    def with_condition(self, cond: Cond) -> Headed:
         return self
 
-    def many(self, x: Tensor, t: Any, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Any, conds: Sequence[Cond]) -> list[Estimate]:
         return [self(x, t) for _ in conds]
 
     def denoiser(self, path: AffinePath) -> Headed:
@@ -221,12 +221,12 @@ VARIANTS: list[Sampler] = [
     RandomizedMidpoint("clean"),
     RandomizedMidpoint("clean", "middle"),
     RandomizedMidpoint("score", "middle"),
-    AngleAdams(points=1, corrector=False),
-    AngleAdams(points=1),
-    AngleAdams(points=2, corrector=False),
-    AngleAdams(points=2),
-    AngleAdams(points=4, corrector=False),
-    AngleAdams(points=4),
+    TrigFlowAdams(points=1, corrector=False),
+    TrigFlowAdams(points=1),
+    TrigFlowAdams(points=2, corrector=False),
+    TrigFlowAdams(points=2),
+    TrigFlowAdams(points=4, corrector=False),
+    TrigFlowAdams(points=4),
 ]
 
 

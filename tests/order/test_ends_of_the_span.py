@@ -33,7 +33,7 @@ class Headed:
 
 
 def ended(rule: Sampler, path: AffinePath, steps: int) -> Tensor:
-    x = torch.linspace(-2.2, 2.2, 11, dtype=torch.float64)[:, None] * path.sigma(path.span[1])
+    x = torch.linspace(-2.2, 2.2, 11, dtype=torch.float64)[:, None] * path.sigma(path.t_range[1])
     return run(solve(rule, path, x, grids.log_snr(steps)(path), NOISE), Headed(path))  # type: ignore[arg-type]
 
 

@@ -40,7 +40,7 @@ class Composed:
     halves: bool = False
     rate: float = 1.0
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         width = len(self.fine) // self.steps
         index = key if isinstance(key, int) else int(key[1])  # type: ignore[index]
         low, high = index * width, (index + 1) * width

@@ -32,7 +32,7 @@ class Injected:
     def __init__(self, seed: int = 7) -> None:
         self.generator = torch.Generator().manual_seed(seed)
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         return torch.randn(SHAPE[0], *event, generator=self.generator)
 
 

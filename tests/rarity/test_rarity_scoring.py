@@ -61,7 +61,7 @@ def test_the_published_level_is_index_60_of_100_on_the_linear_table():
 def test_the_squared_score_is_the_error_of_the_noise(path):
     """H2: ‖x_0 − x̂_0‖² = (σ/α)²‖ẑ − z‖², unclamped, and the same on every path."""
     x = gauss(6)
-    z = Noise.of(1, range(6), dtype=torch.float64).white("z", (D,))
+    z = Noise.of(1, range(6), dtype=torch.float64).normal("z", (D,))
     t = path.time_of(LSUN_LOG_SNR)
     clean = one_step(TARGET.denoiser(path), x, z, LSUN_LOG_SNR)
     noise = TARGET.denoiser(path)(path.diffuse(x, t, z), t).noise
@@ -85,7 +85,7 @@ def test_the_closed_form_of_a_gaussian():
 def test_the_limits_of_the_level():
     """H4."""
     x, path = gauss(20), VP()
-    clear, dark = path.log_snr(path.floor), path.log_snr(path.span[1])
+    clear, dark = path.log_snr(path.t_min), path.log_snr(path.t_range[1])
     torch.testing.assert_close(closed(x, 40.0), torch.zeros(20, dtype=torch.float64), atol=1e-10, rtol=0)
     assert float((found(x, clear, 3) / (x - 0.2).square().sum(1)).max()) < 1e-2
     torch.testing.assert_close(found(x, dark, 3), (x - 0.2).square().sum(1), rtol=0.1, atol=0.1)
@@ -121,8 +121,8 @@ def replace_path(path):
 def test_a_distance_is_zero_at_home_and_rows_are_apart(name):
     called, pair = named(name)
     assert called == name
-    a = Noise.of(0, range(3)).white("a", (3, 16, 16)).clamp(-1, 1)
-    b = Noise.of(0, range(3)).white("b", (3, 16, 16)).clamp(-1, 1)
+    a = Noise.of(0, range(3)).normal("a", (3, 16, 16)).clamp(-1, 1)
+    b = Noise.of(0, range(3)).normal("b", (3, 16, 16)).clamp(-1, 1)
     assert float(pair(a, a).abs().max()) < 1e-6
     assert pair(a, b).shape == (3,)
     torch.testing.assert_close(pair(a, b)[1:2], pair(a[1:2], b[1:2]))
@@ -191,11 +191,11 @@ def test_a_row_is_the_score_of_its_image_under_its_label(whole, run, source, tmp
     example = source[7]
     clean = example.image[None].float() / 127.5 - 1.0
     noise = Noise.of(mix(0, "rarity"), [7])
-    model = run.denoiser.given(run.cond(labels=[example.label]))
+    model = run.denoiser.with_condition(run.cond(labels=[example.label]))
     path, values = model.path, []
     for draw in range(2):
         t = path.time_of(-3.703)
-        x = path.diffuse(clean, t, noise.white(("rarity", draw), clean.shape[1:]))
+        x = path.diffuse(clean, t, noise.normal(("rarity", draw), clean.shape[1:]))
         with torch.no_grad():
             values.append(float((model(x, t).clean.clamp(-1, 1) - clean).square().sum()))
     assert table.scores[7] == pytest.approx(sum(values) / 2, rel=1e-5)

@@ -15,13 +15,13 @@ from ornstein.cli.main import main
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
 from ornstein.models.rarity import RaritySpec
 from ornstein.models.rarity_network import RunFeatures
-from ornstein.models.spec import Spec
+from ornstein.models.spec import ModelSpec
 from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
 from ornstein.randomness import Noise
 from ornstein.runs import export, open_run
 from ornstein.training import Every, TrainConfig, read_config, to_dict, train
-from ornstein.training.rarity import Falling, RarityConfig, RarityLoss, classify
+from ornstein.training.rarity import LinearDecayAdamW, RarityConfig, RarityLoss, classify
 
 BATCH = 16
 NETWORK = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8, patch=2)
@@ -78,7 +78,7 @@ def learned(tmp_path_factory, brightness) -> Path:
             images=150 * 32,
             batch=32,
             network=replace(NETWORK, width=16, head_width=16),
-            optimizer=Falling(lr=5e-3),
+            optimizer=LinearDecayAdamW(lr=5e-3),
             objective=RarityLoss(crop=1.0),
             validate=2400,
             every=Every(log=2400, checkpoint=9600, seconds=0, samples=0),
@@ -101,7 +101,7 @@ def test_it_learns_and_knows_less_in_more_noise(learned):
     assert high > low + 0.1, last
     assert last["loss"][0] > last["loss"][-1]
     classifier = rarity.load(learned)
-    x = Noise.of(0, range(64)).white("x", (3, 16, 16))
+    x = Noise.of(0, range(64)).normal("x", (3, 16, 16))
     spread = torch.softmax(classifier(x, torch.full((64,), -10.0)), 1).std(0).max()
     assert float(spread) < 0.1
 
@@ -143,9 +143,9 @@ def test_the_gradient_is_that_of_the_logarithm(learned, head):
     with torch.no_grad():
         for name, weight in net.named_parameters():  # what begins at zero would hide everything behind it
             if weight.ndim > 1 and not weight.any():
-                weight.copy_(0.2 * Noise.of(5, [0]).white(name, weight.shape)[0])
+                weight.copy_(0.2 * Noise.of(5, [0]).normal(name, weight.shape)[0])
     classifier = rarity.RarityClassifier(net=net, spec=spec)
-    x = Noise.of(0, range(3)).white("x", (3, 16, 16)).requires_grad_()
+    x = Noise.of(0, range(3)).normal("x", (3, 16, 16)).requires_grad_()
     level = torch.tensor([-3.0, 0.0, 3.0])
     (gradient,) = torch.autograd.grad(classifier.log_likelihood(x, level, 1).sum(), x)
     way = gradient / gradient.flatten(1).norm(dim=1)[:, None, None, None]
@@ -162,7 +162,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(brightness, tmp_path):
     from safetensors.torch import load_file
 
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    optimizer = Falling(over=6 * BATCH)
+    optimizer = LinearDecayAdamW(over=6 * BATCH)
     train(config(whole, brightness, optimizer=optimizer), quiet=True)
     train(config(parts, brightness, optimizer=optimizer, images=3 * BATCH), quiet=True)
     train(config(parts, brightness, optimizer=optimizer), quiet=True)
@@ -178,7 +178,7 @@ def test_a_stopped_training_goes_on_bit_for_bit(brightness, tmp_path):
 def test_the_rate_falls_to_zero(brightness, tmp_path):
     rate = config(tmp_path, brightness, images=1000).optimizer.rate
     assert [rate(k) for k in (0, 500, 1000)] == pytest.approx([3e-4, 1.5e-4, 0.0])
-    assert Falling(over=-1).rate(10**9) == 3e-4
+    assert LinearDecayAdamW(over=-1).rate(10**9) == 3e-4
 
 
 def test_defaults_are_those_of_the_paper():
@@ -198,7 +198,7 @@ def test_a_cascade_looks_through_a_frozen_network(brightness, model_run, tmp_pat
     )
     train(asked, quiet=True)
     classifier = rarity.load(tmp_path / "run")
-    x = Noise.of(0, range(2)).white("x", (3, 16, 16))
+    x = Noise.of(0, range(2)).normal("x", (3, 16, 16))
     assert classifier(x, torch.zeros(2)).shape == (2, 3)
     names = [name for name, _ in classifier.net.named_parameters()]
     assert any(name.startswith("features.") for name in names) == (features == "run")
@@ -211,7 +211,7 @@ def test_a_cascade_looks_through_a_frozen_network(brightness, model_run, tmp_pat
         assert seen.shape == (2, 24, 4, 4)
         lower = classifier.net.features(x[1:], torch.tensor([2.0]))
         torch.testing.assert_close(seen[1:], lower, rtol=1e-4, atol=1e-5)
-        assert model_path.log_snr(model_path.span[1]) < 0
+        assert model_path.log_snr(model_path.t_range[1]) < 0
     guided = guidance.Minority(classifier, -1, 2.0)(orn.load(model_run))
     assert orn.sample(guided, 2, steps=3).isfinite().all()
 
@@ -219,12 +219,12 @@ def test_a_cascade_looks_through_a_frozen_network(brightness, model_run, tmp_pat
 @pytest.mark.parametrize("name", ["vp-cosine", "ve", "flow"])
 def test_what_the_networks_are_shown_on_every_path(name):
     """A feature network its own path's state at the level asked for; the classifier the state of unit variance."""
-    spec = Spec(shape=(3, 16, 16), path=name, predicts="noise", network=NETWORK)
+    spec = ModelSpec(shape=(3, 16, 16), path=name, predicts="noise", network=NETWORK)
     net, level, site = spec.build().net, torch.tensor([-1.5, 2.0], dtype=torch.float64), "mid.1.hidden"
     model, noise = spec.denoiser(net), Noise.of(0, range(2))
     path, seen, shown = model.path, [], []
     t = path.time_of(level)
-    x = path.diffuse(0.5 * noise.white("x", spec.shape), t, noise.white("z", spec.shape))
+    x = path.diffuse(0.5 * noise.normal("x", spec.shape), t, noise.normal("z", spec.shape))
     unit = x / (path.alpha(t) ** 2 + path.sigma(t) ** 2).sqrt().float()[:, None, None, None]
     with torch.no_grad():
         features = RunFeatures(spec, net, [site])(unit, level)

@@ -20,7 +20,7 @@ from ornstein.metrics.pairs import distance
 from ornstein.paths import VP
 from ornstein.randomness import Noise, mix
 from ornstein.rarity import Recipe, Table, held_out, normal_scores, one_step, quantile_classes, score
-from ornstein.runs import Run
+from ornstein.runs import TrainedModel
 
 CLASSES = ("a", "b", "c")
 SIDE = 4
@@ -64,7 +64,7 @@ class Weights(nn.Module):
         self.text = (lambda texts: (torch.tensor([[float(len(t))] for t in texts]), None)) if captions else None
 
 
-def run(condition: str = "label", codec=None, **more) -> Run:
+def run(condition: str = "label", codec=None, **more) -> TrainedModel:
     weights = Weights(condition == "text")
     scale = weights.scale
 
@@ -89,13 +89,13 @@ def run(condition: str = "label", codec=None, **more) -> Run:
     )
     denoiser = Denoiser(net, VP(), "clean", shape=spec.shape, codec=codec)
     made = {"folder": Path("runs/mine"), "weights": Path("w"), "images": 123, "details": {}}
-    return Run(denoiser=denoiser, model=weights, spec=spec, **made | more)  # type: ignore[arg-type]
+    return TrainedModel(denoiser=denoiser, model=weights, spec=spec, **made | more)  # type: ignore[arg-type]
 
 
 RECIPE = Recipe(distance="absolute", draws=3, seed=9, log_snr=-1.2, clamp=0.8)
 
 
-def by_hand(made: Run, source: Pictures, recipe: Recipe, told, compare) -> list[float]:
+def by_hand(made: TrainedModel, source: Pictures, recipe: Recipe, told, compare) -> list[float]:
     """Every picture by itself, its own noise and its own condition."""
     path, t = VP(), VP().time_of(recipe.log_snr)
     found = []
@@ -106,7 +106,7 @@ def by_hand(made: Run, source: Pictures, recipe: Recipe, told, compare) -> list[
         noise = Noise.of(mix(recipe.seed, "rarity"), [i])
         values = []
         for draw in range(recipe.draws):
-            x = path.alpha(t) * clean + path.sigma(t) * noise.white(("rarity", draw), clean.shape[1:])
+            x = path.alpha(t) * clean + path.sigma(t) * noise.normal(("rarity", draw), clean.shape[1:])
             seen = (0.7 + told(example)) * x - 0.2
             values.append(float(compare(clean, seen)))
         found.append(sum(values) / recipe.draws)
@@ -201,14 +201,14 @@ def test_the_header_says_everything_that_changes_a_number(tmp_path):
     assert (table.classes, table.fingerprint, len(table)) == (CLASSES, "f", 37)
 
 
-def other_weights() -> Run:
+def other_weights() -> TrainedModel:
     made = run()
     with torch.no_grad():
         made.model.scale[1] += 1e-6
     return made
 
 
-def other_path() -> Run:
+def other_path() -> TrainedModel:
     made = run()
     made.spec.path = "vp-cosine"
     return made
@@ -288,7 +288,7 @@ def test_data_that_does_not_fit_the_run_is_refused(tmp_path):
     assert score(run("none"), Pictures(count=2, classes=()), out, RECIPE) is not None
     path = VP()
     clean = torch.zeros(1, 3, SIDE, SIDE)
-    for level in (path.log_snr(path.span[1]), path.log_snr(path.floor)):  # both ends can be scored
+    for level in (path.log_snr(path.t_range[1]), path.log_snr(path.t_min)):  # both ends can be scored
         assert one_step(run("none").denoiser, clean, clean, level).shape == clean.shape
         with pytest.raises(UsageError, match="outside of what this model was trained on"):
             one_step(run("none").denoiser, clean, clean, level * 1.001)
@@ -403,7 +403,7 @@ def test_the_share_held_out_of_every_class():
 
 
 def test_plain_distances_sum_in_full_precision():
-    a, b = (Noise.of(s, range(2)).white("x", (3, 2)) for s in (0, 1))
+    a, b = (Noise.of(s, range(2)).normal("x", (3, 2)) for s in (0, 1))
     for name, power in (("squared", 2), ("absolute", 1)):
         called, pair = distance(name)
         assert called == name

@@ -10,7 +10,7 @@ from torch import nn
 
 import ornstein as orn
 from ornstein.networks import build
-from ornstein.objectives import Denoising, Examples
+from ornstein.objectives import Denoising, TrainBatch
 from ornstein.reproduce import Budget, Cells, Record, cas_dm
 from ornstein.reproduce import cas_dm_cells as measure
 from ornstein.training.cas_dm import CascadeConfig
@@ -97,7 +97,7 @@ def test_the_metric_in_one_network_trains_it():
     loss = measure.MetricLoss(denoising=Denoising(), metric=lambda a, b: (a - b).abs().flatten(1).mean(1))
     positions = (0, 1, 2)
     noise = orn.Noise.of(0, positions)
-    batch = Examples(clean=torch.zeros(3, 3, 8, 8), cond={}, positions=positions)
+    batch = TrainBatch(clean=torch.zeros(3, 3, 8, 8), cond={}, positions=positions)
     terms = loss(model, batch, noise, 0.0).terms
     assert torch.equal(terms["denoising"], Denoising()(model, batch, noise, 0.0).terms["denoising"])
     (gradient,) = torch.autograd.grad(terms["metric"].mean(), net.weight)

@@ -83,7 +83,7 @@ def test_the_references_agree() -> None:
     x, times = M2().start(noise, WIDE, 3.0), (3.0, 1.0, 0.4, 0.1)
     found = run(solve(Fine(0.04), WIDE, x, times, noise), model)
     torch.testing.assert_close(found, flow(model, x, 3.0, 0.1, steps=100), rtol=1e-5, atol=1e-5)
-    together = model.at_times(torch.stack((x, x)), (3.0, 1.0))
+    together = model.predict_times(torch.stack((x, x)), (3.0, 1.0))
     for answer, t in zip(together, (3.0, 1.0), strict=True):
         torch.testing.assert_close(answer.clean, model(x, t).clean, rtol=1e-14, atol=1e-14)
 

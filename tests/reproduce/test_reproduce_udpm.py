@@ -134,7 +134,7 @@ def test_every_way_takes_as_many_evaluations_as_it_says():
         **{f"ddim {steps}, equal times": steps for steps in (3, 5, 10)},
         "auto 3": 3,
     }
-    clock = [float(path.clock(path.span[1] * (1.0 - i / 5))) for i in range(5)]
+    clock = [float(path.timestep_of(path.t_range[1] * (1.0 - i / 5))) for i in range(5)]
     assert times["ddim 5, equal times"] == pytest.approx(clock)
 
 
@@ -210,7 +210,7 @@ def test_the_penalty_costs_three_evaluations_and_all_is_counted():
     def counted(lazy: int) -> float:
         loss = PyramidLoss(odds=(1.0, 0.0, 0.0), metric="none", lazy=lazy)
         both = loss.on(path, SIZE, DiscriminatorConfig(width=8))
-        return measure._counted(lambda batch, noise: both.contest(model, batch, noise, 0.5), (3, SIZE, SIZE))
+        return measure._counted(lambda batch, noise: both.discriminator_loss(model, batch, noise, 0.5), (3, SIZE, SIZE))
 
     rival = PyramidLoss(metric="none").on(path, SIZE, DiscriminatorConfig(width=8)).rival
     with FlopCounterMode(display=False) as counter:
@@ -236,7 +236,7 @@ def test_the_level_that_is_drawn_anew_is_the_one_that_moves(tmp_path: Path):
     def enlarge(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.interpolate(x, scale_factor=2.0, mode="nearest")
 
-    model = orn.Denoiser(enlarge, path, LevelBelow(precondition=False), shape=(3, SIZE, SIZE))
+    model = orn.Denoiser(enlarge, path, LevelBelow(preconditioned=False), shape=(3, SIZE, SIZE))
     moved = measure.varied(model, 80, tmp_path / "levels.png")
     assert set(moved) == {"0", "1", "2", "3"}
     shares = [moved[level]["coarse"] / moved[level]["all"] for level in "123"]

@@ -39,8 +39,8 @@ def test_an_observation_has_the_law_of_the_problem() -> None:
 
 
 def test_distances_of_samples() -> None:
-    x = Noise.of(0, range(4000), dtype=torch.float64).white("x", (2,))
-    y = Noise.of(1, range(4000), dtype=torch.float64).white("x", (2,))
+    x = Noise.of(0, range(4000), dtype=torch.float64).normal("x", (2,))
+    y = Noise.of(1, range(4000), dtype=torch.float64).normal("x", (2,))
     assert exact.sliced(x, x) == 0.0
     assert exact.sliced(x, y) < 0.06
     assert exact.sliced(x, x + torch.tensor([3.0, 0.0]).double()) == pytest.approx(3.0 / 2**0.5, rel=0.15)

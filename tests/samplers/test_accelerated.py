@@ -82,7 +82,7 @@ class Stirred:
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         a, b = (path.alpha(time) ** 2 for time in (step.t, step.s))
         alpha, beta = a / b, 1.0 - a / b
-        one, two = (noise.white((name, step.index), x.shape[1:]) for name in ("one", "two"))
+        one, two = (noise.normal((name, step.index), x.shape[1:]) for name in ("one", "two"))
         half = math.sqrt(0.5 * beta)
         if self.form == "ddpm":
             estimate = yield Query(x, step.t)
@@ -168,7 +168,7 @@ def test_noise_outside_the_bracket_loses_the_acceleration() -> None:
 
 def end(rule: Sampler, path: AffinePath, times: tuple[float, ...], rows: int = 16) -> Tensor:
     noise = Noise.of(5, range(rows), dtype=torch.float64)
-    x = noise.white("prior", (2,)) * path.sigma(times[0])
+    x = noise.normal("prior", (2,)) * path.sigma(times[0])
     return run(solve(rule, path, x, times, noise), M2().denoiser(path))
 
 
@@ -181,7 +181,7 @@ def test_the_probe_form_is_the_papers_recursion() -> None:
     times = tuple(path.time_of(-2.0 * math.log(bar)) for bar in UNEVEN)
     a = [path.alpha(t) ** 2 for t in times]
     noise = Noise.of(5, range(16), dtype=torch.float64)
-    y = noise.white("prior", (2,)) * path.sigma(times[0])
+    y = noise.normal("prior", (2,)) * path.sigma(times[0])
     for i in range(len(a) - 1):
         alpha, beta = a[i] / a[i + 1], 1.0 - a[i] / a[i + 1]
         s = model(y, times[i]).score
@@ -198,7 +198,7 @@ def _history_by_quadrature(path: AffinePath, times: tuple[float, ...], form: str
     """Adams–Bashforth 2 by Gauss–Legendre: the noise in ᾱ ("memory"), or the score in σ̄² (exact two-step rule)."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
     model, noise = M2().denoiser(path), Noise.of(5, range(16), dtype=torch.float64)
-    u = noise.white("prior", (2,)) * path.sigma(times[0]) / path.alpha(times[0])
+    u = noise.normal("prior", (2,)) * path.sigma(times[0]) / path.alpha(times[0])
     before: tuple[float, Tensor] | None = None
     for t, s in pairwise(times):
         bar, after = path.sigma_bar(t), path.sigma_bar(s)
@@ -316,13 +316,13 @@ def test_the_mean_of_a_gaussian_is_exact() -> None:
 
 def test_climbs_drop_the_memory() -> None:
     path, noise = VE(), Noise.of(2, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,)) * 5.0
+    model, x = M2().denoiser(path), noise.normal("prior", (2,)) * 5.0
     for form in ("probe", "history", "memory"):
         rule = AcceleratedODE(form)  # type: ignore[arg-type]
         asked = plan(rule, path, (5.0, 3.0, 1.0, 2.0, 0.5))
         assert len(asked) == (4 if form == "probe" else 3)
         middle = run(solve(rule, path, x, (5.0, 3.0, 1.0), noise), model)
-        climbed = path.renoise(middle, 1.0, 2.0, noise.white(("up", 2), (2,)))
+        climbed = path.renoise(middle, 1.0, 2.0, noise.normal(("up", 2), (2,)))
         whole = run(solve(rule, path, x, (5.0, 3.0, 1.0, 2.0, 0.5), noise), model)
         assert torch.equal(whole, run(solve(rule, path, climbed, (2.0, 0.5), noise), model))
 

@@ -39,9 +39,9 @@ def test_any_number_of_evaluations_is_met_exactly(name: str) -> None:
         rule, grid = auto(path, count)
         times = grid(path)
         assert len(plan(rule, path, times)) == count
-        assert (times[0], times[-1]) == (path.span[1], path.span[0])
+        assert (times[0], times[-1]) == (path.t_range[1], path.t_range[0])
         assert all(s < t for t, s in itertools.pairwise(times))
-        assert min(times[:-1]) >= path.floor * (1.0 - 1e-9)
+        assert min(times[:-1]) >= path.t_min * (1.0 - 1e-9)
 
 
 def test_it_is_a_function_of_path_and_number() -> None:
@@ -110,7 +110,7 @@ def test_the_error_falls_from_count_to_count() -> None:
 @pytest.mark.parametrize("target", [M1(), M2()], ids=["M1", "M2"])
 def test_one_to_four_evaluations_are_nearer_than_those_of_ddim(name: str, target: MixtureTarget) -> None:
     path, quiet = PATHS[name], orn.Noise.of(0, range(200), dtype=torch.float64)
-    x = path.std(path.span[1]) * quiet.white("x", (target.dim,))
+    x = path.std(path.t_range[1]) * quiet.normal("x", (target.dim,))
 
     def ended(rule: Sampler, grid: grids.Grid) -> torch.Tensor:
         return orn.run(orn.solve(rule, path, x, grid(path), quiet), target.denoiser(path))

@@ -9,7 +9,7 @@ import pytest
 
 from ornstein import grids
 from ornstein.paths import VE, VP, Flow, PyramidPath, ShiftedPath
-from ornstein.samplers import DDIM, Ancestral, AngleAdams, auto, default_for
+from ornstein.samplers import DDIM, Ancestral, TrigFlowAdams, auto, default_for
 from ornstein.samplers.auto import rule_for
 
 # evaluations: first, last, centre, width of the grid; scale, offset of the sampler
@@ -33,7 +33,7 @@ WIDE = VE(sigma_min=1e-4, sigma_max=1e4)  # so that no number is cut off by the 
 def check(found: tuple[object, grids.Grid], count: int, numbers: Sequence[float], corrector: bool) -> None:
     first, last, centre, width, scale, offset = numbers
     rule, grid = found
-    assert isinstance(rule, AngleAdams)
+    assert isinstance(rule, TrigFlowAdams)
     assert (rule.points, rule.corrector) == (3, corrector)
     assert (rule.scale, rule.offset) == pytest.approx((scale, offset), rel=1e-12)
     expected = grids.tangent(count, first=first, last=last, centre=centre, width=width)
@@ -78,7 +78,7 @@ def test_large_samples(count: int, corrector: bool) -> None:
     check(auto(WIDE, 15, 64), 15, TUNED[15], True)
     if count not in TUNED:
         rule = auto(WIDE, count, 1280)[0]
-        assert isinstance(rule, AngleAdams)
+        assert isinstance(rule, TrigFlowAdams)
         assert rule.corrector == corrector
         assert auto(WIDE, count, 64)[0] == auto(WIDE, count)[0]
         return
@@ -94,17 +94,17 @@ def test_large_samples(count: int, corrector: bool) -> None:
 def test_where_the_corrector_and_the_extrapolation_stop() -> None:
     """65 numbers are a large sample, 64 are not; 1025 are a picture on a variance-preserving path, 1024 are not."""
     assert [rule_of(20, size).corrector for size in (64, 65)] == [True, False]
-    assert isinstance(auto(VP(), 4, 1024)[0], AngleAdams)
+    assert isinstance(auto(VP(), 4, 1024)[0], TrigFlowAdams)
     assert auto(VP(), 4, 1025)[0] == DDIM()
     assert auto(VP(), 4, 1025)[1](VP()) == grids.default(VP(), 4)(VP())
-    assert isinstance(auto(VP(), 5, 1025)[0], AngleAdams)
+    assert isinstance(auto(VP(), 5, 1025)[0], TrigFlowAdams)
     for path in (VE(), Flow()):
-        assert isinstance(auto(path, 4, 4096)[0], AngleAdams)
+        assert isinstance(auto(path, 4, 4096)[0], TrigFlowAdams)
 
 
-def rule_of(count: int, size: int) -> AngleAdams:
+def rule_of(count: int, size: int) -> TrigFlowAdams:
     rule = auto(WIDE, count, size)[0]
-    assert isinstance(rule, AngleAdams)
+    assert isinstance(rule, TrigFlowAdams)
     return rule
 
 

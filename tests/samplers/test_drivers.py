@@ -91,7 +91,7 @@ def test_a_split_batch_sees_the_same_bits(name: str) -> None:
 def test_half_precision_states_stay_half(name: str) -> None:
     path, times = VP(), grids.karras(4)(VP())
     noise = Noise.of(0, range(2), dtype=torch.bfloat16)
-    out = run(solve(sampler(name), path, noise.white("prior", (2, 3)), times, noise), Recorder(path))
+    out = run(solve(sampler(name), path, noise.normal("prior", (2, 3)), times, noise), Recorder(path))
     assert out.dtype == torch.bfloat16
 
 

@@ -37,7 +37,7 @@ PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 
 def end(method: Sampler, path: AffinePath, times: tuple[float, ...], rows: int = 16) -> Tensor:
     noise = Noise.of(5, range(rows), dtype=torch.float64)
-    x = noise.white("prior", (2,)) * path.sigma(times[0])
+    x = noise.normal("prior", (2,)) * path.sigma(times[0])
     return run(solve(method, path, x, times, noise), M2().denoiser(path))
 
 
@@ -134,7 +134,7 @@ def test_learned_variance_lies_between_small_and_large() -> None:
             return Estimate(x, t, path, clean=torch.tanh(x), extras={"variance": torch.full_like(x, self.value)})
 
     noise = Noise.of(1, range(3), dtype=torch.float64)
-    x = noise.white("prior", (4,))
+    x = noise.normal("prior", (4,))
 
     def go(variance: str, value: float) -> Tensor:
         return run(solve(Ancestral(variance), path, x, times, noise), Headed(value))  # type: ignore[arg-type]
@@ -172,18 +172,18 @@ MULTISTEP = [DPMSolver(), DPMSolver(points=3), DPMSolver(stochastic=True), UniPC
 def test_memory_is_dropped_on_the_way_up(method: Sampler) -> None:
     """After a climb the sampler behaves as at a fresh start from the same state."""
     path, noise = VE(), Noise.of(2, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,)) * 5.0
+    model, x = M2().denoiser(path), noise.normal("prior", (2,)) * 5.0
     down, up, last = (5.0, 3.0, 1.0), 2.0, 0.5
     middle = run(solve(method, path, x, down, noise), model)
-    white = noise.white(("up", len(down) - 1), (2,))
+    white = noise.normal(("up", len(down) - 1), (2,))
     climbed = path.renoise(middle, down[-1], up, white)
     whole = run(solve(method, path, x, (*down, up, last), noise), model)
 
     class Shifted:
         """The same noise at the later steps' keys."""
 
-        def white(self, key: int | tuple[str, int], event: tuple[int, ...]) -> Tensor:
-            return noise.white(key + 3 if isinstance(key, int) else (key[0], key[1] + 3), event)
+        def normal(self, key: int | tuple[str, int], event: tuple[int, ...]) -> Tensor:
+            return noise.normal(key + 3 if isinstance(key, int) else (key[0], key[1] + 3), event)
 
     fresh = run(solve(method, path, climbed, (up, last), Shifted()), model)  # type: ignore[arg-type]
     assert torch.equal(whole, fresh)
@@ -196,7 +196,7 @@ def test_churn_with_heun_is_the_stochastic_sampler_of_edm() -> None:
     churned, low, high, steps = 30.0, 0.05, 50.0, 18
     plain = grids.karras(steps)(path)
     times = grids.churn(grids.karras(steps), total=churned, low=low, high=high)(path)
-    start = noise.white("prior", (2,)) * plain[0]
+    start = noise.normal("prior", (2,)) * plain[0]
     ours = run(solve(Heun(), path, start, times, noise), model)
 
     x, climbs = start, (i for i, (t, s) in enumerate(pairwise(times)) if s > t)
@@ -204,7 +204,7 @@ def test_churn_with_heun_is_the_stochastic_sampler_of_edm() -> None:
         gamma = min(churned / steps, math.sqrt(2.0) - 1.0) if low <= t <= high else 0.0
         hat = t + gamma * t
         if gamma:
-            x = x + math.sqrt(hat**2 - t**2) * noise.white(("up", next(climbs)), (2,))
+            x = x + math.sqrt(hat**2 - t**2) * noise.normal(("up", next(climbs)), (2,))
         slope = (x - model(x, hat).clean) / hat
         euler = x + (s - hat) * slope
         x = x + (s - hat) * 0.5 * (slope + (euler - model(euler, s).clean) / s) if s != 0.0 else euler

@@ -41,7 +41,7 @@ def root_kl(rule: Sampler, times: Sequence[float], path: AffinePath) -> float:
 
 def end(rule: Sampler, path: AffinePath, times: Sequence[float], rows: int = 8) -> Tensor:
     noise = Noise.of(5, range(rows), dtype=torch.float64)
-    x = noise.white("prior", (2,)) * path.sigma(times[0])
+    x = noise.normal("prior", (2,)) * path.sigma(times[0])
     return run(solve(rule, path, x, times, noise), M2().denoiser(path))
 
 
@@ -70,7 +70,7 @@ def test_the_exponential_integrator_is_exact_for_its_linear_part() -> None:
     taus = (1.2, 0.7, 0.3)
     times = tuple(path.time_of(-math.log(math.expm1(2.0 * tau))) for tau in taus)
     noise = Noise.of(5, range(8), dtype=torch.float64)
-    y = noise.white("prior", (2,)) * path.sigma(times[0])
+    y = noise.normal("prior", (2,)) * path.sigma(times[0])
     for i in (0, 1):
         grown = math.exp(taus[i] - taus[i + 1])
         y = grown * y + (grown - 1.0) * model(y, times[i]).score

@@ -79,7 +79,7 @@ def test_the_way_up_is_the_paths_own_and_clears_the_memory() -> None:
     rule, x = Remembering(), torch.zeros(2, 3, dtype=torch.float64)
     end = run(solve(rule, VE(), x, (5.0, 3.0, 1.0, 2.0, 0.5), NOISE), DDIM)  # type: ignore[arg-type]
     assert rule.seen == [(0, {}), (1, {"0": 3.0}), (3, {})]
-    climbed = 4.0 + (2.0**2 - 1.0**2) ** 0.5 * NOISE.white(("up", 2), (3,))
+    climbed = 4.0 + (2.0**2 - 1.0**2) ** 0.5 * NOISE.normal(("up", 2), (3,))
     torch.testing.assert_close(end, climbed + 0.5, rtol=1e-14, atol=1e-14)
 
 
@@ -102,16 +102,16 @@ def test_a_climb_asks_for_the_clean_sample_where_the_path_needs_it() -> None:
         model = Asked(path)
         found = run(solve(DDIM(), path, x, (low, 0.6), NOISE), model)  # type: ignore[arg-type]
         clean = 2.0 * x if asked else x
-        expected = path.renoise(x, low, 0.6, NOISE.white(("up", 0), (3,)), clean)
+        expected = path.renoise(x, low, 0.6, NOISE.normal(("up", 0), (3,)), clean)
         assert model.times == asked
         torch.testing.assert_close(found, expected, rtol=1e-14, atol=1e-14)
 
 
 def test_a_climb_draws_noise_of_the_shape_above() -> None:
     path = PyramidPath(alphas=(0.9, 0.5, 0.8), sigmas=(0.1, 0.3, 0.4), factors=(1, 2, 1))
-    x = NOISE.white("start", (1, 4, 4))
+    x = NOISE.normal("start", (1, 4, 4))
     found = run(solve(Ancestral(), path, x, (1.0, 2.0), NOISE), Asked(path))  # type: ignore[arg-type]
-    torch.testing.assert_close(found, path.renoise(x, 1.0, 2.0, NOISE.white(("up", 0), (1, 2, 2))))
+    torch.testing.assert_close(found, path.renoise(x, 1.0, 2.0, NOISE.normal(("up", 0), (1, 2, 2))))
 
 
 def test_events_count_questions_and_end_with_the_result() -> None:
@@ -165,14 +165,14 @@ class Forked:
 
     def step(self, path: Any, x: Tensor, step: Step, noise: NoiseSource, memory: dict[str, Any]) -> Any:
         own = noise.fork("own")
-        for part in (own.uniform(step.index), float(own.uniforms(("rows", step.index))[0])):
+        for part in (own.uniform(step.index), float(own.uniform_per_sample(("rows", step.index))[0])):
             yield Query(x, step.s + part * (step.t - step.s))
         return x
 
 
 def test_a_dry_run_forks_its_numbers_as_the_run_does() -> None:
     times, noise = (0.8, 0.3), Noise.of(9, range(1))
-    parts = (noise.fork("own").uniform(0), float(noise.fork("own").uniforms(("rows", 0))[0]))
+    parts = (noise.fork("own").uniform(0), float(noise.fork("own").uniform_per_sample(("rows", 0))[0]))
     assert plan(Forked(), Flow(), times, 9) == [0.3 + part * (0.8 - 0.3) for part in parts]  # type: ignore[arg-type]
 
 

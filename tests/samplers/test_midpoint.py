@@ -56,7 +56,7 @@ def test_middle_points_by_hand(form: str) -> None:
     path, noise = VP(), Noise.of(1, range(5), dtype=torch.float64)
     model, bars = M2().denoiser(path), (1.4, 0.9, 0.6)
     times = tuple(path.time_of(-2.0 * math.log(bar)) for bar in bars)
-    x = noise.white("prior", (2,))
+    x = noise.normal("prior", (2,))
 
     def r(bar: float) -> float:
         return {"noise": bar, "clean": 1.0 / bar, "score": bar**2 / (1.0 + bar**2)}[form]
@@ -90,9 +90,9 @@ def test_a_cell_is_estimated_without_bias(form: str, draws: int) -> None:
     path = VP()
     t, s = (path.time_of(-2.0 * math.log(bar)) for bar in (1.4, 0.6))
     rule = RandomizedMidpoint(form)  # type: ignore[arg-type]
-    from ornstein.samplers.midpoint import Clock
+    from ornstein.samplers.midpoint import TimestepOf
 
-    clock = Clock(rule.form, path)
+    clock = TimestepOf(rule.form, path)
     ends = clock.at(t), clock.at(s)
     noise, drawn = Noise.of(7, range(1)), []
     for i in range(draws):

@@ -12,7 +12,7 @@ from torch import Tensor
 import ornstein as orn
 from ornstein import grids
 from ornstein.cascade import Cascade
-from ornstein.denoisers import AsksTogether, Denoiser, Memo, asks_together, at_times
+from ornstein.denoisers import AsksTogether, CachedDenoiser, Denoiser, asks_together, at_times
 from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.lab.targets import M2
 from ornstein.paths import VE, VP, AffinePath, Flow, ShiftedPath
@@ -49,7 +49,7 @@ PARAMETERIZATIONS = [
 @pytest.mark.parametrize(("path", "predicts"), PARAMETERIZATIONS, ids=lambda p: p if isinstance(p, str) else None)
 def test_many_times_together_are_separate_calls(path: AffinePath, predicts: str) -> None:
     """Bit for bit, for every parameterization, with conditions of one row and of B rows, in one call."""
-    x = Noise.of(1, range(12), dtype=torch.float64).white("x", (2, 3, 3)).unflatten(0, (4, 3))
+    x = Noise.of(1, range(12), dtype=torch.float64).normal("x", (2, 3, 3)).unflatten(0, (4, 3))
     calls: list[int] = []
 
     def network(x: Tensor, time: Tensor, shift: Tensor | None = None) -> Tensor:
@@ -57,29 +57,35 @@ def test_many_times_together_are_separate_calls(path: AffinePath, predicts: str)
         return pointwise(x, time, shift)
 
     bare = Denoiser(network, path, predicts)
-    for model in (bare, bare.given({"shift": torch.ones(1)}), bare.given({"shift": torch.tensor([0.1, 0.2, 0.3])})):
+    for model in (
+        bare,
+        bare.with_condition({"shift": torch.ones(1)}),
+        bare.with_condition({"shift": torch.tensor([0.1, 0.2, 0.3])}),
+    ):
         calls.clear()
-        together = model.at_times(x, TIMES)
+        together = model.predict_times(x, TIMES)
         assert calls == [12]
         for found, part, t in zip(together, x, TIMES, strict=True):
             assert torch.equal(found.clean, model(part, t).clean)
             assert found.t == t
-    for a, b in zip(at_times(Memo(bare), x, TIMES), bare.at_times(x, TIMES), strict=True):
+    for a, b in zip(at_times(CachedDenoiser(bare), x, TIMES), bare.predict_times(x, TIMES), strict=True):
         assert torch.equal(a.clean, b.clean)
 
 
 def test_many_times_with_a_conditional_mean() -> None:
     """The path's own condition, one row a sample, stays with its sample."""
     path = ShiftedPath(shift=lambda clean, c, t: clean * c["gain"].reshape(-1, 1, 1, 1))
-    model = Denoiser(lambda x, time, gain: 0.5 * x, path, "clean").given({"gain": torch.tensor([0.1, 0.4, 0.9])})
-    x = Noise.of(1, range(6)).white("x", (1, 2, 2)).unflatten(0, (2, 3))
-    for found, part, t in zip(model.at_times(x, (0.7, 0.2)), x, (0.7, 0.2), strict=True):
+    model = Denoiser(lambda x, time, gain: 0.5 * x, path, "clean").with_condition(
+        {"gain": torch.tensor([0.1, 0.4, 0.9])}
+    )
+    x = Noise.of(1, range(6)).normal("x", (1, 2, 2)).unflatten(0, (2, 3))
+    for found, part, t in zip(model.predict_times(x, (0.7, 0.2)), x, (0.7, 0.2), strict=True):
         assert torch.equal(found.noise, model(part, t).noise)
 
 
 def test_a_denoiser_without_the_method_is_asked_in_turn() -> None:
     model = M2().denoiser(VP())
-    x = Noise.of(1, range(6), dtype=torch.float64).white("x", (2,)).unflatten(0, (2, 3))
+    x = Noise.of(1, range(6), dtype=torch.float64).normal("x", (2,)).unflatten(0, (2, 3))
     assert not isinstance(model, AsksTogether)
     for found, part, t in zip(at_times(model, x, (0.7, 0.2)), x, (0.7, 0.2), strict=True):
         assert torch.equal(found.clean, model(part, t).clean)
@@ -94,7 +100,7 @@ def test_a_denoiser_without_the_method_is_asked_in_turn() -> None:
 def test_as_many_sweeps_as_cells_give_the_sequential_result(form: Form) -> None:
     path, rule = VE(), RandomizedMidpoint(form)
     noise = Noise.of(3, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,)) * 2.0
+    model, x = M2().denoiser(path), noise.normal("prior", (2,)) * 2.0
     times = grids.rounds(cells(path, 16, 2.0, 2.0 * 0.05 ** (16 / 12)), 3)(path)
     sequential = run(solve(rule, path, x, times, noise), model)
     whole = picard(rule, model, x, times, noise, sweeps=8)
@@ -110,7 +116,7 @@ def test_as_many_sweeps_as_cells_give_the_sequential_result(form: Form) -> None:
 def test_one_sweep_freezes_the_first_state() -> None:
     """M = 1: every slope is asked at a copy of the state the round began with."""
     path, noise = VP(), Noise.of(3, range(4), dtype=torch.float64)
-    model, x, times = M2().denoiser(path), noise.white("prior", (2,)), cells(VP(), 6, 2.0, 0.3)
+    model, x, times = M2().denoiser(path), noise.normal("prior", (2,)), cells(VP(), 6, 2.0, 0.3)
     asked = plan(MIDDLE, path, times)
     u = x / path.alpha(times[0])
     for i, t in enumerate(asked[1:]):
@@ -124,7 +130,7 @@ def test_one_sweep_freezes_the_first_state() -> None:
 @pytest.mark.parametrize("path", [VP(), Flow()], ids=["vp", "flow"])
 def test_the_parallel_form_takes_the_same_jumps(path: AffinePath) -> None:
     noise = Noise.of(3, range(4), dtype=torch.float64)
-    model, x = M2().denoiser(path), noise.white("prior", (2,))
+    model, x = M2().denoiser(path), noise.normal("prior", (2,))
     times = grids.log_snr(7)(path)
     rule = RandomizedMidpoint()
     found = picard(rule, model, x, times, noise, sweeps=20)
@@ -134,14 +140,14 @@ def test_the_parallel_form_takes_the_same_jumps(path: AffinePath) -> None:
 def test_every_sweep_is_one_call_of_the_network() -> None:
     """Conditions of one row or of B, and the count of rows in each call."""
     path, noise, calls = VP(), Noise.of(3, range(2), dtype=torch.float64), list[int]()
-    x, times = noise.white("prior", (1, 2, 2)), cells(VP(), 5, 2.0, 0.3)
+    x, times = noise.normal("prior", (1, 2, 2)), cells(VP(), 5, 2.0, 0.3)
 
     def network(x: Tensor, time: Tensor, shift: Tensor) -> Tensor:
         calls.append(len(x))
         return pointwise(x, time, shift)
 
     for shift in (torch.tensor([0.1]), torch.tensor([0.1, -0.4])):
-        model = Denoiser(network, path, "noise").given({"shift": shift})
+        model = Denoiser(network, path, "noise").with_condition({"shift": shift})
         expected = run(solve(MIDDLE, path, x, times, noise), model)
         calls.clear()
         found = picard(MIDDLE, model, x, times, noise, 9)
@@ -153,7 +159,7 @@ def test_every_sweep_is_one_call_of_the_network() -> None:
 def test_sweeps_stop_at_the_tolerance() -> None:
     """The change of the last sweep is reported, bounds what is left, and ends the sweeps."""
     path, noise = VP(), Noise.of(3, range(64), dtype=torch.float64)
-    model, x, times = M2().denoiser(path), noise.white("prior", (2,)), cells(VP(), 32, 2.0, 0.3)
+    model, x, times = M2().denoiser(path), noise.normal("prior", (2,)), cells(VP(), 32, 2.0, 0.3)
     sequential = run(solve(MIDDLE, path, x, times, noise), model)
     found = picard(MIDDLE, model, x, times, noise, 32, tolerance=1e-6)
     assert 3 < found.sweeps[0] < 16
@@ -172,17 +178,22 @@ def test_one_call_is_told_from_many() -> None:
     """A memo answers together only where the denoiser inside does; a staged parameterization never."""
     plain, exact = Denoiser(lambda x, time: 0.1 * x, VP()), M2().denoiser(VP())
     cascade = Denoiser(lambda x, time: x, VP.table(), Cascade())
-    assert [asks_together(d) for d in (plain, Memo(plain), exact, Memo(exact))] == [True, True, False, False]
+    assert [asks_together(d) for d in (plain, CachedDenoiser(plain), exact, CachedDenoiser(exact))] == [
+        True,
+        True,
+        False,
+        False,
+    ]
     assert not asks_together(cascade)
-    assert not asks_together(Memo(Memo(cascade)))
+    assert not asks_together(CachedDenoiser(CachedDenoiser(cascade)))
 
 
 @pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=["vp", "ve", "flow"])
 def test_staged_rounds_end_clean(path: AffinePath) -> None:
     times = staged(32, 4)(path)
-    assert (times[0], times[-1]) == (path.span[1], path.span[0])
-    assert min(times[:-1]) == pytest.approx(path.floor)
-    assert len(plan(MIDDLE, path, times)) == 33 - (path.alpha(path.span[1]) == 0.0)
+    assert (times[0], times[-1]) == (path.t_range[1], path.t_range[0])
+    assert min(times[:-1]) == pytest.approx(path.t_min)
+    assert len(plan(MIDDLE, path, times)) == 33 - (path.alpha(path.t_range[1]) == 0.0)
     assert sum(s > t for t, s in pairwise(times)) == 3
     for cells_, count in ((32, 3), (0, 1), (8, 0), (4, 4)):
         with pytest.raises(GridError, match="multiple"):

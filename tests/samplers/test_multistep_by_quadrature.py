@@ -19,7 +19,7 @@ from torch import Tensor
 from ornstein.lab.targets import M2
 from ornstein.paths import VE, VP, AffinePath, Flow
 from ornstein.randomness import Key, Noise
-from ornstein.samplers import DEIS, AngleAdams, DPMSolver, Sampler, SASolver, UniPC, run, solve
+from ornstein.samplers import DEIS, DPMSolver, Sampler, SASolver, TrigFlowAdams, UniPC, run, solve
 
 PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 BARS = (4.0, 2.3, 1.9, 0.8, 0.5, 0.21)
@@ -37,7 +37,7 @@ class Known:
 
     value: float = 0.7
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         return torch.full((1, *event), self.value, dtype=torch.float64)
 
 
@@ -176,11 +176,11 @@ RULES: list[tuple[Sampler, Sentence, int, int, bool]] = [
     (SASolver(predictor=1, corrector=4, tau=1.4), data(1.4), 1, 4, False),
     (SASolver(predictor=4, corrector=1, tau=0.8), data(0.8), 4, 1, False),
     (SASolver(predictor=2, corrector=0, tau=0.0), data(0.0), 2, 0, False),
-    (AngleAdams(), angle(1.0, 0.15), 3, 3, False),
-    (AngleAdams(scale=0.6, offset=0.4), angle(0.6, 0.4), 3, 3, False),
-    (AngleAdams(points=1, scale=2.5, offset=0.02), angle(2.5, 0.02), 1, 1, False),
-    (AngleAdams(points=4, scale=0.6, offset=0.4, corrector=False), angle(0.6, 0.4), 4, 0, False),
-    (AngleAdams(points=2, scale=1.7, corrector=False), angle(1.7, 0.15), 2, 0, False),
+    (TrigFlowAdams(), angle(1.0, 0.15), 3, 3, False),
+    (TrigFlowAdams(scale=0.6, offset=0.4), angle(0.6, 0.4), 3, 3, False),
+    (TrigFlowAdams(points=1, scale=2.5, offset=0.02), angle(2.5, 0.02), 1, 1, False),
+    (TrigFlowAdams(points=4, scale=0.6, offset=0.4, corrector=False), angle(0.6, 0.4), 4, 0, False),
+    (TrigFlowAdams(points=2, scale=1.7, corrector=False), angle(1.7, 0.15), 2, 0, False),
 ]
 
 
@@ -189,7 +189,7 @@ RULES: list[tuple[Sampler, Sentence, int, int, bool]] = [
 def test_the_rule_is_the_sentence(
     rule: Sampler, say: Sentence, points: int, corrector: int, half: bool, path: AffinePath
 ) -> None:
-    for bars in (BARS, (*BARS, 0.0)) if isinstance(rule, AngleAdams) else (BARS,):
+    for bars in (BARS, (*BARS, 0.0)) if isinstance(rule, TrigFlowAdams) else (BARS,):
         times = tuple(time_of(path, bar) for bar in bars)
         x = M2().start(Noise.of(5, range(6), dtype=torch.float64), path, times[0])
         found = run(solve(rule, path, x, times, Known()), M2().denoiser(path))  # type: ignore[arg-type]

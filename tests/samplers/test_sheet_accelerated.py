@@ -56,7 +56,7 @@ class Printed:
         if self.form == "ode":
             estimate = yield Query(x, step.t)
             return (x + 0.5 * beta * estimate.score) / math.sqrt(alpha)
-        one, two = (noise.white((name, step.index), x.shape[1:]) for name in ("one", "two"))
+        one, two = (noise.normal((name, step.index), x.shape[1:]) for name in ("one", "two"))
         half = math.sqrt(0.5 * beta)
         if self.form == "ddpm":
             estimate = yield Query(x, step.t)
@@ -144,7 +144,7 @@ def test_the_history_form_with_one_more_factor_is_adams_and_bashforth_in_the_var
     path = VP()
     model, noise = M2().denoiser(path), Noise.of(5, range(16), dtype=torch.float64)
     times = tuple(path.time_of(-2.0 * math.log(bar)) for bar in UNEVEN)
-    start = noise.white("prior", (2,)) * path.sigma(times[0])
+    start = noise.normal("prior", (2,)) * path.sigma(times[0])
     y, before = start, None
     a = [path.alpha(t) ** 2 for t in times]
     for i in range(len(a) - 1):
@@ -202,7 +202,7 @@ def test_costs() -> None:
 def test_the_same_body_with_and_without_names() -> None:
     """Posterior variance, η = 1 and the first-order SDE solver are one rule, on an uneven grid."""
     path, noise = VE(), Noise.of(1, range(6), dtype=torch.float64)
-    x = 6.0 * noise.white("prior", (2,))
+    x = 6.0 * noise.normal("prior", (2,))
     ends = [
         run(solve(rule, path, x, UNEVEN, noise), M2().denoiser(path))
         for rule in (Ancestral(), DDIM(1.0), DPMSolver(points=1, stochastic=True))

@@ -33,7 +33,7 @@ from ornstein.samplers import (
     UniPC,
 )
 from ornstein.samplers.base import Memory, Step, Steps
-from ornstein.samplers.exponential import Leap, half_log_snr, moments
+from ornstein.samplers.exponential import ExponentialStep, half_log_snr, moments
 
 PATH = VP()
 
@@ -75,7 +75,7 @@ class WidespreadThree:
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         estimate = yield Query(x, step.t)
-        leap, now = Leap.between(path, step.t, step.s), half_log_snr(path, step.t)
+        leap, now = ExponentialStep.between(path, step.t, step.s), half_log_snr(path, step.t)
         points = [(now, estimate.clean), *memory.get("points", [])][:3]
         memory["points"] = points
         h = leap.h

@@ -24,7 +24,6 @@ from ornstein.samplers import (
     SAMPLERS,
     AcceleratedODE,
     Ancestral,
-    AngleAdams,
     DPMSolver,
     DPMSolver2S,
     Euler,
@@ -34,6 +33,7 @@ from ornstein.samplers import (
     RandomizedMidpoint,
     Sampler,
     SASolver,
+    TrigFlowAdams,
     run,
     sampler,
     solve,
@@ -50,19 +50,19 @@ def times_of(path: AffinePath, bars: Sequence[float] = UNEVEN) -> tuple[float, .
 
 
 @dataclass
-class Told:
+class Conditioning:
     """The shared noise, and a list of what was asked for."""
 
     keys: list[Key] = field(default_factory=list)
     stretches: list[tuple[Key, float, float]] = field(default_factory=list)
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         self.keys.append(key)
-        return FLOAT64.white(key, event)
+        return FLOAT64.normal(key, event)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         self.stretches.append((key, t0, t1))
-        return FLOAT64.increment(key, t0, t1, event)
+        return FLOAT64.brownian_increment(key, t0, t1, event)
 
     def uniform(self, key: Key) -> float:
         return FLOAT64.uniform(key)
@@ -89,10 +89,10 @@ def test_the_step_to_the_clean_end(name: str, path: AffinePath) -> None:
     """α_s·x̂_0 without noise; in the angle, where the end is a point like any other, by hand."""
     rule, t = sampler(name), times_of(path, (0.6,))[0]
     x = M2().start(FLOAT64, path, t)
-    model, told = M2().denoiser(path), Told()
+    model, told = M2().denoiser(path), Conditioning()
     found = ended(rule, path, x, (t, 0.0), told)
     clean = model(x, t).clean
-    if isinstance(rule, AngleAdams):
+    if isinstance(rule, TrigFlowAdams):
         s, a, sigma = rule.scale, path.alpha(t), path.sigma(t)
         radius = math.hypot(s * a, sigma)
         slope = (clean - (s * s * a / radius**2) * x) * radius / (s * sigma)
@@ -108,18 +108,18 @@ def test_the_step_to_the_clean_end(name: str, path: AffinePath) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_the_step_from_pure_noise(name: str) -> None:
     """α_s·x̂_0 + σ_s·ẑ, ẑ = x there; with fresh noise, keyed by the step, in place of ẑ where the rule is an SDE's."""
-    rule, path, s, told = sampler(name), Flow(), 0.7, Told()
-    x = FLOAT64.white("prior", (2,))
+    rule, path, s, told = sampler(name), Flow(), 0.7, Conditioning()
+    x = FLOAT64.normal("prior", (2,))
     clean = M2().denoiser(path)(x, 1.0).clean
     found = ended(rule, path, x, (1.0, s), told)
-    if isinstance(rule, AngleAdams):
+    if isinstance(rule, TrigFlowAdams):
         bar = path.sigma_bar(s)
         turned = x + (0.5 * math.pi - math.atan(bar / rule.scale)) * clean / rule.scale
         expected = math.hypot(rule.scale * path.alpha(s), path.sigma(s)) * turned
     elif isinstance(rule, SASolver):
-        expected = path.alpha(s) * clean + path.sigma(s) * FLOAT64.white(0, (2,))
+        expected = path.alpha(s) * clean + path.sigma(s) * FLOAT64.normal(0, (2,))
     else:
-        fresh = FLOAT64.white(0, (2,))
+        fresh = FLOAT64.normal(0, (2,))
         std = {"ancestral-large": 1.0, "ancestral-learned": math.sqrt(path.sigma(s))}.get(name, path.sigma(s))
         expected = path.alpha(s) * clean + std * (fresh if told.keys else x)
         assert told.keys in ([], [0])
@@ -136,7 +136,7 @@ STIRRED = {
 def test_after_a_start_from_pure_noise_nothing_is_extrapolated_over_it() -> None:
     """The score at pure noise has no finite σ̄: the second step freezes the score; and so does a probe there."""
     path, times = Flow(), (1.0, 0.8, 0.6)
-    x = FLOAT64.white("prior", (2,))
+    x = FLOAT64.normal("prior", (2,))
     expected = ended(ExponentialIntegrator("variance"), path, x, times)
     for form in ("probe", "history"):
         found = ended(AcceleratedODE(form), path, x, times)  # type: ignore[arg-type]
@@ -150,7 +150,7 @@ def test_after_a_start_from_pure_noise_nothing_is_extrapolated_over_it() -> None
 @pytest.mark.parametrize("form", ["noise", "clean", "score"])
 def test_middle_points_from_pure_noise_by_hand(form: str) -> None:
     """The slope found there reaches into the second cell, but for the paper's form, which has none at pure noise."""
-    path, times, x = Flow(), (1.0, 0.8, 0.6, 0.45), FLOAT64.white("prior", (2,))
+    path, times, x = Flow(), (1.0, 0.8, 0.6, 0.45), FLOAT64.normal("prior", (2,))
     model = M2().denoiser(path)
     bars = [path.sigma_bar(t) for t in times]
 
@@ -184,7 +184,7 @@ def test_middle_points_from_pure_noise_by_hand(form: str) -> None:
 
 def test_a_single_opening_asks_at_the_start_of_the_first_cell_alone() -> None:
     path, rule = VE(), RandomizedMidpoint(places="middle", opening="single")
-    x, model = 4.0 * FLOAT64.white("prior", (2,)), M2().denoiser(path)
+    x, model = 4.0 * FLOAT64.normal("prior", (2,)), M2().denoiser(path)
     first = model(x, 4.0).noise
     inner = model(x + (2.0 - 4.0) * first + (1.5 - 2.0) * first, 1.5).noise
     expected = x - 2.0 * first + (1.0 - 2.0) * inner + (0.4 - 1.0) * inner
@@ -198,7 +198,7 @@ def test_a_single_opening_asks_at_the_start_of_the_first_cell_alone() -> None:
 def test_two_stage_steps_by_hand() -> None:
     """2S in λ and Heun in σ̄, on the exploding path, where x is u."""
     path, model = VE(), M2().denoiser(VE())
-    x = y = 6.0 * FLOAT64.white("prior", (2,))
+    x = y = 6.0 * FLOAT64.normal("prior", (2,))
     start = x
     for bar, after in pairwise(UNEVEN):
         middle = math.sqrt(bar * after)
@@ -234,7 +234,7 @@ def test_stochastic_two_stage_steps_by_hand(name: str, path: AffinePath) -> None
         own = whole + (1.0 - whole) * there * (a + (1.0 - a) * here)
         first = ((1.0 - whole) * there + after**2 / middle**2) * f
         total = own**2 * total + first**2 + g**2
-        one, two = FLOAT64.white(("middle", i), (2,)), FLOAT64.white(i, (2,))
+        one, two = FLOAT64.normal(("middle", i), (2,)), FLOAT64.normal(i, (2,))
         inside = a * u + (1.0 - a) * model(u, bar).clean + f * one
         u = whole * u + (1.0 - whole) * model(inside, middle).clean + after**2 / middle**2 * f * one + g * two
     found = gaussian_law(rule, TARGET, path, times)
@@ -250,7 +250,7 @@ def test_variances_of_ancestral_steps_by_hand(path: AffinePath) -> None:
     """small: σ̄_s²·(1 − σ̄_s²/σ̄_t²); large: σ̄_t² − σ̄_s² as a transition in x; learned: between their logarithms."""
     t, s = times_of(path, (1.9, 0.6))
     x = M2().start(FLOAT64, path, t)
-    u, clean, white = x / path.alpha(t), M2().denoiser(path)(x, t).clean, FLOAT64.white(0, (2,))
+    u, clean, white = x / path.alpha(t), M2().denoiser(path)(x, t).clean, FLOAT64.normal(0, (2,))
     mean = path.alpha(s) * (0.36 / 3.61 * u + (1.0 - 0.36 / 3.61) * clean)
     small = path.alpha(s) * 0.6 * math.sqrt(1.0 - 0.36 / 3.61)
     large = path.alpha(t) * math.sqrt(3.61 - 0.36)
@@ -274,8 +274,8 @@ def test_part_of_the_noise_of_ddim_by_hand(path: AffinePath) -> None:
         fresh = eta * sigma * math.sqrt(1.0 - (0.6 / 1.9) ** 2)
         expected = path.alpha(s) * estimate.clean + math.sqrt(sigma**2 - fresh**2) * estimate.noise
         if eta:
-            expected = expected + fresh * FLOAT64.white(0, (2,))
-        told = Told()
+            expected = expected + fresh * FLOAT64.normal(0, (2,))
+        told = Conditioning()
         torch.testing.assert_close(ended(DDIM(eta), path, x, (t, s), told), expected, rtol=1e-11, atol=1e-11)
         assert told.keys == ([0] if eta else [])
 
@@ -283,22 +283,22 @@ def test_part_of_the_noise_of_ddim_by_hand(path: AffinePath) -> None:
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_brownian_noise_is_the_normalised_increment_over_the_stretch(path: AffinePath) -> None:
     """Stretches in parts of the span, one key for all; 2S asks for the two halves of its step."""
-    low, high = path.span
+    low, high = path.t_range
     t, s = times_of(path, (1.9, 0.6))
     x = M2().start(FLOAT64, path, t)
 
     def part(time: float) -> float:
         return (time - low) / (high - low)
 
-    told = Told()
+    told = Conditioning()
     found = ended(DPMSolver(stochastic=True, brownian=True), path, x, (t, s), told)
     assert told.stretches == [("brownian", pytest.approx(part(s)), pytest.approx(part(t)))]
-    white = FLOAT64.increment("brownian", part(s), part(t), (2,)) / math.sqrt(part(t) - part(s))
+    white = FLOAT64.brownian_increment("brownian", part(s), part(t), (2,)) / math.sqrt(part(t) - part(s))
     plain = ended(DPMSolver(stochastic=True), path, x, (t, s))
     std = path.sigma(s) * math.sqrt(1.0 - (0.6 / 1.9) ** 2)
-    torch.testing.assert_close(found - plain, std * (white - FLOAT64.white(0, (2,))), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found - plain, std * (white - FLOAT64.normal(0, (2,))), rtol=1e-9, atol=1e-11)
 
-    told, middle = Told(), times_of(path, (math.sqrt(1.9 * 0.6),))[0]
+    told, middle = Conditioning(), times_of(path, (math.sqrt(1.9 * 0.6),))[0]
     ended(DPMSolver2S(stochastic=True, brownian=True), path, x, (t, s), told)
     assert [(k, pytest.approx(a), pytest.approx(b)) for k, a, b in told.stretches] == [
         ("brownian", part(middle), part(t)),
@@ -320,6 +320,6 @@ def test_keys_of_the_noise() -> None:
         "heun": [],
     }
     for name, keys in named.items():
-        told = Told()
+        told = Conditioning()
         ended(sampler(name), VP(), x, times, told)
         assert told.keys == keys

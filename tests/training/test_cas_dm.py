@@ -95,11 +95,11 @@ def test_the_metric_does_not_touch_the_front(joint, tmp_path):
 def test_a_run_opens_as_a_cascade(joint):
     run = open_run(joint)
     assert isinstance(run.spec, CascadeSpec)
-    assert isinstance(run.denoiser.reading, Cascade)
+    assert isinstance(run.denoiser.parameterization, Cascade)
     cond = run.cond(labels=[0, 1])
     images = orn.sample(run.denoiser, 2, steps=3, cond=cond)
     assert images.shape == (2, 3, 16, 16)
-    estimate = run.denoiser.given(cond)(images, 0.5)
+    estimate = run.denoiser.with_condition(cond)(images, 0.5)
     assert set(estimate.extras) == {"front", "back", "gate"}
     assert run.parameters == 2 * sum(p.numel() for p in run.model.net.front.parameters()) + (9 * 8 + 1) * 4
     card = export(run, joint.parent / "card")
@@ -141,8 +141,8 @@ def test_captions_and_other_backs(tmp_path):
     train(config, quiet=True)
     assert (tmp_path / "run" / "samples" / f"{3 * BATCH:012d}.png").is_file()
     run = open_run(tmp_path / "run")
-    assert run.denoiser.reading == replace(
-        run.denoiser.reading, clip=None, gate="scalar", see_state=True, residual=True
+    assert run.denoiser.parameterization == replace(
+        run.denoiser.parameterization, clip=None, gate="scalar", see_state=True, residual=True
     )
     assert orn.sample(run.denoiser, 1, steps=2, cond=run.cond(captions=["a red one"])).isfinite().all()
     alone = TrainConfig(

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ornstein.denoisers import Denoiser
-from ornstein.objectives import Denoising, Examples
+from ornstein.objectives import Denoising, TrainBatch
 from ornstein.objectives.weights import slope, weight
 from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
 from ornstein.paths import VE, VP, Flow, PyramidPath
@@ -20,10 +20,10 @@ CASES = [
 ]
 
 
-def examples(count: int, first: int = 0) -> tuple[Examples, Noise]:
+def examples(count: int, first: int = 0) -> tuple[TrainBatch, Noise]:
     positions = tuple(range(first, first + count))
-    clean = Noise.of(9, positions).white("clean", (3, 4, 4)).clamp(-1, 1)
-    return Examples(clean=clean, cond={}, positions=positions), Noise.of(1, positions)
+    clean = Noise.of(9, positions).normal("clean", (3, 4, 4)).clamp(-1, 1)
+    return TrainBatch(clean=clean, cond={}, positions=positions), Noise.of(1, positions)
 
 
 @pytest.mark.parametrize(("path", "predicts"), CASES)
@@ -32,9 +32,9 @@ def test_the_right_answer_has_no_loss(path, predicts):
 
     def oracle(x, time):
         t = Denoising().draw(path, batch.positions, noise)
-        white = noise.white("noise", (3, 4, 4))
+        white = noise.normal("noise", (3, 4, 4))
         state = path.diffuse(batch.clean, t, white)
-        return model.reading.target(path, batch.clean, white, state, t)
+        return model.parameterization.target(path, batch.clean, white, state, t)
 
     model = Denoiser(oracle, path, predicts)
     assert float(Denoising()(model, batch, noise, 0.0).total) < 1e-9
@@ -84,7 +84,7 @@ READINGS = [Clean(), NoisePrediction(), V(), Velocity(), EDM(sigma_data=0.7)]
 def test_slope_is_the_derivative(reading, path):
     t = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
     x = torch.randn(3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    a, b = (reading.read(path, x, t, torch.full_like(x, raw)).clean for raw in (0.0, 1.0))
+    a, b = (reading.to_estimate(path, x, t, torch.full_like(x, raw)).clean for raw in (0.0, 1.0))
     torch.testing.assert_close((b - a)[:, 0], slope(reading, path, t))
 
 

@@ -14,9 +14,9 @@ from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.models.cascade import CascadeSpec
 from ornstein.models.consistency import ConsistencySpec
 from ornstein.models.registry import spec_class
-from ornstein.models.spec import Conditioned, Spec
+from ornstein.models.spec import Conditioned, ModelSpec
 from ornstein.networks import DiTConfig, TextConfig, UNetConfig
-from ornstein.networks.autoencoder import KLConfig, PatchCritic
+from ornstein.networks.autoencoder import KLConfig, PatchDiscriminator
 from ornstein.objectives import CascadeLoss, ConsistencyLoss, Denoising
 from ornstein.objectives.reconstruction import ReconstructionLoss
 from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
@@ -26,9 +26,9 @@ from ornstein.training import METHODS, Every, Optimizer, Text, TrainConfig, to_d
 from ornstein.training.conditions import captions, told
 from ornstein.training.config import Averaging, LatentOptions, shape_of
 from ornstein.training.methods import config_class, method_of
-from ornstein.training.rarity import Falling, RarityLoss
+from ornstein.training.rarity import LinearDecayAdamW, RarityLoss
 from ornstein.training.slct import Averages, CMConfig, ECTConfig, ICTConfig, RAdam, SLCTConfig
-from ornstein.training.watch import Watch
+from ornstein.training.watch import DivergenceConfig
 
 CPU = torch.device("cpu")
 COMMON = {
@@ -147,7 +147,7 @@ def test_methods_and_their_kinds():
         assert config_class(method.kind) is method.configuration
         assert method_of(made(name)) == name
     assert config_class(None) is config_class("nonsense") is TrainConfig
-    assert spec_class(None) is spec_class("nonsense") is Spec
+    assert spec_class(None) is spec_class("nonsense") is ModelSpec
     with pytest.raises(ConfigError, match="no training method has a configuration of kind 'x'"):
         method_of({"kind": "x"})
 
@@ -240,13 +240,13 @@ def test_rates():
     assert both.rate(999) == pytest.approx(2.0 / (999 / 250) ** 0.5)
     assert both.rate(4000) == pytest.approx(0.5)
     assert Optimizer(lr=2.0, warmup=0).rate(0) == Optimizer(lr=2.0, warmup=0).rate(10**9) == 2.0
-    falling = Falling(lr=2.0, warmup=100, over=400)
+    falling = LinearDecayAdamW(lr=2.0, warmup=100, over=400)
     assert [falling.rate(k) for k in (0, 49, 100, 300, 400, 500)] == pytest.approx(
         [0.02, 0.5 * 2 * (1 - 49 / 400), 1.5, 0.5, 0.0, 0.0]
     )
-    assert Falling(lr=2.0, over=-1).rate(10**9) == 2.0
-    assert made("rarity-classifier", images=512, optimizer=Falling(over=99)).optimizer.over == 99
-    assert made("rarity-classifier", images=512, optimizer=Falling(over=-1)).optimizer.over == -1
+    assert LinearDecayAdamW(lr=2.0, over=-1).rate(10**9) == 2.0
+    assert made("rarity-classifier", images=512, optimizer=LinearDecayAdamW(over=99)).optimizer.over == 99
+    assert made("rarity-classifier", images=512, optimizer=LinearDecayAdamW(over=-1)).optimizer.over == -1
 
 
 # --------------------------------------------------------------------------------------------------- models that follow
@@ -267,9 +267,9 @@ def test_rates():
     ],
 )  # fmt: skip
 def test_names_of_paths_and_predictions(path, expected, predicts, reading):
-    spec = Spec(shape=(3, 8, 4), path=path, predicts=predicts, sigma_data=0.25, network=DiTConfig())
+    spec = ModelSpec(shape=(3, 8, 4), path=path, predicts=predicts, sigma_data=0.25, network=DiTConfig())
     found = spec.denoiser(torch.nn.Identity())
-    assert (found.reading, found.shape) == (reading, (3, 8, 4))
+    assert (found.parameterization, found.shape) == (reading, (3, 8, 4))
     for t in (0.3, 0.7):
         assert found.path.alpha(t) == pytest.approx(expected.alpha(t), rel=1e-12)
         assert found.path.sigma(t) == pytest.approx(expected.sigma(t), rel=1e-12)
@@ -323,7 +323,7 @@ def test_what_a_network_is_told_follows_from_the_data():
 def test_a_model_of_this_data():
     data = source_of(3, ["a"] * 3, ("cat", "dog"))
     spec = made("ddpm", size=16, condition="label", path="flow", predicts="velocity", sigma_data=0.25).specify(data)
-    assert spec == Spec(
+    assert spec == ModelSpec(
         shape=(3, 16, 16), path="flow", predicts="velocity", sigma_data=0.25, network=replace(SMALL, classes=2),
         classes=("cat", "dog"),
     )  # fmt: skip
@@ -345,7 +345,7 @@ def test_a_model_of_this_data():
     assert labelled == {"label": labels}
     model = spec.build(3)
     assert spec.parts(model) == [list(model.parameters())]
-    assert spec.settled({"anything": 1}) is spec
+    assert spec.with_sampling_config({"anything": 1}) is spec
     again = spec.build(3)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
     other = spec.build(4)
@@ -388,7 +388,7 @@ def test_a_cascade_of_this_data():
     small = DiTConfig(width=32, depth=1, head_width=16)
     changed = made("cas-dm", **given, **other, back=small).specify(data)
     assert changed.back == replace(small, channels=6, out_channels=4, classes=len(data.classes))
-    reading = changed.denoiser(torch.nn.Identity()).reading
+    reading = changed.denoiser(torch.nn.Identity()).parameterization
     assert (reading.clip, reading.gate, reading.squash, reading.see_state, reading.residual, reading.front) == (
         None, "scalar", "none", True, True, V(),
     )  # fmt: skip
@@ -432,19 +432,19 @@ def test_an_autoencoder_of_this_data():
     assert spec.show(model, images)[4:8].max() == 1.0  # what is shown lies within the range
     assert isinstance(spec.denoiser(model.net).path, Flow)
     for ask in (
-        lambda reading: reading.feed(Flow(), images, 0.5),
-        lambda reading: reading.read(Flow(), images, 0.5, images),
+        lambda reading: reading.precondition(Flow(), images, 0.5),
+        lambda reading: reading.to_estimate(Flow(), images, 0.5, images),
         lambda reading: reading.target(Flow(), images, images, images, 0.5),
     ):
         with pytest.raises(UsageError, match="an autoencoder, which makes no pictures"):
-            ask(spec.reading)
+            ask(spec.parameterization)
     assert config.rivalry() == Optimizer(lr=2e-4, betas=(0.5, 0.9), warmup=0)
     assert replace(config, critic_lr=1e-3).rivalry().lr == 1e-3
     plain = ReconstructionLoss(metric="none")
     assert replace(config, objective=plain).loss(CPU).rival is None
     judged = replace(config, objective=replace(plain, adversarial=1e-9), critic_width=16)
     critic = judged.loss(CPU).rival
-    assert isinstance(critic, PatchCritic)
+    assert isinstance(critic, PatchDiscriminator)
     assert critic.body[0].out_channels == 16
     twin, third = judged.loss(CPU).rival, replace(judged, seed=8).loss(CPU).rival
     assert torch.equal(twin.body[0].weight, critic.body[0].weight)
@@ -454,7 +454,7 @@ def test_an_autoencoder_of_this_data():
 def test_a_consistency_model_of_this_data():
     data = source_of(3)
     spec = made("slct", size=16).specify(data)
-    assert (spec.sigma_min, spec.sigma_max, spec.middle, spec.clock) == (0.002, 80.0, (0.53,), "log")
+    assert (spec.sigma_min, spec.sigma_max, spec.middle, spec.timestep_of) == (0.002, 80.0, (0.53,), "log")
     assert spec.network == replace(SMALL, norm="nonscaling")
     path = spec.denoiser(torch.nn.Identity()).path
     assert (path.sigma_min, path.sigma_max) == (0.002, 80.0)
@@ -470,8 +470,8 @@ def test_a_consistency_model_of_this_data():
     loss = longer.loss(CPU)
     assert (longer.steps, loss.steps, loss.of, loss.sigma_max) == (10, 10, 20.0, 80.0)
     assert loss.loss == longer.objective
-    watching = made("slct", watch=Watch(outlier=7.0)).guard()
-    assert watching.watch == Watch(outlier=7.0)
+    watching = made("slct", watch=DivergenceConfig(outlier=7.0)).guard()
+    assert watching.watch == DivergenceConfig(outlier=7.0)
     assert made("ddpm").guard() is None
     averages = made("cm", ema=Averages(also=(0.05, 0.9))).averages()
     assert list(averages) == ["ema-0.05", "ema-0.9", "target"]
@@ -481,7 +481,7 @@ def test_a_consistency_model_of_this_data():
         assert issubclass(kind, SLCTConfig)
     assert made("slct", optimizer=RAdam(rule="adamw")).optimizer.rule == "adamw"
     settled = ConsistencySpec(shape=(3, 8, 8), path="ve", predicts="edm", network=SMALL)
-    assert settled.settled({"middle": [0.8, 0.3]}).middle == (0.8, 0.3)
+    assert settled.with_sampling_config({"middle": [0.8, 0.3]}).middle == (0.8, 0.3)
     for found in (None, {"middle": [0.002]}, {"middle": [1]}, {"middle": 0.5}):
         with pytest.raises(CheckpointError, match="holds no middle levels"):
-            settled.settled(found)
+            settled.with_sampling_config(found)

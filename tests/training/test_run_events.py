@@ -11,7 +11,7 @@ import torch
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models import card
-from ornstein.models.spec import Spec
+from ornstein.models.spec import ModelSpec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.storage.configs import flat, from_dict, kind_of
 from ornstein.training import TrainConfig, events, folder, to_dict
@@ -65,7 +65,7 @@ def test_lines_say_how_far_how_good_and_how_long(capsys):
     [(-3.0, "0m00s"), (59.4, "0m59s"), (59.6, "1m00s"), (3599.4, "59m59s"), (3600, "1h00m"), (36_660.0, "10h11m")],
 )
 def test_durations(seconds, text):
-    assert events.clock(seconds) == text
+    assert events.timestep_of(seconds) == text
 
 
 def test_the_log_and_the_grids_are_files(tmp_path):
@@ -294,7 +294,7 @@ def test_a_lock_is_held_and_given_back(tmp_path):
 
 
 def test_plain_dictionaries():
-    assert [kind_of(kind) for kind in (UNetConfig, DiTConfig, Spec, CascadeConfig)] == [
+    assert [kind_of(kind) for kind in (UNetConfig, DiTConfig, ModelSpec, CascadeConfig)] == [
         "unet", "dit", "spec", "cascadeconfig",
     ]  # fmt: skip
     assert flat({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
@@ -330,6 +330,6 @@ def test_plain_dictionaries():
     with pytest.raises(ConfigError, match="missing key 'out'"):
         from_dict(TrainConfig, {})
     with pytest.raises(ConfigError, match="model must hold named values, not 3"):
-        from_dict(Spec, 3, "model")
+        from_dict(ModelSpec, 3, "model")
     with pytest.raises(ConfigError, match="the configuration must hold named values"):
-        from_dict(Spec, None)
+        from_dict(ModelSpec, None)

@@ -18,14 +18,14 @@ from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
 from ornstein.models.consistency import ConsistencySpec
 from ornstein.networks import DiTConfig, UNetConfig
-from ornstein.objectives import ConsistencyLoss, Denoising, Examples, Losses
+from ornstein.objectives import ConsistencyLoss, Denoising, Losses, TrainBatch
 from ornstein.parameterizations import Anchored, Consistency
 from ornstein.runs import export, open_run, place
 from ornstein.storage.files import write_json
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.config import LatentOptions
 from ornstein.training.slct import Averages, CMConfig, ECTConfig, ICTConfig, RAdam, SLCTConfig
-from ornstein.training.watch import Guard, Watch
+from ornstein.training.watch import DivergenceConfig, DivergenceMonitor
 
 BATCH = 8
 NETWORK = UNetConfig(
@@ -138,16 +138,16 @@ def test_an_exponential_average_is_a_mean_at_first(run, tmp_path):
 
 def test_a_run_is_sampled_at_one_and_two_evaluations(run):
     model = orn.load(run)
-    assert isinstance(model.reading, Consistency)
+    assert isinstance(model.parameterization, Consistency)
     assert model.grid(1)(model.path) == (80.0, 0.0)
     assert model.grid(None)(model.path) == model.grid(2)(model.path) == (80.0, 0.0, 0.53, 0.0)
     assert model.grid(4)(model.path) == pytest.approx((80.0, 0.0, 0.53, 0.0, 0.265, 0.0, 0.1325, 0.0))
     noise = orn.Noise.of(0, range(2))
-    once = model(80.0 * noise.white("prior", (3, 16, 16)), 80.0).clean
+    once = model(80.0 * noise.normal("prior", (3, 16, 16)), 80.0).clean
     for sampler in ("ddim", "dpmpp-2m", "heun", "auto"):
         assert torch.allclose(orn.sample(model, 2, steps=1, sampler=sampler), once, atol=1e-6)
         assert torch.allclose(orn.sample(model, 2, evaluations=1, sampler=sampler), once, atol=1e-6)
-    state = once + 0.53 * noise.white(("up", 1), (3, 16, 16))
+    state = once + 0.53 * noise.normal(("up", 1), (3, 16, 16))
     assert torch.allclose(orn.sample(model, 2), model(state, 0.53).clean, atol=1e-6)
 
 
@@ -181,11 +181,11 @@ def test_every_level_is_one_of_the_path(path, tmp_path):
     config = slct(tmp_path / "x", path=path, predicts="edm")
     spec = config.specify(open_source("critters:2", size=16))
     model = spec.denoiser(lambda x, time: 0.0 * x + 3.0)
-    floor = model.path.sigma_bar(model.path.floor)
+    floor = model.path.sigma_bar(model.path.t_min)
     assert spec.sigma_min == pytest.approx(max(0.002, floor))
     rows = tuple(range(256))
-    batch = Examples(clean=torch.zeros(256, 3, 4, 4), cond={}, positions=rows)
-    pair = config.loss(torch.device("cpu")).pose(model, batch, orn.Noise.of(0, rows), 640)
+    batch = TrainBatch(clean=torch.zeros(256, 3, 4, 4), cond={}, positions=rows)
+    pair = config.loss(torch.device("cpu")).make_noisy_batch(model, batch, orn.Noise.of(0, rows), 640)
     assert (pair.t > pair.t_next).all()
     for level, t in ((pair.upper, pair.t), (pair.lower, pair.t_next)):
         found = torch.tensor([model.path.sigma_bar(float(one)) for one in t])
@@ -319,10 +319,10 @@ def test_a_diffusion_model_is_tuned(path, predicts, tmp_path):
     train(config, quiet=True)
     old, new = open_run(given), open_run(out)
     assert new.classes == old.classes
-    assert isinstance(new.denoiser.reading, Consistency if predicts == "edm" else Anchored)
+    assert isinstance(new.denoiser.parameterization, Consistency if predicts == "edm" else Anchored)
     cond = new.cond(labels=[0, 1])
-    tuned = new.spec.denoiser(old.model.net).given(cond)
-    before = old.denoiser.given(cond)
+    tuned = new.spec.denoiser(old.model.net).with_condition(cond)
+    before = old.denoiser.with_condition(cond)
     x = torch.randn(2, 3, 16, 16)
     at = before.path.time_of(-2.0 * math.log(2.0))
     assert torch.allclose(tuned(x, at).clean, before(x, at).clean, atol=1e-3)
@@ -362,7 +362,7 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match=r"ema\.also holds"):
         Averages(also=(0.4,))
     with pytest.raises(ConfigError, match=r"watch\.surge"):
-        Watch(surge=0.5)
+        DivergenceConfig(surge=0.5)
     with pytest.raises(ConfigError, match="give --size 16"):
         train(slct(out, origin=str(run), size=32), quiet=True)
     with pytest.raises(ConfigError, match="makes latents: give the --codec"):
@@ -457,11 +457,11 @@ def test_too_many_of_them_are_a_divergence_with_a_name(tmp_path, monkeypatch):
 
 
 def test_the_guard():
-    guard = Guard(watch=Watch(outlier=20.0))
+    guard = DivergenceMonitor(watch=DivergenceConfig(outlier=20.0))
     assert all(guard.judge([1.0, 2.0, 0.5], 10.0) for _ in range(50))
     assert not guard.judge([1.0, 50.0, 0.5], 10.0)
     assert guard.record() == {"left_out": {"nonfinite": 0.0, "outlier": 1 / 51}}
-    twin = Guard(watch=guard.watch)
+    twin = DivergenceMonitor(watch=guard.watch)
     twin.load(json.loads(json.dumps(guard.state())))
     assert twin == guard
     assert guard.judge([1.0, 50.0, 0.5], 20.0)  # another stage has gradients of its own
@@ -469,7 +469,7 @@ def test_the_guard():
     while not guard.cause and guard.settled < 1000:
         guard.judge([1.0, 2.0, 60.0], 20.0)
     assert "root mean square of the network's answers" in guard.cause
-    guard = Guard(watch=Watch())
+    guard = DivergenceMonitor(watch=DivergenceConfig())
     for _ in range(300):
         guard.judge([1.0, 2.0, 0.5], 10.0)
     for _ in range(60):
@@ -483,7 +483,7 @@ def test_one_bad_batch_is_seen_by_the_guard_alone():
     class Alone:
         num_processes = 1
 
-    guard = Guard(watch=Watch())
-    assert guard.admits(losses, torch.tensor(1.0), Alone())  # type: ignore[arg-type]
-    assert not guard.admits(losses, torch.tensor(math.inf), Alone())  # type: ignore[arg-type]
+    guard = DivergenceMonitor(watch=DivergenceConfig())
+    assert guard.accepts(losses, torch.tensor(1.0), Alone())  # type: ignore[arg-type]
+    assert not guard.accepts(losses, torch.tensor(math.inf), Alone())  # type: ignore[arg-type]
     assert guard.left_out == {"nonfinite": 1, "outlier": 0}

@@ -224,9 +224,9 @@ def test_runs_checkpoints_and_cards_open(run, tmp_path):
     assert is_run(run)
     assert not is_run(tmp_path)
     x = torch.zeros(2, 3, 16, 16)
-    model = opened.denoiser.given(opened.cond(labels=[opened.classes[1], 3]))
+    model = opened.denoiser.with_condition(opened.cond(labels=[opened.classes[1], 3]))
     card = open_run(export(opened, tmp_path / "card", half=False))
-    again = card.denoiser.given(card.cond(labels=[1, 3]))
+    again = card.denoiser.with_condition(card.cond(labels=[1, 3]))
     assert torch.equal(model(x, 0.5).clean, again(x, 0.5).clean)
     assert card.images == 80
     half = open_run(export(opened, tmp_path / "half"))
@@ -266,7 +266,7 @@ def test_captions(tmp_path):
     opened = open_run(tmp_path / "run")
     cond = opened.cond(captions=["a green critter", ""])
     assert cond["text_mask"].sum(1).tolist() == [3, 0]
-    answers = opened.denoiser.many(torch.zeros(2, 3, 16, 16), 0.5, [cond, opened.null(2)])
+    answers = opened.denoiser.predict_conditions(torch.zeros(2, 3, 16, 16), 0.5, [cond, opened.null(2)])
     assert answers[0].clean.shape == (2, 3, 16, 16)
     torch.testing.assert_close(answers[0].clean[1], answers[1].clean[1])
 

@@ -133,7 +133,7 @@ def test_the_objective_is_given_the_stream_of_the_run(flip, tmp_path):
         assert torch.equal(batch.clean, expected.images)
         assert torch.equal(batch.cond["label"], expected.labels)
         ours = Noise.of(mix(7, "train"), batch.positions)
-        assert torch.equal(noise.white("noise", (3, 2, 2)), ours.white("noise", (3, 2, 2)))
+        assert torch.equal(noise.normal("noise", (3, 2, 2)), ours.normal("noise", (3, 2, 2)))
         mirrored += int((batch.clean != upright.images).flatten(1).any(1).sum())
     assert (8 < mirrored < 32) if flip else (mirrored == 0)
 

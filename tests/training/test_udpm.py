@@ -124,7 +124,7 @@ def test_a_run_opens_and_samples_in_three_evaluations(trained):
     run = open_run(trained)
     assert isinstance(run.spec, UDPMSpec)
     assert run.denoiser.path == PyramidPath()
-    assert run.denoiser.reading == LevelBelow()
+    assert run.denoiser.parameterization == LevelBelow()
     assert run.spec.network.out_channels == 12
     images = orn.sample(run.denoiser, 2, cond=run.cond(labels=[0, 1]))
     assert images.shape == (2, 3, 16, 16)

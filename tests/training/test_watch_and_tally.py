@@ -13,23 +13,23 @@ from ornstein.errors import ConfigError
 from ornstein.objectives import Losses
 from ornstein.paths import VE, VP, Flow, PyramidPath
 from ornstein.training.ema import beta, decay, exponent, move, update
-from ornstein.training.tally import EDGES, Tally, emptied, merged, record
-from ornstein.training.watch import Guard, Watch
+from ornstein.training.tally import EDGES, LossStatistics, emptied, merged, record
+from ornstein.training.watch import DivergenceConfig, DivergenceMonitor
 
 CPU = torch.device("cpu")
 
 # ------------------------------------------------------------------------------------------------------------ the guard
 
 
-def settled(count: int, norm: float = 10.0, **watch: float) -> Guard:
+def settled(count: int, norm: float = 10.0, **watch: float) -> DivergenceMonitor:
     """A guard that has seen ``count`` quiet batches of stage 4."""
-    guard = Guard(watch=Watch(**watch))
+    guard = DivergenceMonitor(watch=DivergenceConfig(**watch))
     assert all(guard.judge([1.0, norm, 0.5], 4.0) for _ in range(count))
     assert not guard.cause
     return guard
 
 
-def first(guard: Guard, numbers: list[float], most: int = 3000) -> int:
+def first(guard: DivergenceMonitor, numbers: list[float], most: int = 3000) -> int:
     """How many batches of these numbers it takes until the run counts as diverged."""
     for count in range(1, most):
         guard.judge(numbers, 4.0)
@@ -39,7 +39,7 @@ def first(guard: Guard, numbers: list[float], most: int = 3000) -> int:
 
 
 def test_watching_by_default():
-    assert Watch() == Watch(outlier=0.0, output=10.0, surge=100.0)
+    assert DivergenceConfig() == DivergenceConfig(outlier=0.0, output=10.0, surge=100.0)
 
 
 @pytest.mark.parametrize(("before", "admitted"), [(0, True), (19, True), (20, False), (300, False)])
@@ -87,11 +87,11 @@ def test_a_stage_has_a_usual_size_after_two_hundred_batches():
 
 def test_answers_that_grow_are_a_divergence():
     # 11·(1 − 0.9^k) passes 10 at k = 23; nothing was answered before.
-    guard = Guard(watch=Watch(output=10.0))
+    guard = DivergenceMonitor(watch=DivergenceConfig(output=10.0))
     assert first(guard, [1.0, 1.0, 11.0]) == 23
     size = 11 * (1 - 0.9**23)
     assert guard.cause == f"the root mean square of the network's answers is {size:.3g}, and data lie in [-1, 1]"
-    quiet = Guard(watch=Watch())
+    quiet = DivergenceMonitor(watch=DivergenceConfig())
     for _ in range(50):
         quiet.judge([1.0, 1.0], 4.0)  # answers that nobody measured have no size
     assert (quiet.size, quiet.cause) == (0.0, "")
@@ -123,7 +123,7 @@ def test_counts_are_those_since_the_last_line():
     assert guard.record() == {"left_out": {"nonfinite": 0.25, "outlier": 0.25}}
     state = json.loads(json.dumps(guard.state()))
     assert set(state) == {"stage", "settled", "slow", "fast", "size", "bad", "seen", "left_out"}
-    twin = Guard(watch=guard.watch)
+    twin = DivergenceMonitor(watch=guard.watch)
     twin.load(state)
     for norm in (10.0, 90.0, 1e9, 20.0):
         assert twin.judge([1.0, norm, 0.5], 4.0) == guard.judge([1.0, norm, 0.5], 4.0)
@@ -145,16 +145,16 @@ def test_what_the_guard_is_told_of_a_batch():
         watched={"output": torch.tensor([3.0, 4.0])},
         schedule={"intervals": 20.0},
     )
-    alone, pair = Guard(watch=Watch()), Guard(watch=Watch())
+    alone, pair = DivergenceMonitor(watch=DivergenceConfig()), DivergenceMonitor(watch=DivergenceConfig())
     one, two = Processes(1), Processes(2)
-    assert alone.admits(losses, torch.tensor(7.0), one)
-    assert pair.admits(losses, torch.tensor(7.0), two)
+    assert alone.accepts(losses, torch.tensor(7.0), one)
+    assert pair.accepts(losses, torch.tensor(7.0), two)
     assert (one.asked, two.asked) == ([], ["mean"])
     assert alone.size == pytest.approx(0.1 * 12.5**0.5)
     assert (alone.fast, alone.slow, alone.stage) == (pytest.approx(math.log(7.0)), pytest.approx(math.log(7.0)), 20.0)
     assert pair.fast == pytest.approx(math.log(14.0))
     broken = Losses(terms={"a": torch.tensor([1.0, math.nan])}, times=torch.ones(2))
-    assert not alone.admits(broken, torch.tensor(7.0), one)
+    assert not alone.accepts(broken, torch.tensor(7.0), one)
     assert alone.stage == 0.0
 
 
@@ -170,9 +170,9 @@ def test_what_the_guard_is_told_of_a_batch():
 )
 def test_thresholds_that_cannot_be(change, message):
     with pytest.raises(ConfigError) as error:
-        Watch(**change)
+        DivergenceConfig(**change)
     assert str(error.value) == message
-    assert Watch(outlier=0.0, output=1.0, surge=1.0)
+    assert DivergenceConfig(outlier=0.0, output=1.0, surge=1.0)
 
 
 # ------------------------------------------------------------------------------------------------------ sums of the log
@@ -183,7 +183,7 @@ def test_a_loss_is_counted_at_its_noise_level(path):
     """Eight samples, one in each interval of the log-SNR, the cleanest last, and a ninth beside the last."""
     levels = [-7.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 6.5, 6.6]
     times = torch.tensor([path.time_of(level) for level in levels], dtype=torch.float64)
-    tally = Tally(path, CPU)
+    tally = LossStatistics(path, CPU)
     a, b = torch.arange(1.0, 10.0), 0.1 * torch.arange(1.0, 10.0)
     tally.add(Losses(terms={"a": a, "b": b}, times=times, watched={"w": 2 * a}), torch.tensor(3.0))
     tally.add(Losses(terms={"a": a[:2], "b": b[:2]}, times=times[:2], watched={"w": a[:2]}), torch.tensor(5.0))
@@ -200,7 +200,7 @@ def test_a_loss_is_counted_at_its_noise_level(path):
 
 def test_a_path_without_a_signal_to_noise_ratio_is_cut_evenly():
     path = PyramidPath()
-    tally = Tally(path, CPU)
+    tally = LossStatistics(path, CPU)
     times = torch.tensor([0.0, 1.0, 2.0, 3.0, 3.0])
     tally.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.5}), None)
     tally.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.25}), None)
@@ -221,12 +221,12 @@ def test_sums_are_exact_over_a_pause_and_over_processes():
         term, seen = (torch.rand(6, generator=drawn) for _ in range(2))
         return Losses(terms={"a": term}, times=torch.rand(6, generator=drawn) * 0.9 + 0.05, watched={"w": seen})
 
-    whole, parts = Tally(path, CPU), [Tally(path, CPU) for _ in range(2)]
+    whole, parts = LossStatistics(path, CPU), [LossStatistics(path, CPU) for _ in range(2)]
     for seed in range(4):
         whole.add(some(seed), torch.tensor(1.0 + seed))
-    resumed = Tally(path, CPU)
+    resumed = LossStatistics(path, CPU)
     resumed.add(some(0), torch.tensor(1.0))
-    later = Tally(path, CPU)
+    later = LossStatistics(path, CPU)
     later.load(json.loads(json.dumps(resumed.state())))
     for seed in range(1, 4):
         later.add(some(seed), torch.tensor(1.0 + seed))

@@ -16,7 +16,7 @@ from .output import emit_json, make_folder, note, refuse_file, say, write_text
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..runs import Run
+    from ..runs import TrainedModel
 
 
 def demo(args: DemoArgs) -> int:
@@ -78,7 +78,7 @@ def _train(args: DemoArgs) -> Path:
     return out
 
 
-def reference(run: Run, n: int, seed: int) -> Tensor:
+def reference(run: TrainedModel, n: int, seed: int) -> Tensor:
     """The model's own solution of its probability-flow ODE, so fine that its error is far below every cell's."""
     from .. import grids
     from ..sampling import sample
@@ -87,7 +87,7 @@ def reference(run: Run, n: int, seed: int) -> Tensor:
     return sample(run.denoiser, n, sampler="unipc-3", grid=grids.log_snr(FINE), seed=seed)
 
 
-def compare(run: Run, fine: Tensor, n: int, seed: int) -> tuple[list[Cell], dict[tuple[str, int], Tensor]]:
+def compare(run: TrainedModel, fine: Tensor, n: int, seed: int) -> tuple[list[Cell], dict[tuple[str, int], Tensor]]:
     """Every sampler at every number of evaluations, from the same noise."""
     from ..sampling import sample
 

@@ -15,7 +15,7 @@ from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..runs import Run
+    from ..runs import TrainedModel
     from .demo_few import Few
 
 COLUMNS = 3
@@ -23,7 +23,7 @@ COLUMNS = 3
 
 def page(
     args: DemoArgs,
-    run: Run,
+    run: TrainedModel,
     cells: Sequence[Cell],
     pictures: dict[tuple[str, int], Tensor],
     fine: Tensor,
@@ -63,7 +63,9 @@ def _sample_command(args: DemoArgs, sampler: str, evaluations: int | str) -> str
     )
 
 
-def _samples(args: DemoArgs, run: Run, cells: Sequence[Cell], pictures: dict[tuple[str, int], Tensor]) -> Section:
+def _samples(
+    args: DemoArgs, run: TrainedModel, cells: Sequence[Cell], pictures: dict[tuple[str, int], Tensor]
+) -> Section:
     del run, cells
     rows: list[list[str | Picture]] = []
     for name in SAMPLERS:
@@ -188,7 +190,7 @@ def _measured() -> Section | None:
     )
 
 
-def _training(args: DemoArgs, run: Run, live: Path | None) -> Section | None:
+def _training(args: DemoArgs, run: TrainedModel, live: Path | None) -> Section | None:
     """Loss curves of the shipped model (from its card) and of the live run (from its log)."""
     charts: list[tuple[str, str]] = []
     history = run.folder / "history.json"

@@ -11,19 +11,19 @@ from ..runs import is_codec
 from .eval_args import EvalArgs
 from .output import emit_json, note, say
 from .reconstruct import reconstruct
-from .request import Request, read_request
-from .sides import RESIZED, How, Sampling, Side, open_data, open_measured, open_samples
+from .request import EvalRequest, read_request
+from .sides import RESIZED, How, ImageSet, Sampling, open_data, open_measured, open_samples
 
 if TYPE_CHECKING:
     from ..metrics import Statistics
-    from .observe import Seen
+    from .observe import SetStatistics
 
 
 def evaluate(args: EvalArgs) -> int:
     """Measure and print. Whatever can be refused is refused before the first image is sampled."""
     from ..metrics import files, images, measure, sets
     from ..metrics.measure import needs
-    from .observe import load_instruments, look, write_images
+    from .observe import load_evaluators, look, write_images
 
     if is_codec(args.what):
         return reconstruct(args)
@@ -33,7 +33,7 @@ def evaluate(args: EvalArgs) -> int:
     if reference is not None:
         _check_reference(args, reference, ours, theirs)
     request.check_counts(ours.count, _their_count(request, reference, theirs))
-    instruments = load_instruments(request, args)
+    instruments = load_evaluators(request, args)
     names = [network.name for network in instruments.features]
     referred = None if reference is None else [_referred(args, request, reference, name) for name in names]
     cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
@@ -44,7 +44,7 @@ def evaluate(args: EvalArgs) -> int:
     keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
     note(f"looking at {ours.count} images of {ours.name}")
     mine = look(ours, instruments, keep, names=args.per_image is not None)
-    other: Seen | None = None
+    other: SetStatistics | None = None
     against: Sequence[Statistics] = referred or ()
     if request.compares and referred is None and theirs is not None:
         note(f"looking at {theirs.count} images of {theirs.name}")
@@ -70,7 +70,7 @@ def evaluate(args: EvalArgs) -> int:
     return 0
 
 
-def _sides(args: EvalArgs, request: Request) -> tuple[Side, Side | None]:
+def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | None]:
     """Both sides opened, nothing sampled; the second is the data, None where neither the call nor a metric names it."""
     from ..runs import is_run, open_run
     from ..samplers import default_for
@@ -111,7 +111,7 @@ def _steps(args: EvalArgs, run: Any) -> int:
     return sum(s < t for t, s in itertools.pairwise(times))
 
 
-def _handled_apart(ours: Side, theirs: Side | None, reference: Sequence[Statistics] | None) -> list[str]:
+def _handled_apart(ours: ImageSet, theirs: ImageSet | None, reference: Sequence[Statistics] | None) -> list[str]:
     """What to be told where both sides were resized, each in its own way."""
     other = reference[0].about if reference is not None else {} if theirs is None else theirs.about
     ways = [about.get("preprocessing", "") for about in (ours.about, other)]
@@ -120,7 +120,7 @@ def _handled_apart(ours: Side, theirs: Side | None, reference: Sequence[Statisti
     return [f"one side was resized as {ways[0]!r} and the other as {ways[1]!r}: make both with the same --resize"]
 
 
-def _their_count(request: Request, reference: Sequence[Statistics] | None, theirs: Side | None) -> int | None:
+def _their_count(request: EvalRequest, reference: Sequence[Statistics] | None, theirs: ImageSet | None) -> int | None:
     if not request.compares:
         return None
     if reference is not None:
@@ -128,7 +128,7 @@ def _their_count(request: Request, reference: Sequence[Statistics] | None, their
     return None if theirs is None else theirs.count
 
 
-def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Side, theirs: Side | None) -> None:
+def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: ImageSet, theirs: ImageSet | None) -> None:
     """Refuse a reference of another resolution, or one that was not made from the data that is named beside it."""
     from ..metrics.blocks import blocks
     from ..metrics.sets import Census
@@ -159,7 +159,7 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Side
         )
 
 
-def _referred(args: EvalArgs, request: Request, reference: Sequence[Statistics], features: str) -> Statistics:
+def _referred(args: EvalArgs, request: EvalRequest, reference: Sequence[Statistics], features: str) -> Statistics:
     """The reference's statistics for a feature network, with all that the metrics need."""
     from ..metrics.measure import needs
 
@@ -185,11 +185,11 @@ def _features_only(instruments: Any) -> Any:
 
 def _document(
     args: EvalArgs,
-    request: Request,
-    ours: Side,
-    theirs: Side | None,
-    mine: Seen,
-    other: Seen | None,
+    request: EvalRequest,
+    ours: ImageSet,
+    theirs: ImageSet | None,
+    mine: SetStatistics,
+    other: SetStatistics | None,
     against: Sequence[Statistics],
 ) -> dict[str, Any]:
     """All of the result that is no measured number."""

@@ -12,9 +12,9 @@ from ..errors import UsageError
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
-    from ..guides import Guides, Kind, Manner, Source
-    from ..interop.diffusers import Piped
-    from ..runs import Run
+    from ..guides import GuidanceOptions, Guides, GuideType, Source
+    from ..interop.diffusers import DiffusersModel
+    from ..runs import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ def guides(args: GuidesArgs) -> int:
     return 0
 
 
-def _facts(kind: Kind) -> dict[str, Any]:
+def _facts(kind: GuideType) -> dict[str, Any]:
     """A kind as plain values; "source" is the one that would be used here, None for kinds without a network."""
     from ..guides import source_of
 
@@ -88,16 +88,16 @@ def _classes(used: Source | None) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
+class RequestedGuides:
     """The guide options of a call, read: what to make, and how it acts."""
 
     guides: Guides
-    manner: Manner
+    manner: GuidanceOptions
     record: dict[str, Any]
 
 
 def read_guides(
-    run: Run | Piped,
+    run: TrainedModel | DiffusersModel,
     *,
     guide: Sequence[str],
     sources: Sequence[str],
@@ -106,9 +106,9 @@ def read_guides(
     window: str | None,
     placement: Literal["joint", "separate"],
     recur: int,
-) -> Asked:
+) -> RequestedGuides:
     """Make the guides of a call for the pictures of a run. Raises `UsageError` for whatever cannot be."""
-    from ..guides import Manner, backward_of, make, window_of
+    from ..guides import GuidanceOptions, backward_of, make, window_of
 
     if not guide:
         for option, given in (("--backward", backward), ("--guide-window", window), ("--guide-source", sources)):
@@ -116,7 +116,7 @@ def read_guides(
                 raise UsageError(f"{option} acts on guides, and there is no --guide: see ornstein guides")
     if placement == "separate" and run.condition == "none":
         raise UsageError(f"--guide-placement separate needs a model with a condition, {run.folder} has none")
-    manner = Manner(
+    manner = GuidanceOptions(
         through=through,
         backward=None if backward is None else backward_of(backward),
         window=None if window is None else window_of(window),
@@ -135,10 +135,10 @@ def read_guides(
         "placement": placement,
         "recur": recur,
     }
-    return Asked(guides=made, manner=manner, record=record)
+    return RequestedGuides(guides=made, manner=manner, record=record)
 
 
-def _check_fit(run: Run | Piped, guidance: object) -> None:
+def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
     """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
     from ..guidance import Minority, MinorityPrompt
     from ..rarity import RarityClassifier
@@ -162,7 +162,7 @@ def _check_fit(run: Run | Piped, guidance: object) -> None:
         )
 
 
-def _pictures(run: Run | Piped) -> tuple[int, ...]:
+def _pictures(run: TrainedModel | DiffusersModel) -> tuple[int, ...]:
     """The shape of a run's pictures, which its samples are once they are decoded."""
     import torch
 
@@ -201,4 +201,4 @@ def told_once() -> Iterator[None]:
         yield
 
 
-__all__ = ["Asked", "GuidesArgs", "guides", "read_guides", "told_once"]
+__all__ = ["GuidesArgs", "RequestedGuides", "guides", "read_guides", "told_once"]

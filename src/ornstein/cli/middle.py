@@ -13,7 +13,7 @@ from ..errors import UsageError
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
-    from ..runs import Run
+    from ..runs import TrainedModel
 
 CANDIDATES = (0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 5.0)
 
@@ -104,7 +104,7 @@ def middle(args: MiddleArgs) -> int:
 
     from .. import grids
     from ..models.consistency import ConsistencySpec
-    from ..runs import SETTLED, Run, open_run, place
+    from ..runs import SAMPLING_CONFIG, TrainedModel, open_run, place
     from ..storage.files import write_json
 
     if args.evaluations < 2 or args.refine < 0:
@@ -114,13 +114,13 @@ def middle(args: MiddleArgs) -> int:
     if args.n < 2 or args.batch < 1:
         raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
-    if not isinstance(run, Run) or not isinstance(run.spec, ConsistencySpec):
+    if not isinstance(run, TrainedModel) or not isinstance(run.spec, ConsistencySpec):
         raise UsageError(f"{args.run} is no consistency model: its samplers need no middle levels")
     if not args.dry and run.folder == place(args.run) != Path(args.run):
         raise UsageError(f"{args.run} comes with the library and stays as it is: use --dry, or a copy of its folder")
     spec, path = run.spec, grids.affine(run.denoiser.path)
-    low = max(spec.sigma_min, path.sigma_bar(path.floor))
-    high = min(spec.sigma_max, path.sigma_bar(path.span[1]))
+    low = max(spec.sigma_min, path.sigma_bar(path.t_min))
+    high = min(spec.sigma_max, path.sigma_bar(path.t_range[1]))
     if not args.candidates or not all(low < level < high for level in args.candidates):
         raise UsageError(f"--candidates must lie between {low:g} and {high:g}")
     search = Search(score=distance_to_data(args, run, spec), candidates=args.candidates, refine=args.refine)
@@ -138,17 +138,17 @@ def middle(args: MiddleArgs) -> int:
         "tried": [{"levels": list(levels), "distance": value} for levels, value in sorted(search.tried.items())],
     }
     if not args.dry:
-        write_json(run.folder / SETTLED, {key: result[key] for key in result if key != "run"})
+        write_json(run.folder / SAMPLING_CONFIG, {key: result[key] for key in result if key != "run"})
     if args.json:
         emit_json(result)
     else:
         levels = ", ".join(f"{level:.3g}" for level in found)
-        kept = "" if args.dry else f"; {run.folder / SETTLED} keeps it"
+        kept = "" if args.dry else f"; {run.folder / SAMPLING_CONFIG} keeps it"
         say(f"{levels}: FD-{args.features} {best:.4g}, {once:.4g} with one evaluation{kept}")
     return 0
 
 
-def distance_to_data(args: MiddleArgs, run: Run, spec: object) -> Callable[[tuple[float, ...]], float]:
+def distance_to_data(args: MiddleArgs, run: TrainedModel, spec: object) -> Callable[[tuple[float, ...]], float]:
     """The Fréchet distance of samples that climb to these levels."""
     from .. import metrics
     from ..metrics.frechet import frechet_distance

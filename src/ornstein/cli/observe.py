@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError, UsageError
 from .output import write_text
-from .request import INSISTING, Request, weights_of
-from .sides import Side
+from .request import INSISTING, EvalRequest, weights_of
+from .sides import ImageSet
 
 if TYPE_CHECKING:
     from ..metrics import NetworkFeatures, Statistics
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Instruments:
+class Evaluators:
     """The networks of a call: features, a perceptual distance for diversity, CLIP."""
 
     features: tuple[NetworkFeatures, ...] = ()
@@ -35,7 +35,7 @@ class Instruments:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class SetStatistics:
     """What a pass has found: statistics by network, numbers by name, and numbers of single images by name."""
 
     census: Census
@@ -44,7 +44,7 @@ class Seen:
     images: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
 
 
-def load_instruments(request: Request, args: EvalArgs) -> Instruments:
+def load_evaluators(request: EvalRequest, args: EvalArgs) -> Evaluators:
     """Every network that the request needs, loaded. Raises `UsageError` where one is not what its metric insists on."""
     from ..metrics import features, perceptual
     from ..metrics.clip import Clip
@@ -65,7 +65,7 @@ def load_instruments(request: Request, args: EvalArgs) -> Instruments:
                 f"{name} is defined on the standard Inception weights, not on {', '.join(n.name for n in networks)}: "
                 f"give --features inception with them, or ask for {INSISTING[name]}"
             )
-    return Instruments(
+    return Evaluators(
         features=tuple(networks),
         distance=perceptual.lpips(args.lpips).to(args.device) if "diversity" in request.metrics else None,
         clip=Clip(args.clip, args.device) if "clip" in request.metrics else None,
@@ -73,7 +73,7 @@ def load_instruments(request: Request, args: EvalArgs) -> Instruments:
     )
 
 
-def look(side: Side, instruments: Instruments, keep: Collection[str], *, names: bool = False) -> Seen:
+def look(side: ImageSet, instruments: Evaluators, keep: Collection[str], *, names: bool = False) -> SetStatistics:
     """Look at all images of a side once; with ``names`` the name of each is kept."""
     from ..metrics import Collector, DiversityMeter
     from ..metrics.blocks import blocks
@@ -91,7 +91,7 @@ def look(side: Side, instruments: Instruments, keep: Collection[str], *, names: 
             called |= dict(zip(block.indices, block.names, strict=True))
         for observer in observers:
             observer.see(block)
-    seen = Seen(census=census, statistics=tuple(collector.result() for collector in collectors))
+    seen = SetStatistics(census=census, statistics=tuple(collector.result() for collector in collectors))
     seen.images["name"] = called
     if diversity is not None and instruments.distance is not None:
         found = diversity.result(instruments.distance, instruments.device)

@@ -21,7 +21,7 @@ _PARTS = 10  # of the inception score
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class EvalRequest:
     """``metrics`` in order, ``insisting`` as they were written; ``ks`` neighbours by what they define.
 
     ``where`` is the data, ``store`` tells that one set is only turned into statistics.
@@ -67,7 +67,7 @@ class Request:
                 )
 
 
-def read_request(args: EvalArgs) -> Request:
+def read_request(args: EvalArgs) -> EvalRequest:
     """The request in the words of a call. Raises `UsageError` in one line for words that make none."""
     from ..metrics.measure import neighbours
 
@@ -88,7 +88,9 @@ def read_request(args: EvalArgs) -> Request:
     store = args.reference_out is not None and where is None
     if where is None and not store and args.reference is None:
         where = "critters"
-    request = Request(metrics=metrics, insisting=insisting, ks=neighbours(metrics, args.k), where=where, store=store)
+    request = EvalRequest(
+        metrics=metrics, insisting=insisting, ks=neighbours(metrics, args.k), where=where, store=store
+    )
     if args.reference_out is not None and not request.on_statistics:
         raise UsageError(
             "--reference-out needs a metric that is measured on statistics, such as fd: none was asked for"

@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
-    from ..interop.diffusers import Piped
+    from ..interop.diffusers import DiffusersModel
     from ..interpolation import Latents
-    from ..runs import Run
-    from ..sampling import Request
-    from .guides import Asked
+    from ..runs import TrainedModel
+    from ..sampling import SamplingPlan
+    from .guides import RequestedGuides
 
 _SHOWN = 256  # pictures in grid.png, the first ones
 
@@ -160,7 +160,7 @@ def _check(args: SampleArgs) -> None:
 def _write(
     args: SampleArgs,
     model: DenoiserLike,
-    request: Request,
+    request: SamplingPlan,
     cond: dict[str, Tensor] | None,
     latents: Latents | None,
 ) -> list[str]:
@@ -201,7 +201,7 @@ def _write(
     return written
 
 
-def _guides(run: Run | Piped, args: SampleArgs) -> Asked:
+def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGuides:
     return read_guides(
         run,
         guide=args.guide,
@@ -214,7 +214,7 @@ def _guides(run: Run | Piped, args: SampleArgs) -> Asked:
     )
 
 
-def _guided(run: Run | Piped, args: SampleArgs, asked: Asked) -> DenoiserLike:
+def _guided(run: TrainedModel | DiffusersModel, args: SampleArgs, asked: RequestedGuides) -> DenoiserLike:
     """The model under classifier-free guidance and the guides, or bare."""
     cfg = _toward_condition(run, args)
     if cfg is None and not args.guide:
@@ -226,7 +226,7 @@ def _guided(run: Run | Piped, args: SampleArgs, asked: Asked) -> DenoiserLike:
     return run.denoiser if guidance is None else guidance(run.denoiser)
 
 
-def _toward_condition(run: Run | Piped, args: SampleArgs) -> Guidance | None:
+def _toward_condition(run: TrainedModel | DiffusersModel, args: SampleArgs) -> Guidance | None:
     if args.guidance_scale == 1.0:
         return None
     if args.caption is None and not args.label:
@@ -238,7 +238,7 @@ def _toward_condition(run: Run | Piped, args: SampleArgs) -> Guidance | None:
     return CFG(weight=args.guidance_scale, null=run.null())
 
 
-def _request(args: SampleArgs, model: Denoiser) -> Request:
+def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
     from .. import grids, sampling
 
     if args.steps is not None and args.evaluations is not None:
@@ -284,7 +284,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     return family(sampling.usual_steps(model.path, args.steps))
 
 
-def _condition(run: Run | Piped, args: SampleArgs) -> dict[str, Tensor] | None:
+def _condition(run: TrainedModel | DiffusersModel, args: SampleArgs) -> dict[str, Tensor] | None:
     if args.caption is not None:
         return run.cond(captions=[args.caption] * args.n)
     if args.label:

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Example, Source
-    from ..interop.diffusers import Piped
-    from ..runs import Run
+    from ..interop.diffusers import DiffusersModel
+    from ..runs import TrainedModel
 
 How = Literal["auto", "bicubic", "lanczos"]
 Size = tuple[int, int]
@@ -33,7 +33,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Side:
+class ImageSet:
     """A set of images: how many, at which resolution (height, width), and what they are made from."""
 
     name: str
@@ -44,7 +44,7 @@ class Side:
     source: Any = None  # for its file formats; None for samples
 
 
-def open_measured(what: str, n: int, size: int | None, how: How) -> Side:
+def open_measured(what: str, n: int, size: int | None, how: How) -> ImageSet:
     """The set of images ``what``, at most ``n``, at the resolution that the comparison takes from it."""
     from ..metrics import images
 
@@ -63,7 +63,7 @@ def open_measured(what: str, n: int, size: int | None, how: How) -> Side:
     return open_data(what, n, target, how)
 
 
-def open_data(where: str, n: int, target: Size, how: How) -> Side:
+def open_data(where: str, n: int, target: Size, how: How) -> ImageSet:
     """At most ``n`` images of ``where``, evenly spread, at ``target``: files that have it are read as they are."""
     from ..data import open_source
     from ..data.base import First
@@ -85,10 +85,10 @@ def open_data(where: str, n: int, target: Size, how: How) -> Side:
         way = f"as for training, {height} px"
     source = images.spread(source, n)
     about = {"source": where, "source fingerprint": source.fingerprint, "preprocessing": way}
-    return Side(name=where, images=source, count=len(source), resolution=target, about=about, source=source)
+    return ImageSet(name=where, images=source, count=len(source), resolution=target, about=about, source=source)
 
 
-def open_samples(run: Run | Piped, n: int, sampling: Sampling, conditions: Source | None) -> Side:
+def open_samples(run: TrainedModel | DiffusersModel, n: int, sampling: Sampling, conditions: Source | None) -> ImageSet:
     """Samples of a run; a conditional model is told what the images of ``conditions`` are labelled or called."""
     if run.condition != "none":
         if conditions is None:
@@ -111,10 +111,10 @@ def open_samples(run: Run | Piped, n: int, sampling: Sampling, conditions: Sourc
     }
     images = _samples(run, n, sampling, conditions)
     side = run.picture
-    return Side(name=str(run.folder), images=images, count=n, resolution=(side[-2], side[-1]), about=about)
+    return ImageSet(name=str(run.folder), images=images, count=n, resolution=(side[-2], side[-1]), about=about)
 
 
-def _samples(run: Run | Piped, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
+def _samples(run: TrainedModel | DiffusersModel, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
     from .. import sampling
     from ..data import Example, to_uint8
 
@@ -149,7 +149,7 @@ def _readable(source: Source, index: int) -> Example:
     raise UsageError(f"not one image of {source.name} can be read")
 
 
-def _condition(run: Run | Piped, told: list[Example], source: Source) -> dict[str, Tensor]:
+def _condition(run: TrainedModel | DiffusersModel, told: list[Example], source: Source) -> dict[str, Tensor]:
     if run.condition == "label":
         return run.cond(labels=["" if one.label < 0 else source.classes[one.label] for one in told])
     if not all(one.caption for one in told):

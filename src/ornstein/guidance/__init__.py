@@ -8,11 +8,11 @@ images = orn.sample(both(run.denoiser), n=4, cond=run.cond(labels=[3]))
 """
 
 from . import energies
-from .base import Guided, Rule, Shared, Strength, condition_of, network_of
+from .base import CachedEvaluation, Guided, Rule, Strength, condition_of, network_of
 from .cfg import APG, CFG, Autoguidance, CFGpp
 from .checkpointing import checkpointed
 from .classifier import NoisyClassifier
-from .compose import stack, together, within
+from .compose import add, compose, interval
 from .energies import (
     Colour,
     Edges,
@@ -39,6 +39,7 @@ __all__ = [
     "Autoguidance",
     "Backward",
     "CFGpp",
+    "CachedEvaluation",
     "Colour",
     "Edges",
     "Energy",
@@ -53,21 +54,20 @@ __all__ = [
     "Perturbed",
     "Rule",
     "SelfMinority",
-    "Shared",
     "SkipLayer",
     "Smoothness",
     "Strength",
     "Threshold",
     "Universal",
+    "add",
     "checkpointed",
+    "compose",
     "condition_of",
     "corrected",
     "energies",
     "inpainting",
+    "interval",
     "misfit_of",
     "network_of",
-    "stack",
     "super_resolution",
-    "together",
-    "within",
 ]

@@ -1,4 +1,5 @@
-"""What a guidance is made of: `Rule` turns a denoiser into a `Guided` one; `Shared` asks the network only once.
+"""What a guidance is made of: `Rule` turns a denoiser into a `Guided` one; `CachedEvaluation` asks the network only
+once.
 
 A guidance is any function from a denoiser to a denoiser. The ones of this package are frozen values: they hold no
 state, so one of them serves every model, sampler and batch, and asking twice gives the same answer twice.
@@ -59,7 +60,7 @@ class Rule(ABC):
 
     @property
     def differentiates(self) -> bool:
-        """Whether it asks for gradients through the network; `together` lets such guidances ask first."""
+        """Whether it asks for gradients through the network; `add` lets such guidances ask first."""
         return False
 
 
@@ -95,22 +96,22 @@ class Guided:
         """Where the network lives."""
         return getattr(self.inner, "device", torch.device("cpu"))
 
-    def given(self, cond: Cond) -> Guided:
+    def with_condition(self, cond: Cond) -> Guided:
         """The same guidance around the bound denoiser."""
-        return Guided(self.guidance, self.inner.given(cond))
+        return Guided(self.guidance, self.inner.with_condition(cond))
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The guided estimate at x (B, *event) and time t."""
         return self.guidance.estimate(self.inner, x, t)
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One guided answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def bare(denoiser: DenoiserLike) -> DenoiserLike:
     """The same denoiser without shared answers: what is asked of it often and differently should not be kept."""
-    if isinstance(denoiser, Shared):
+    if isinstance(denoiser, CachedEvaluation):
         return bare(denoiser.inner)
     if isinstance(denoiser, Guided):
         return Guided(denoiser.guidance, bare(denoiser.inner))
@@ -171,12 +172,12 @@ class _Answer:
         )
 
 
-class Shared:
+class CachedEvaluation:
     """A denoiser that remembers every answer of one guided question, so that guidances around it share the network.
 
     It knows conditions, gradients and modulations: an answer given with gradients serves a question without, and an
-    answer under other modulations of the network serves none. `stack` and `together` make a fresh one for every
-    question and drop it afterwards, graphs included. `ornstein.Memo` is the simple form.
+    answer under other modulations of the network serves none. `compose` and `add` make a fresh one for every
+    question and drop it afterwards, graphs included. `ornstein.CachedDenoiser` is the simple form.
     """
 
     __slots__ = ("_answers", "_cond", "_leaves", "inner")
@@ -188,9 +189,9 @@ class Shared:
         self._leaves: list[tuple[Tensor, Tensor]] = []
 
     @classmethod
-    def of(cls, denoiser: DenoiserLike) -> Shared:
+    def of(cls, denoiser: DenoiserLike) -> CachedEvaluation:
         """The denoiser itself if it shares already."""
-        return denoiser if isinstance(denoiser, Shared) else cls(denoiser)
+        return denoiser if isinstance(denoiser, CachedEvaluation) else cls(denoiser)
 
     @property
     def path(self) -> Path:
@@ -202,9 +203,9 @@ class Shared:
         """The condition, if known."""
         return self._cond
 
-    def given(self, cond: Cond) -> Shared:
+    def with_condition(self, cond: Cond) -> CachedEvaluation:
         """The bound denoiser, with the same memory."""
-        bound = Shared(self.inner.given(cond))
+        bound = CachedEvaluation(self.inner.with_condition(cond))
         bound._cond, bound._answers, bound._leaves = cond, self._answers, self._leaves
         return bound
 
@@ -212,14 +213,14 @@ class Shared:
         """The inner answer at (x, t), asked once."""
         return self._known(self._cond, x, t) or self._keep(self._cond, x, t, self.inner(x, t))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """The inner answers under several conditions; those that are not known yet are asked in one batch."""
         known = [self._known(cond, x, t) for cond in conds]
         missing = [cond for cond, answer in zip(conds, known, strict=True) if answer is None]
         if len(missing) == 1 and _same(missing[0], self._cond):
             asked = [self.inner(x, t)]
         else:
-            asked = self.inner.many(x, t, missing) if missing else []
+            asked = self.inner.predict_conditions(x, t, missing) if missing else []
         for cond, answer in zip(missing, asked, strict=True):
             self._keep(cond, x, t, answer)
         rest = iter(asked)
@@ -251,8 +252,8 @@ class Shared:
 
 
 def differentiable(inner: DenoiserLike, x: Tensor, t: Time) -> tuple[Tensor, Estimate]:
-    """(leaf, the estimate as a function of it); on a `Shared` denoiser the same pair for every guidance."""
-    if isinstance(inner, Shared):
+    """(leaf, the estimate as a function of it); on a `CachedEvaluation` denoiser the same pair for every guidance."""
+    if isinstance(inner, CachedEvaluation):
         return inner.differentiable(x, t)
     leaf = leaf_of(x)
     return leaf, inner(leaf, t)

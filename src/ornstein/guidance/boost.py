@@ -32,22 +32,22 @@ class Boosted:
         if not 0.0 < self.gamma < float("inf"):
             raise ConfigError(f"boost must be a positive number, got {self.gamma}: 1 is the usual start")
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Noise (B, *event)."""
-        white = self.source.white(key, event)
+        white = self.source.normal(key, event)
         return self.gamma * white if key == "prior" else white
 
     def uniform(self, key: Key) -> float:
         """As the inner source."""
         return self.source.uniform(key)
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """As the inner source."""
-        return self.source.uniforms(key)
+        return self.source.uniform_per_sample(key)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """As the inner source."""
-        return self.source.increment(key, t0, t1, event)
+        return self.source.brownian_increment(key, t0, t1, event)
 
     def fork(self, name: str) -> NoiseSource:
         """A fork is not boosted: the start is drawn before."""

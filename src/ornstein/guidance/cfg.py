@@ -26,9 +26,9 @@ def both(inner: DenoiserLike, null: Cond, x: Tensor, t: Time) -> tuple[Estimate,
     cond = condition_of(inner)
     fits = cond is not None and cond.keys() == null.keys()
     if fits and cond is not None and all(value.shape[1:] == null[key].shape[1:] for key, value in cond.items()):
-        c, u = inner.many(x, t, [cond, null])
+        c, u = inner.predict_conditions(x, t, [cond, null])
         return c, u
-    return inner(x, t), inner.given(null)(x, t)
+    return inner(x, t), inner.with_condition(null)(x, t)
 
 
 def mixed(weight: Time, strong: Estimate, weak: Estimate) -> Estimate:
@@ -46,7 +46,7 @@ class CFG(Rule):
     ``weight`` w is a number or a function of the log-SNR. 1 is the plain conditional model, bit for bit and at one
     evaluation; 0 the unconditional one. (Ho & Salimans' own w is ours minus one.) ``null`` is the empty condition, e.g.
     ``run.null()``: keyword tensors of B rows or of one. The condition is the one that the model is bound to by
-    ``given`` or ``sample(cond=…)``.
+    ``with_condition`` or ``sample(cond=…)``.
 
     ``rescale`` φ (Lin et al. 2024, section 3.4) brings the spread of the result back to that of c,
 
@@ -76,7 +76,7 @@ class CFG(Rule):
         if not isinstance(weight, Tensor) and weight == 1.0:
             return inner(x, t)
         if not isinstance(weight, Tensor) and weight == 0.0 and self.rescale == 0.0:
-            return inner.given(self.null)(x, t)
+            return inner.with_condition(self.null)(x, t)
         c, u = both(inner, self.null, x, t)
         guided = mixed(weight, c, u)
         return guided if self.rescale == 0.0 else _rescaled(guided, c, self.rescale)
@@ -173,7 +173,7 @@ class CFGpp(Rule):
 
 def next_time(grid: GridLike, inner: DenoiserLike, t: float) -> float:
     """The first time of the grid below t; the clean end where there is none."""
-    return max((s for s in times_of(grid, inner.path) if s < t), default=inner.path.span[0])
+    return max((s for s in times_of(grid, inner.path) if s < t), default=inner.path.t_range[0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -195,7 +195,7 @@ class Autoguidance(Rule):
         if not isinstance(weight, Tensor) and weight == 1.0:
             return inner(x, t)
         cond = condition_of(inner) if self.conditional else None
-        worse = self.worse.given(cond) if cond else self.worse
+        worse = self.worse.with_condition(cond) if cond else self.worse
         if not isinstance(weight, Tensor) and weight == 0.0:
             return worse(x, t)
         return mixed(weight, inner(x, t), worse(x, t))

@@ -1,4 +1,4 @@
-"""How guidances combine: one after the other (`stack`), side by side (`together`), and where (`within`)."""
+"""How guidances combine: one after the other (`compose`), side by side (`add`), and where (`interval`)."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from ..denoisers import DenoiserLike, Guidance
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..scalars import Time, expand
-from .base import Rule, Shared
+from .base import CachedEvaluation, Rule
 
 
 @dataclass(frozen=True, slots=True)
-class Stack(Rule):
-    """See `stack`."""
+class Composition(Rule):
+    """See `compose`."""
 
     guidances: tuple[Guidance, ...]
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
         """The last guidance's answer."""
-        denoiser: DenoiserLike = Shared.of(inner)
+        denoiser: DenoiserLike = CachedEvaluation.of(inner)
         for guidance in self.guidances:
             denoiser = guidance(denoiser)
         return denoiser(x, t)
@@ -35,14 +35,14 @@ class Stack(Rule):
 
 
 @dataclass(frozen=True, slots=True)
-class Together(Rule):
-    """See `together`."""
+class Sum(Rule):
+    """See `add`."""
 
     guidances: tuple[Guidance, ...]
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
         """D + ∑ (gᵢ(D) − D)."""
-        shared = Shared.of(inner)
+        shared = CachedEvaluation.of(inner)
         # Those with gradients first: their answers serve the others, but not the other way round.
         order = sorted(range(len(self.guidances)), key=lambda i: not getattr(self.guidances[i], "differentiates", 0))
         answers = {i: self.guidances[i](shared)(x, t) for i in order}
@@ -61,10 +61,10 @@ class Together(Rule):
         return any(getattr(guidance, "differentiates", False) for guidance in self.guidances)
 
 
-def stack(*guidances: Guidance) -> Stack:
+def compose(*guidances: Guidance) -> Composition:
     """Guidances one after the other, the first innermost: g_n(… g_1(D)). Estimates of the base are asked only once.
 
-    What a later guidance takes for the model is the earlier ones' answer: ``stack(CFG(…), Universal(…))`` feeds the
+    What a later guidance takes for the model is the earlier ones' answer: ``compose(CFG(…), Universal(…))`` feeds the
     energy the guided clean sample and differentiates through both of CFG's estimates.
 
     >>> import torch, ornstein as orn
@@ -73,22 +73,22 @@ def stack(*guidances: Guidance) -> Stack:
     >>> stack(Threshold(), Threshold())(model)(torch.ones(1, 1, 2, 2), 1.0).clean.amax().item()
     1.0
     """
-    return Stack(tuple(guidances))
+    return Composition(tuple(guidances))
 
 
-def together(*guidances: Guidance) -> Together:
+def add(*guidances: Guidance) -> Sum:
     """Guidances side by side: each works on the base model, and their shifts add,  D̂ = D + ∑ (gᵢ(D) − D).
 
-    The order does not matter but for rounding, and what several need is asked once. ``together(CFG(weight=w, …),
+    The order does not matter but for rounding, and what several need is asked once. ``add(CFG(weight=w, …),
     PAG(scale=s))`` is u + w·(c − u) + s·(c − c̃) at three evaluations. Guidances that do nothing leave no trace: one
     that acts alone answers bit for bit as by itself.
     """
-    return Together(tuple(guidances))
+    return Sum(tuple(guidances))
 
 
 @dataclass(frozen=True, slots=True)
-class Within(Rule):
-    """See `within`."""
+class Interval(Rule):
+    """See `interval`."""
 
     guidance: Guidance
     low: float
@@ -99,7 +99,7 @@ class Within(Rule):
         log_snr = grids.affine(inner.path).log_snr(t)
         if not isinstance(log_snr, Tensor):
             return (self.guidance(inner) if self.low <= log_snr < self.high else inner)(x, t)
-        shared = Shared.of(inner)
+        shared = CachedEvaluation.of(inner)
         plain, guided = shared(x, t), self.guidance(shared)(x, t)
         inside = expand(((log_snr >= self.low) & (log_snr < self.high)).to(torch.float64), x)
         return plain.replace(clean=torch.where(torch.as_tensor(inside) > 0, guided.clean, plain.clean))
@@ -110,12 +110,12 @@ class Within(Rule):
         return bool(getattr(self.guidance, "differentiates", False))
 
 
-def within(
+def interval(
     guidance: Guidance,
     *,
     log_snr: tuple[float, float] | None = None,
     sigma: tuple[float, float] | None = None,
-) -> Within:
+) -> Interval:
     """The guidance at a ≤ log-SNR < b alone; outside, the model is asked as if there were none, bit for bit.
 
     The window may be given as ``sigma=(low, high)`` instead: low < σ/α ≤ high, the noise level of the exploding (EDM)
@@ -140,4 +140,4 @@ def within(
     assert log_snr is not None
     if not log_snr[0] < log_snr[1]:
         raise ConfigError(f"a window in log-SNR needs a < b, got {log_snr}")
-    return Within(guidance, *log_snr)
+    return Interval(guidance, *log_snr)

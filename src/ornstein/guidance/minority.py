@@ -25,8 +25,8 @@ from ..paths.base import AffinePath, Cond
 from ..randomness import Noise
 from ..scalars import Time, expand
 from .base import (
+    CachedEvaluation,
     Rule,
-    Shared,
     Strength,
     affine_path,
     bare,
@@ -103,7 +103,7 @@ def _white(x: Tensor, t: Time, seed: int, draw: int) -> Tensor:
     """Noise (1, *event) of (seed, time, draw), the same for all samples: a split of the batch changes no sample."""
     place = "batch" if isinstance(t, Tensor) else float(t).hex()
     noise = Noise.of(seed, [0], device=x.device, dtype=x.dtype)
-    return noise.white(("minority", place, draw), x.shape[1:])
+    return noise.normal(("minority", place, draw), x.shape[1:])
 
 
 def _again(inner: DenoiserLike, path: AffinePath, clean: Tensor, white: Tensor, log_snr: float) -> Tensor:
@@ -168,7 +168,7 @@ class SelfMinority(Rule):
         with torch.inference_mode(False), torch.enable_grad():
             leaf, known = differentiable(inner, x, t)
             cotangent = self._slope(inner, path, known.clean.detach(), t)
-            gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, Shared)).detach()
+            gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, CachedEvaluation)).detach()
         if self.normalise:
             largest = gradient.flatten(1).abs().amax(1).clamp_min(torch.finfo(gradient.dtype).tiny)
             gradient = gradient / expand(largest, gradient)
@@ -228,8 +228,8 @@ class MinorityPrompt(Rule):
     * ``text``, ``mask``: names of the condition's entries, (B, L, D) and (B, L); a condition without a mask has none.
     * ``seed``: of z, which is common to the batch.
 
-    The published window, t > 0.9·T, is ``within(MinorityPrompt(), log_snr=(-inf, -4.23))``. With classifier-free
-    guidance it comes last: ``stack(CFG(…), MinorityPrompt())``. It costs 2·steps forward and backward passes a
+    The published window, t > 0.9·T, is ``interval(MinorityPrompt(), log_snr=(-inf, -4.23))``. With classifier-free
+    guidance it comes last: ``compose(CFG(…), MinorityPrompt())``. It costs 2·steps forward and backward passes a
     question, and one more evaluation.
 
     Raises `UsageError` where the model is bound to no text.
@@ -271,11 +271,11 @@ class MinorityPrompt(Rule):
                 first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient.square()
                 move = (first / (1.0 - 0.9**step)) / ((second / (1.0 - 0.999**step)).sqrt() + 1e-8)
                 token = (token.detach() + self.rate * finite_rows(move)).requires_grad_()
-        return alone.given(self._with(known_cond, token.detach()))(x, t)
+        return alone.with_condition(self._with(known_cond, token.detach()))(x, t)
 
     def _ascent(self, inner: DenoiserLike, path: AffinePath, x: Tensor, t: Time, cond: Cond, token: Tensor) -> Tensor:
         """The gradient of what is raised; each sample's depends on its own token alone."""
-        clean = inner.given(self._with(cond, token))(x, t).clean
+        clean = inner.with_condition(self._with(cond, token))(x, t).clean
         level = cast("float", strength_at(self.log_snr, path, t))
         other = _again(inner, path, clean, _white(x, t, self.seed, 0), level)
         far = (clean.detach() - other).square() + self.balance * (clean - other.detach()).square()

@@ -57,7 +57,7 @@ class Perturbed(_Damage):
 
     ``by`` maps patterns of site names to functions of a feature, as `ornstein.modulation.modulated` takes them.
     ``scale`` 0 is no guidance, bit for bit. ``net`` is found in the denoiser unless it is given. To add it to
-    classifier-free guidance of the undamaged model, put the two `together`.
+    classifier-free guidance of the undamaged model, put the two `add`.
 
     >>> import ornstein as orn
     >>> from ornstein.modulation import Site
@@ -131,7 +131,7 @@ class SkipLayer(_Damage):
 
     ``layers`` are pairs (before, after) of sites with features of the same shape: in D̃ the feature at ``after`` is
     replaced by that at ``before``, as if what lies between were skipped. ``SkipLayer.blocks(7, 8, 9)`` names blocks of
-    the transformer. It is meant for a window of noise levels (`within`). ``scale`` 0 is no guidance, bit for bit.
+    the transformer. It is meant for a window of noise levels (`interval`). ``scale`` 0 is no guidance, bit for bit.
     """
 
     layers: tuple[tuple[str, str], ...]

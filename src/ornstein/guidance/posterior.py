@@ -16,7 +16,7 @@ from ..estimates import Estimate
 from ..grids import GridLike
 from ..paths.base import AffinePath
 from ..scalars import Time, expand
-from .base import Rule, Shared, affine_path, detached, differentiable, finite_rows, pulled
+from .base import CachedEvaluation, Rule, affine_path, detached, differentiable, finite_rows, pulled
 from .cfg import next_time
 from .energies import Linear, Measured, slope
 
@@ -57,7 +57,7 @@ class DPS(Rule):
         with torch.inference_mode(False), torch.enable_grad():
             leaf, known = differentiable(inner, x, t)
             cotangent = slope(((1.0, self.misfit),), known.clean)[0]
-            gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, Shared))
+            gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, CachedEvaluation))
         plain = known if outer else detached(known, x)
         return plain.replace(clean=plain.clean - (self.scale / weight) * finite_rows(gradient.detach()))
 

@@ -20,7 +20,7 @@ class Threshold(Rule):
 
         s = max(bound, q-quantile of |x̂_0| of the sample),   x̂_0 ← bound · clip(x̂_0, −s, s)/s
 
-    Meant for pixels in [−bound, bound], after a strong guidance: ``stack(CFG(weight=8, …), Threshold())``.
+    Meant for pixels in [−bound, bound], after a strong guidance: ``compose(CFG(weight=8, …), Threshold())``.
     ``quantile=None`` clips at the bound and divides by nothing (static thresholding). A sample whose numbers all lie in
     the range is left as it is, bit for bit. Latents have no such range.
 

@@ -17,8 +17,8 @@ from ..estimates import Estimate
 from ..paths.base import Cond
 from ..scalars import Time, expand
 from .base import (
+    CachedEvaluation,
     Rule,
-    Shared,
     Strength,
     affine_path,
     bare,
@@ -120,8 +120,8 @@ class Universal(Rule):
             pass it. ``decode=lambda z: z`` is for energies of the latents themselves.
         encode: its inverse, for ``Backward(space="image")``, by default the codec's too.
         at: a condition under which the gradient's estimate is taken, instead of the model's own. With the null
-            condition, ``together(CFG(…), Universal(…, at=null))`` is the authors' code for detection, where
-            classifier-free guidance is kept apart; ``stack(CFG(…), Universal(…))`` is its joint form.
+            condition, ``add(CFG(…), Universal(…, at=null))`` is the authors' code for detection, where
+            classifier-free guidance is kept apart; ``compose(CFG(…), Universal(…))`` is its joint form.
         limit: largest root-mean-square of a sample's forward shift of x̂_0; longer ones are shortened.
         checkpoint: recompute the network's blocks and the decoder in the backward pass, instead of storing them.
         chunk: so many samples at a time, to bound the memory; energies with a target for each sample need ``rows``.
@@ -214,7 +214,7 @@ class Universal(Rule):
 
     def _shifted(self, inner: DenoiserLike, x: Tensor, t: Time, factor: Time) -> tuple[Tensor, Estimate]:
         """(forward shift of x̂_0, the unguided estimate)."""
-        asked = inner if self.at is None else inner.given(self.at)
+        asked = inner if self.at is None else inner.with_condition(self.at)
         if self.through == "estimate":
             plain = inner(x, t)
             gradient = self._slope((plain if asked is inner else asked(x, t)).clean)[0]
@@ -224,7 +224,7 @@ class Universal(Rule):
                 with checkpointed(network_of(inner)) if self.checkpoint else nullcontext():
                     leaf, known = differentiable(asked, x, t)
                 cotangent = self._slope(known.clean)[0]
-                gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, Shared))
+                gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, CachedEvaluation))
             plain = inner(x, t) if self.at is not None else known if outer else detached(known, x)
         shift = -expand(factor, x) * finite_rows(gradient.detach())
         return shift if self.limit is None else _limited(shift, self.limit), plain
@@ -290,7 +290,7 @@ def _bound(inner: DenoiserLike, which: slice, rows: int) -> DenoiserLike:
     cond = condition_of(inner)
     if not cond or all(value.shape[0] != rows for value in cond.values()):
         return inner
-    return inner.given({k: v[which] if v.shape[0] == rows else v for k, v in cond.items()})
+    return inner.with_condition({k: v[which] if v.shape[0] == rows else v for k, v in cond.items()})
 
 
 def _column(rows: Tensor, like: Tensor) -> Tensor:

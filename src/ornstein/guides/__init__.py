@@ -9,7 +9,7 @@ images = orn.sample(guides.compose(ready)(model), n=4)
 `ornstein.guides.own`.
 """
 
-from .compose import Manner, backward_of, compose, window_of
+from .compose import GuidanceOptions, backward_of, compose, window_of
 from .contracts import Classifier, Detector, EdgeMap, Embedder, FeatureMaps, Segmenter, TextImage
 from .energies import (
     IGNORED,
@@ -23,11 +23,10 @@ from .energies import (
     grams,
 )
 from .registry import Guides, Networks, kinds, make, source_of
-from .types import Choice, Job, Kind, Source, Wish
+from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, Source
 
 __all__ = [
     "IGNORED",
-    "Choice",
     "ClassLogit",
     "Classifier",
     "Detector",
@@ -35,12 +34,14 @@ __all__ = [
     "Embedder",
     "FeatureMaps",
     "Gram",
+    "GuidanceOptions",
+    "GuideContext",
+    "GuideSpec",
+    "GuideType",
     "Guides",
     "Identity",
-    "Job",
-    "Kind",
     "Likeness",
-    "Manner",
+    "NetworkChoice",
     "Networks",
     "ObjectLocation",
     "Outlines",
@@ -48,7 +49,6 @@ __all__ = [
     "Segmenter",
     "Source",
     "TextImage",
-    "Wish",
     "backward_of",
     "compose",
     "grams",

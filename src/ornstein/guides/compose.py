@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .. import guidance
 from ..denoisers import Guidance
 from ..errors import ConfigError, UsageError
-from ..guidance import Backward, Universal, stack, together, within
+from ..guidance import Backward, Universal
 from ..paths.base import Cond
 from .registry import Guides
 
@@ -15,7 +16,7 @@ BACKWARD_RATE = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manner:
+class GuidanceOptions:
     """How guides act on a model.
 
     * ``through``: the gradient passes the "network", or stops at the clean "estimate" (no pass through the network).
@@ -33,7 +34,9 @@ class Manner:
     chunk: int | None = None
 
 
-def compose(guides: Guides, manner: Manner | None = None, cfg: Guidance | None = None, null: Cond | None = None) -> Any:
+def compose(
+    guides: Guides, manner: GuidanceOptions | None = None, cfg: Guidance | None = None, null: Cond | None = None
+) -> Any:
     """One guidance of all, or None if there is nothing to do.
 
     Energies share one pass through the network. ``cfg`` is a guidance toward a condition, such as `CFG`.
@@ -45,7 +48,7 @@ def compose(guides: Guides, manner: Manner | None = None, cfg: Guidance | None =
     >>> orn.sample(guided, n=1, steps=3).shape
     torch.Size([1, 3, 8, 8])
     """
-    manner = manner or Manner()
+    manner = manner or GuidanceOptions()
     separate = manner.placement == "separate"
     if separate and guides.energies and null is None:
         raise UsageError("guides apart from the condition need the empty condition null, e.g. run.null()")
@@ -64,12 +67,12 @@ def compose(guides: Guides, manner: Manner | None = None, cfg: Guidance | None =
     if not parts:
         return cfg
     if manner.window is not None:
-        parts = [within(part, sigma=manner.window) for part in parts]
+        parts = [guidance.interval(part, sigma=manner.window) for part in parts]
     if cfg is None:
-        return parts[0] if len(parts) == 1 else together(*parts)
+        return parts[0] if len(parts) == 1 else guidance.add(*parts)
     if separate:
-        return together(cfg, *parts)
-    return stack(cfg, parts[0] if len(parts) == 1 else together(*parts))
+        return guidance.add(cfg, *parts)
+    return guidance.compose(cfg, parts[0] if len(parts) == 1 else guidance.add(*parts))
 
 
 def backward_of(text: str) -> Backward:
@@ -92,7 +95,7 @@ def window_of(text: str) -> tuple[float, float]:
     low, _, high = text.partition(":")
     try:
         window = (float(low), float(high))
-        within(stack(), sigma=window)
+        guidance.interval(guidance.compose(), sigma=window)
     except (ValueError, ConfigError):
         raise UsageError(
             f"a window reads LOW:HIGH in σ/α with 0 ≤ LOW < HIGH, such as 0.2:5 or 0:inf, got {text!r}"
@@ -100,4 +103,4 @@ def window_of(text: str) -> tuple[float, float]:
     return window
 
 
-__all__ = ["Manner", "backward_of", "compose", "window_of"]
+__all__ = ["GuidanceOptions", "backward_of", "compose", "window_of"]

@@ -8,31 +8,31 @@ from ..errors import UsageError
 from ..guidance import energies
 from . import sources, targets
 from .energies import Outlines
-from .types import Job, Kind
+from .types import GuideContext, GuideType
 
 
-def _colour(job: Job) -> Any:
+def _colour(job: GuideContext) -> Any:
     wanted = targets.colours(job.arg)
     if len(wanted) != 1:
         raise UsageError(f"one mean colour is wanted, got {job.arg!r}: palette takes several")
     return energies.Colour(target=wanted)
 
 
-def _palette(job: Job) -> Any:
+def _palette(job: GuideContext) -> Any:
     return energies.Palette(colours=targets.colours(job.arg))
 
 
-def _edges(job: Job) -> Any:
+def _edges(job: GuideContext) -> Any:
     wanted = targets.picture(job.arg, targets.square(job.shape, "edges")).to(job.device)
     return energies.Edges.like(wanted) if job.network is None else Outlines.like(job.network, wanted)
 
 
-def _inpaint(job: Job) -> Any:
+def _inpaint(job: GuideContext) -> Any:
     wanted, known = targets.inpainting(job.arg, job.shape)
     return energies.inpainting(wanted, known, std=_STD)
 
 
-def _super_resolution(job: Job) -> Any:
+def _super_resolution(job: GuideContext) -> Any:
     wanted, factor = targets.small(job.arg, job.shape)
     return energies.super_resolution(wanted, factor, std=_STD)
 
@@ -40,7 +40,7 @@ def _super_resolution(job: Job) -> Any:
 _STD = 1.0  # ℓ is half the sum of squared differences; the weight stands for 1/std²
 
 KINDS = (
-    Kind(
+    GuideType(
         name="edges",
         takes="PICTURE",
         what="the outlines of a picture",
@@ -49,7 +49,7 @@ KINDS = (
         sources=sources.EDGES,
         example="edges:sketch.png",
     ),
-    Kind(
+    GuideType(
         name="colour",
         takes="#RRGGBB",
         what="the mean colour, written #rrggbb or by a name of CSS",
@@ -57,7 +57,7 @@ KINDS = (
         make=_colour,
         example="colour:#3366cc",
     ),
-    Kind(
+    GuideType(
         name="palette",
         takes="#RRGGBB,#RRGGBB,…",
         what="every pixel near one of some colours",
@@ -65,7 +65,7 @@ KINDS = (
         make=_palette,
         example="palette:navy,white,orange",
     ),
-    Kind(
+    GuideType(
         name="inpaint",
         takes="PICTURE@MASK",
         what="the known part of a picture: white in the mask is kept, black is filled in",
@@ -73,7 +73,7 @@ KINDS = (
         make=_inpaint,
         example="inpaint:photo.png@mask.png",
     ),
-    Kind(
+    GuideType(
         name="super-resolution",
         takes="SMALL",
         what="a small picture, whose side is a whole part of the model's",

@@ -6,10 +6,10 @@ from typing import Any
 
 from ..errors import UsageError
 from ..guidance.minority import Minority, MinorityPrompt, SelfMinority
-from .types import Job, Kind
+from .types import GuideContext, GuideType
 
 
-def _minority(job: Job) -> Any:
+def _minority(job: GuideContext) -> Any:
     """RUN, or RUN@CLASS with a class 0 … L − 1; −1, the default, is the rarest."""
     from ..runs.rarity import load
 
@@ -31,11 +31,11 @@ def _minority(job: Job) -> Any:
     return Minority(classifier, target, job.weight)
 
 
-def _self(job: Job) -> Any:
+def _self(job: GuideContext) -> Any:
     return SelfMinority(scale=job.weight, distance=job.arg)
 
 
-def _prompt(job: Job) -> Any:
+def _prompt(job: GuideContext) -> Any:
     try:
         steps = int(job.arg)
     except ValueError:
@@ -44,7 +44,7 @@ def _prompt(job: Job) -> Any:
 
 
 KINDS = (
-    Kind(
+    GuideType(
         name="rarity",
         takes="RUN[@CLASS]",
         what="a class of rarity, the rarest by default, by a run of ornstein train rarity-classifier",
@@ -53,7 +53,7 @@ KINDS = (
         yields="guidance",
         example="rarity:runs/rarity@-1:2",
     ),
-    Kind(
+    GuideType(
         name="rare",
         takes="DISTANCE",
         what="away from the model's own reconstruction (self-guided minority sampling): lite0, squared, alex, …",
@@ -62,7 +62,7 @@ KINDS = (
         yields="guidance",
         example="rare:lite0:0.4",
     ),
-    Kind(
+    GuideType(
         name="rare-token",
         takes="STEPS",
         what="the same by an extra token of the caption (MinorityPrompt), learned in so many steps; weight: their rate",

@@ -14,17 +14,17 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, UsageError
-from .types import Choice, Job, Kind, Source, Wish, suggestion
+from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, Source, suggestion
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, GuideType]:
     """All kinds of guides by name, in the order of the documentation."""
     from . import pictures, rarity, semantic
 
     return {kind.name: kind for kind in (*semantic.KINDS, *pictures.KINDS, *rarity.KINDS)}
 
 
-def kind_named(name: str) -> Kind:
+def kind_named(name: str) -> GuideType:
     """The kind of that name. Raises `UsageError` that suggests the nearest."""
     known = kinds()
     if name not in known:
@@ -32,7 +32,7 @@ def kind_named(name: str) -> Kind:
     return known[name]
 
 
-def source_of(kind: Kind, choice: Choice | None = None) -> Source | None:
+def source_of(kind: GuideType, choice: NetworkChoice | None = None) -> Source | None:
     """The source that was chosen, or the first that this machine has; None for kinds without a network.
 
     Raises `ConfigError` where there is no such source.
@@ -53,9 +53,9 @@ class Networks:
     Raises `UsageError` at once for choices of kinds that there are not, or two of one kind.
     """
 
-    def __init__(self, choices: Sequence[Choice] = (), device: torch.device | str = "cpu") -> None:
+    def __init__(self, choices: Sequence[NetworkChoice] = (), device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
-        self._chosen: dict[str, Choice] = {}
+        self._chosen: dict[str, NetworkChoice] = {}
         self._loaded: dict[tuple[int, str | None], Any] = {}
         for choice in choices:
             source_of(kind_named(choice.kind), choice)
@@ -63,7 +63,7 @@ class Networks:
                 raise UsageError(f"the source of {choice.kind} is chosen twice: choose once")
             self._chosen[choice.kind] = choice
 
-    def of(self, kind: Kind) -> tuple[Source | None, Any]:
+    def of(self, kind: GuideType) -> tuple[Source | None, Any]:
         """(the source of a kind, its network), loaded if need be."""
         choice = self._chosen.get(kind.name)
         source = source_of(kind, choice)
@@ -85,20 +85,20 @@ class Guides:
 
 
 def make(
-    wishes: Sequence[Wish | str],
+    wishes: Sequence[GuideSpec | str],
     *,
     shape: Sequence[int],
     device: torch.device | str = "cpu",
-    choices: Sequence[Choice | str] = (),
+    choices: Sequence[NetworkChoice | str] = (),
 ) -> Guides:
     """Read targets, load networks and make the guides for pictures of ``shape`` (C, H, W). Those of weight 0 are left
     out, after their arguments were checked.
 
     Raises `UsageError` (one line) for whatever cannot be done.
     """
-    asked = [Wish.read(wish) if isinstance(wish, str) else wish for wish in wishes]
+    asked = [GuideSpec.read(wish) if isinstance(wish, str) else wish for wish in wishes]
     found = [kind_named(wish.kind) for wish in asked]
-    chosen = [Choice.read(c) if isinstance(c, str) else c for c in choices]
+    chosen = [NetworkChoice.read(c) if isinstance(c, str) else c for c in choices]
     networks = Networks(chosen, device)
     for choice in chosen:
         if choice.kind not in {kind.name for kind in found}:
@@ -115,7 +115,7 @@ def make(
         weight = kind.weight_with(source) if wish.weight is None else wish.weight
         name = None if source is None else source.name
         made = kind.make(
-            Job(
+            GuideContext(
                 arg=wish.arg,
                 weight=weight,
                 shape=(shape[0], shape[1], shape[2]),

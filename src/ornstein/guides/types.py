@@ -37,7 +37,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class GuideContext:
     """What the maker of a guide is told.
 
     ``arg`` as written, ``weight`` asked for; ``shape`` (C, H, W) of the pictures, and ``device`` they are on; the
@@ -53,7 +53,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class GuideType:
     """A kind of guide.
 
     ``make(job)`` answers with an energy, which joins all others in one `Universal` guidance with the weight of the
@@ -65,7 +65,7 @@ class Kind:
     takes: str
     what: str
     weight: float
-    make: Callable[[Job], Any] = field(repr=False)
+    make: Callable[[GuideContext], Any] = field(repr=False)
     sources: tuple[Source, ...] = ()
     yields: Literal["energy", "guidance"] = "energy"
     example: str = ""
@@ -76,7 +76,7 @@ class Kind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class GuideSpec:
     """A guide as it was asked for; ``weight`` None stands for the kind's own. ``str`` writes it as it is read.
 
     >>> str(Wish.read("colour:#3366cc:20"))
@@ -90,7 +90,7 @@ class Wish:
     weight: float | None = None
 
     @classmethod
-    def read(cls, text: str) -> Wish:
+    def read(cls, text: str) -> GuideSpec:
         """From KIND:ARGUMENT[:WEIGHT]. Raises `UsageError` for a weight that is no number, or a missing part."""
         kind, colon, rest = text.partition(":")
         if not colon or not kind or not rest:
@@ -126,7 +126,7 @@ def _number(text: str, whole: str) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class NetworkChoice:
     """Which network stands behind a kind: KIND=SOURCE[:WEIGHTS]."""
 
     kind: str
@@ -134,7 +134,7 @@ class Choice:
     weights: str | None = None
 
     @classmethod
-    def read(cls, text: str) -> Choice:
+    def read(cls, text: str) -> NetworkChoice:
         """From words. Raises `UsageError` for others."""
         kind, equals, rest = text.partition("=")
         source, _, weights = rest.partition(":")

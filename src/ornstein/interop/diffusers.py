@@ -25,12 +25,12 @@ from ..errors import UsageError
 from ..grids import Grid
 from ..latents.codec import Codec
 from .loading import diffusers_library, silenced
-from .schedulers import law_of, times_of_pipeline
+from .schedulers import from_scheduler_config, times_of_pipeline
 from .vae import wrap_vae
 
-Kind = Literal["pixels", "text", "text-xl", "labels"]
+PipelineKind = Literal["pixels", "text", "text-xl", "labels"]
 
-KNOWN: Mapping[str, Kind] = {
+KNOWN: Mapping[str, PipelineKind] = {
     "DDPMPipeline": "pixels",
     "DDIMPipeline": "pixels",
     "ConsistencyModelPipeline": "pixels",
@@ -46,7 +46,7 @@ KNOWN: Mapping[str, Kind] = {
 class Adapted(nn.Module):
     """A diffusers network under our calling convention: ``net(x, time, label=…, text=…, pooled=…, time_ids=…)``."""
 
-    def __init__(self, net: nn.Module, kind: Kind, labelled: bool) -> None:
+    def __init__(self, net: nn.Module, kind: PipelineKind, labelled: bool) -> None:
         super().__init__()
         self.net, self.kind, self.labelled = net, kind, labelled
 
@@ -74,15 +74,15 @@ class Adapted(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Piped:
-    """A pipeline as something to ask; it offers what a trained `ornstein.runs.Run` does.
+class DiffusersModel:
+    """A pipeline as something to ask; it offers what a trained `ornstein.runs.TrainedModel` does.
 
     ``denoiser`` knows the shape of its samples, its codec and, for text models, is bound to the empty caption.
     """
 
     pipe: Any
     denoiser: Denoiser
-    kind: Kind
+    kind: PipelineKind
     folder: Path
     name: str
     classes: tuple[str, ...] = ()
@@ -138,7 +138,7 @@ class Piped:
         crop: tuple[int, int] = (0, 0),
         target: tuple[int, int] | None = None,
     ) -> dict[str, Tensor]:
-        """The condition for `Denoiser.given`: captions through the pipeline's own encoders, or labels.
+        """The condition for `Denoiser.with_condition`: captions through the pipeline's own encoders, or labels.
 
         SDXL is also told the sizes (height, width) of the ``original`` and ``target`` picture, by default the one that
         is made, and the ``crop``'s top left corner. Raises `UsageError` for a condition that the pipeline takes not.
@@ -217,8 +217,9 @@ def from_pipeline(
     dtype: torch.dtype | None = None,
     size: int | tuple[int, int] | None = None,
     bound: bool = True,
-) -> Piped:
-    """A diffusers pipeline as a `Piped`: its ``denoiser`` works with every sampler, guidance and grid of this library.
+) -> DiffusersModel:
+    """A diffusers pipeline as a `DiffusersModel`: its ``denoiser`` works with every sampler, guidance and grid of this
+    library.
 
     Args:
         pipe: a folder, a hub name (only then may something be downloaded), or a loaded pipeline, whose modules are
@@ -230,9 +231,9 @@ def from_pipeline(
         bound: clip clean estimates where the scheduler's configuration says so (``clip_sample``, ``thresholding``).
             False keeps them differentiable everywhere.
 
-    The path is that of the scheduler's betas, exactly (see `ornstein.interop.schedulers.law_of`); which solver the
-    scheduler stands for does not matter. diffusers' DDIM with ``clip_sample`` mixes the clipped sample with the
-    unclipped noise, unless it is called with ``use_clipped_model_output=True``: ours always does the latter.
+    The path is that of the scheduler's betas, exactly (see `ornstein.interop.schedulers.from_scheduler_config`); which
+    solver the scheduler stands for does not matter. diffusers' DDIM with ``clip_sample`` mixes the clipped sample with
+    the unclipped noise, unless it is called with ``use_clipped_model_output=True``: ours always does the latter.
 
     Raises `UsageError` for a pipeline of another class, or one whose network needs inputs that are not known here.
     """
@@ -250,17 +251,17 @@ def from_pipeline(
     codec = None if kind == "pixels" else wrap_vae(pipe.vae, where)
     if codec is not None and codec.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
         codec.net.to(torch.float32)
-    law = law_of(pipe.scheduler, bound=bound)
+    law = from_scheduler_config(pipe.scheduler, bound=bound)
     labelled = kind == "labels" or getattr(net.config, "num_class_embeds", None) is not None
     denoiser = Denoiser(
         Adapted(net, kind, labelled),
         law.path,
         law.predicts,
         shape=_shape(net, codec, size),
-        clock=law.clock,
+        timestep_of=law.timestep_of,
         codec=codec,
     )
-    piped = Piped(
+    piped = DiffusersModel(
         pipe=pipe,
         denoiser=denoiser,
         kind=kind,
@@ -271,11 +272,11 @@ def from_pipeline(
     )
     if piped.condition != "text" or (pipe.tokenizer is None and getattr(pipe, "tokenizer_2", None) is None):
         return piped
-    object.__setattr__(piped, "denoiser", denoiser.given(piped.null()))
+    object.__setattr__(piped, "denoiser", denoiser.with_condition(piped.null()))
     return piped
 
 
-def _kind(name: str, where: str) -> Kind:
+def _kind(name: str, where: str) -> PipelineKind:
     if name not in KNOWN:
         raise UsageError(f"{where} is a {name}, which from_pipeline does not know: it takes {', '.join(KNOWN)}")
     return KNOWN[name]
@@ -315,7 +316,7 @@ def _index(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check(net: Any, kind: Kind, name: str) -> None:
+def _check(net: Any, kind: PipelineKind, name: str) -> None:
     """Refuse networks with inputs that nobody would give them."""
     config = net.config
     if getattr(config, "time_cond_proj_dim", None) is not None:

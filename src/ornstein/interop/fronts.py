@@ -12,9 +12,9 @@ from torch import nn
 
 from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
-from .diffusers import Adapted, Piped, from_pipeline
+from .diffusers import Adapted, DiffusersModel, from_pipeline
 from .loading import diffusers_library, silenced
-from .schedulers import Law, law_of
+from .schedulers import SchedulerSpec, from_scheduler_config
 
 _NETWORK = "UNet2DModel"
 
@@ -29,7 +29,7 @@ class PipelineFront:
     scheduler: str
 
     @classmethod
-    def of(cls, piped: Piped, where: str) -> PipelineFront:
+    def of(cls, piped: DiffusersModel, where: str) -> PipelineFront:
         """Of a loaded pipeline; `ConfigError` for one that is told something or works on latents."""
         net: Any = piped.pipe.unet if hasattr(piped.pipe, "unet") else None
         if piped.codec is not None or piped.condition != "none" or type(net).__name__ != _NETWORK:
@@ -46,7 +46,7 @@ class PipelineFront:
             net = diffusers_library().UNet2DModel.from_config(config)
         return Adapted(net.eval(), "pixels", False)
 
-    def law(self) -> Law:
+    def law(self) -> SchedulerSpec:
         """Path and meaning of its output."""
         config = _read(self.scheduler)
         kind = getattr(diffusers_library(), str(config.get("_class_name")), None)
@@ -55,15 +55,15 @@ class PipelineFront:
                 f"diffusers has no scheduler {config.get('_class_name')!r}: install the version that had"
             )
         with silenced():
-            return law_of(kind.from_config(config))
+            return from_scheduler_config(kind.from_config(config))
 
     def denoiser(self, net: Any, shape: tuple[int, ...]) -> Denoiser:
         """``net`` on the pipeline's path."""
         law = self.law()
-        return Denoiser(net, law.path, law.predicts, shape=shape, clock=law.clock)
+        return Denoiser(net, law.path, law.predicts, shape=shape, timestep_of=law.timestep_of)
 
 
-def open_front(where: str | Path) -> tuple[PipelineFront, Piped]:
+def open_front(where: str | Path) -> tuple[PipelineFront, DiffusersModel]:
     """The front of a folder, and the pipeline with its weights."""
     piped = from_pipeline(where)
     return PipelineFront.of(piped, str(where)), piped

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .. import scalars
-from ..denoisers import Clock
+from ..denoisers import TimestepOf
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..parameterizations import EDM, Consistency, Parameterization, V, parameterization
@@ -25,12 +25,12 @@ _RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
+class SchedulerSpec:
     """Path, meaning of the network's output, and the time number that the network is fed (None: the path's own)."""
 
     path: AffinePath
     predicts: Parameterization
-    clock: Clock | None = None
+    timestep_of: TimestepOf | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,13 +46,13 @@ class Bounded:
     quantile: float | None = None
     most: float = 1.0
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """The inner one's."""
-        return self.inner.feed(path, x, t)
+        return self.inner.precondition(path, x, t)
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """The inner estimate, bounded."""
-        answer = self.inner.read(path, x, t, raw)
+        answer = self.inner.to_estimate(path, x, t, raw)
         if self.quantile is None:
             return answer.replace(clean=answer.clean.clamp(-self.bound, self.bound))
         sizes = answer.clean.detach().abs().flatten(1)
@@ -71,13 +71,13 @@ class Negated:
 
     inner: Parameterization
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """The inner one's."""
-        return self.inner.feed(path, x, t)
+        return self.inner.precondition(path, x, t)
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """Of −raw."""
-        return self.inner.read(path, x, t, -raw)
+        return self.inner.to_estimate(path, x, t, -raw)
 
     def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
         """The negative of the inner one's."""
@@ -106,7 +106,7 @@ class LogNoise:
         return 250.0 * scalars.log(t)
 
 
-def law_of(scheduler: Any, *, bound: bool = True) -> Law:
+def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpec:
     """The law of a loaded diffusers scheduler.
 
     * Schedulers of betas (DDPM, DDIM, PNDM, Euler, Heun, LMS, DPM-Solver, DEIS, UniPC, …): the `VP` path of exactly
@@ -124,11 +124,12 @@ def law_of(scheduler: Any, *, bound: bool = True) -> Law:
     name, config = type(scheduler).__name__, dict(scheduler.config)
     law = _law(scheduler, name, config)
     reading = _bounded(law.predicts, config) if bound else law.predicts
-    return Law(path=law.path, predicts=reading, clock=law.clock)
+    return SchedulerSpec(path=law.path, predicts=reading, timestep_of=law.timestep_of)
 
 
 def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
-    """The times that the pipeline itself would use for so many steps, on the path of `law_of`, its end included.
+    """The times that the pipeline itself would use for so many steps, on the path of `from_scheduler_config`, its end
+    included.
 
     Schedulers that keep a first step of noise (``set_alpha_to_one=False``, Stable Diffusion's) end there, not at 0.
     """
@@ -157,22 +158,24 @@ def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[flo
     return tuple(dict.fromkeys(float(sigma) for sigma in sigmas))
 
 
-def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> Law:
+def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
     kind = str(config.get("prediction_type", "epsilon"))
     steps = int(config.get("num_train_timesteps", 1000))
     if "FlowMatch" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
         clock = None if steps == 1000 else Counted(steps=float(steps))
-        return Law(path=Flow(floor=1.0 / steps), predicts=parameterization("velocity"), clock=clock)
+        return SchedulerSpec(path=Flow(t_min=1.0 / steps), predicts=parameterization("velocity"), timestep_of=clock)
     if name.startswith("EDM"):
         noise = VE(sigma_min=float(config["sigma_min"]), sigma_max=float(config["sigma_max"]))
         reading = EDM(sigma_data=float(config.get("sigma_data", 0.5)))
         if kind not in ("epsilon", "v_prediction"):
             raise _unknown(name, kind)
-        return Law(path=noise, predicts=reading if kind == "epsilon" else Negated(inner=reading))
+        return SchedulerSpec(path=noise, predicts=reading if kind == "epsilon" else Negated(inner=reading))
     if name == "CMStochasticIterativeScheduler":
         low = float(config["sigma_min"])
         reading = Consistency(sigma_data=float(config.get("sigma_data", 0.5)), sigma_min=low)
-        return Law(path=VE(sigma_min=low, sigma_max=float(config["sigma_max"])), predicts=reading, clock=LogNoise())
+        return SchedulerSpec(
+            path=VE(sigma_min=low, sigma_max=float(config["sigma_max"])), predicts=reading, timestep_of=LogNoise()
+        )
     products = getattr(scheduler, "alphas_cumprod", None)
     if not isinstance(products, Tensor) or config.get("timestep_type") == "continuous":
         raise UsageError(
@@ -181,7 +184,7 @@ def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> Law:
         )
     if kind not in _PREDICTIONS:
         raise _unknown(name, kind)
-    return Law(path=path_of_products(products), predicts=V() if kind == "v_prediction" else _reading(kind))
+    return SchedulerSpec(path=path_of_products(products), predicts=V() if kind == "v_prediction" else _reading(kind))
 
 
 def path_of_products(products: Tensor) -> VP:

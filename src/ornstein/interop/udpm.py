@@ -62,7 +62,7 @@ def load(
     net.to(device).eval().requires_grad_(False)
     levels = PyramidPath(rule=rule) if path is None else path
     side = config.resolution * levels.factors[0]
-    reading = LevelBelow(scaled=False, precondition=False)
+    reading = LevelBelow(scaled=False, preconditioned=False)
     return Denoiser(net, levels, reading, shape=(config.channels, side, side))
 
 

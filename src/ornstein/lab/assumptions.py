@@ -48,12 +48,12 @@ class Rippled:
         score = -y + (self.height / self.frequency) * torch.sin(self.frequency * y)
         return Estimate(x, time, self.path, noise=-(self.path.sigma(time) / norm) * score)
 
-    def given(self, cond: Cond) -> Rippled:
+    def with_condition(self, cond: Cond) -> Rippled:
         """It knows no conditions."""
         del cond
         return self
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
         return [self(x, t) for _ in conds]
 
@@ -124,7 +124,7 @@ def score_errors(
         own = norm * slope.diagonal(dim1=1, dim2=2).sum(1)
         halves = [torch.zeros_like(own), torch.zeros_like(own)]
         for i in range(probes):
-            sign = torch.where(noise.white(("probe", i), x.shape[1:]).to(x) >= 0.0, 1.0, -1.0)
+            sign = torch.where(noise.normal(("probe", i), x.shape[1:]).to(x) >= 0.0, 1.0, -1.0)
             (pulled,) = torch.autograd.grad(answer, rows, sign, retain_graph=True)
             share = len(range(i % 2, probes, 2))
             halves[i % 2] += norm * (pulled * sign).sum(1) / share

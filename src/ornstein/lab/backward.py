@@ -155,7 +155,7 @@ class _Recorder:
     rows: int
     drawn: Tensor | None = None
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         numbers = generator("lab", "backward", self.seed, str(key)).standard_normal((self.rows, *event))
         self.drawn = torch.from_numpy(numbers)
         return self.drawn
@@ -165,15 +165,15 @@ class _Recorder:
         drawn, self.drawn = self.drawn, None
         return torch.zeros(1, 1, dtype=torch.float64) if drawn is None else drawn
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         # Over disjoint stretches, which is all a descent asks for, increments are independent.
-        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.white((str(key), str((t0, t1))), event)
+        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.normal((str(key), str((t0, t1))), event)
 
     def uniform(self, key: Key) -> float:
         del key
         raise UsageError("a sampler that draws its times is measured given them")
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         del key
         raise UsageError("a sampler that draws its times is measured given them")
 
@@ -189,7 +189,7 @@ class _Level(_Recorder):
     value: float = 0.0
     count: int = 0
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         del key
         self.count += 1
         return torch.full((self.rows, *event), self.value, dtype=torch.float64)

@@ -84,12 +84,12 @@ class Product:
         clean = self.base.denoiser(self.path)(x.reshape(-1, 1), t).clean
         return Estimate(x, t, self.path, clean=clean.reshape(x.shape))
 
-    def given(self, cond: Cond) -> Product:
+    def with_condition(self, cond: Cond) -> Product:
         """No condition matters."""
         del cond
         return self
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
         return [self(x, t) for _ in conds]
 

@@ -70,12 +70,12 @@ class Still:
     def _refuse(self) -> UsageError:
         return UsageError("certificates are for deterministic samplers, and this one draws noise: use lab.laws")
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Refused."""
         del key, event
         raise self._refuse()
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """Refused."""
         del key, t0, t1, event
         raise self._refuse()
@@ -85,7 +85,7 @@ class Still:
         del key
         raise self._refuse()
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """Refused."""
         del key
         raise self._refuse()

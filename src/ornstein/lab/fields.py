@@ -65,7 +65,7 @@ class FieldTarget:
     def _forward(self, path: Path, t: float) -> tuple[Tensor, Tensor, float]:
         """(G m, G, σ) at time t."""
         size, shape = self.mean.numel(), self.mean.shape
-        event = path.event(shape, t)
+        event = path.state_shape(shape, t)
         units = torch.eye(size, dtype=torch.float64).reshape(size, *shape)
         gain = path.diffuse(units, t, torch.zeros(size, *event, dtype=torch.float64)).reshape(size, -1).T
         ones = torch.ones(1, *event, dtype=torch.float64)
@@ -84,13 +84,13 @@ class FieldDenoiser:
         """The exact conditional mean at x (B, *event at t)."""
         return Estimate(x, t, self.path, clean=self.target.posterior(self.path, x, float(t))[0])
 
-    def given(self, cond: Cond) -> FieldDenoiser:
+    def with_condition(self, cond: Cond) -> FieldDenoiser:
         """The path may depend on the condition."""
-        return FieldDenoiser(self.target, self.path.given(cond))
+        return FieldDenoiser(self.target, self.path.with_condition(cond))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 @dataclass(slots=True, eq=False)
@@ -106,16 +106,16 @@ class Drawing:
         clean, covariance = self.target.posterior(self.path, x, float(t))
         values, frame = torch.linalg.eigh(covariance)
         root = frame * values.clamp_min(0.0).sqrt()
-        white = self.noise.white(("x0", str(float(t))), self.target.mean.shape)
+        white = self.noise.normal(("x0", str(float(t))), self.target.mean.shape)
         return Estimate(x, t, self.path, clean=clean + (white.flatten(1) @ root.T).reshape(clean.shape))
 
-    def given(self, cond: Cond) -> Drawing:
+    def with_condition(self, cond: Cond) -> Drawing:
         """The path may depend on the condition."""
-        return Drawing(self.target, self.path.given(cond), self.noise)
+        return Drawing(self.target, self.path.with_condition(cond), self.noise)
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def smooth_field(side: int = 4, channels: int = 1, length: float = 1.5) -> FieldTarget:

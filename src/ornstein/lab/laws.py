@@ -97,7 +97,7 @@ class _Probe:
     values: Mapping[int, float | Tensor]
     seen: list[Key]
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         if key not in self.seen:
             self.seen.append(key)
         value = self.values.get(self.seen.index(key), 0.0)
@@ -105,9 +105,9 @@ class _Probe:
             return value.reshape(-1, *(1,) * len(event)).expand(-1, *event)
         return torch.full((1, *event), value, dtype=torch.float64)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """Within one step only disjoint stretches are asked for: each is a normal of its own."""
-        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.white(
+        return math.copysign(math.sqrt(abs(t1 - t0)), t1 - t0) * self.normal(
             ("increment", str(key), str((t0, t1))), event
         )
 
@@ -115,7 +115,7 @@ class _Probe:
         del key
         raise UsageError("a sampler that draws its times has no exact law on a grid: use the Gaussian meters")
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         del key
         raise UsageError("a sampler that draws its times has no exact law on a grid: use the Gaussian meters")
 

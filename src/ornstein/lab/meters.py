@@ -71,7 +71,7 @@ class NoiseBasis:
             total += self._width(slot) * max(len(times) - 1, 0)
         return NoiseBasis(_Rows(white, self.rows.times), first, total, self.dense, self.times, self.name)
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """The unit rows of this key: the same for the same key."""
         slot = (self.name, key, tuple(event))
         if not self.total:
@@ -83,7 +83,7 @@ class NoiseBasis:
         self._fill(out, self.rows.white[slot], 1.0)
         return out
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """W(t1) − W(t0): a sum over the elementary intervals between all times ever asked for."""
         slot = (self.name, ("increment", key) if not isinstance(key, tuple) else ("increment", *key), tuple(event))
         if not self.total:
@@ -103,10 +103,10 @@ class NoiseBasis:
         self.rows.drawn.append(key)
         return self.times.fork(self.name).uniform(key)
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """One true number for all rows, which are one sample together."""
         self.rows.drawn.append(key)
-        return self.times.fork(self.name).uniforms(key).expand(max(self.total, 1))
+        return self.times.fork(self.name).uniform_per_sample(key).expand(max(self.total, 1))
 
     def fork(self, name: str) -> NoiseBasis:
         """Independent rows."""
@@ -157,13 +157,13 @@ class Affine:
         clean = self.inner(torch.cat((x, torch.zeros_like(x[:1]))), t).clean
         return Estimate(x, t, self.path, clean=torch.cat((clean[:1], clean[1:-1] - clean[-1:])))
 
-    def given(self, cond: Cond) -> Affine:
+    def with_condition(self, cond: Cond) -> Affine:
         """Bound inside."""
-        return Affine(self.inner.given(cond))
+        return Affine(self.inner.with_condition(cond))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -151,17 +151,17 @@ class _Chosen:
         self.asked.append(key)
         return self.number
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         del key, event
         raise UsageError("a sampler that draws normals besides its times has no exact moments over them")
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         del key
         raise UsageError("a sampler that draws a time for every sample has no exact moments over them")
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         del t0, t1
-        return self.white(key, event)
+        return self.normal(key, event)
 
     def fork(self, name: str) -> NoiseSource:
         del name

@@ -98,10 +98,10 @@ class PerturbedDenoiser:
             noise = noise - size * expand(self.path.std(t), noise) * torch.sin(self.error.frequency * x)
         return Estimate(x, t, self.path, noise=noise)
 
-    def given(self, cond: Cond) -> PerturbedDenoiser:
+    def with_condition(self, cond: Cond) -> PerturbedDenoiser:
         """Bound inside."""
-        return PerturbedDenoiser(self.inner.given(cond), self.error)
+        return PerturbedDenoiser(self.inner.with_condition(cond), self.error)
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]

@@ -35,7 +35,7 @@ _SETTLED = 0.05  # a last step by less than this part of the error is a plateau
 class Effect:
     """One sampler on one target at several numbers of steps: ``exact`` and ``changed`` errors, in order of counts.
 
-    ``settled`` says whether the changed error has stopped moving: then the last of them is the plateau.
+    ``with_sampling_config`` says whether the changed error has stopped moving: then the last of them is the plateau.
     """
 
     sampler: str
@@ -243,11 +243,11 @@ class _Rounded:
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         return Estimate(x, t, self.path, clean=self.inner(x, t).clean.to(torch.float32).to(x.dtype))
 
-    def given(self, cond: Cond) -> _Rounded:
-        return _Rounded(self.inner.given(cond))
+    def with_condition(self, cond: Cond) -> _Rounded:
+        return _Rounded(self.inner.with_condition(cond))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        return [self.given(cond)(x, t) for cond in conds]
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def _path(name: str) -> AffinePath:

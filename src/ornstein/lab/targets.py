@@ -118,8 +118,8 @@ class MixtureTarget:
     def sample(self, noise: NoiseSource, key: str = "target") -> Tensor:
         """One draw a sample of ``noise``: (B, d), float64."""
         edges = self.weights.cumsum(0)[:-1]
-        chosen = torch.searchsorted(edges, noise.uniforms((key, "component")).cpu(), right=True)
-        white = noise.white(key, (self.dim,)).to("cpu", torch.float64)
+        chosen = torch.searchsorted(edges, noise.uniform_per_sample((key, "component")).cpu(), right=True)
+        white = noise.normal(key, (self.dim,)).to("cpu", torch.float64)
         local = self.variances[chosen].sqrt() * white
         if self.frames is not None:
             local = torch.einsum("bij,bj->bi", self.frames[chosen], local)
@@ -270,13 +270,13 @@ class ExactDenoiser:
         clean = self.target.clean(x.reshape(x.shape[0], -1), gain_of(self.path, t), _std(self.path, t))
         return Estimate(x, t, self.path, clean=clean.reshape(x.shape))
 
-    def given(self, cond: Cond) -> ExactDenoiser:
+    def with_condition(self, cond: Cond) -> ExactDenoiser:
         """The path may depend on the condition; the target does not."""
-        return ExactDenoiser(self.target, self.path.given(cond))
+        return ExactDenoiser(self.target, self.path.with_condition(cond))
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def _std(path: Path, t: Time) -> Time:

@@ -73,7 +73,7 @@ def _squeeze() -> list[nn.Module]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
+class Backbone:
     """One of the three: where its features are tapped, their channels, and the published files."""
 
     taps: tuple[int, ...]
@@ -88,19 +88,19 @@ class Kind:
 
 
 KINDS = {
-    "alex": Kind(
+    "alex": Backbone(
         taps=(1, 4, 7, 9, 11),
         widths=(64, 192, 384, 256, 256),
         trunk="alexnet-owt-7be5be79.pth",
         heads="df73285e35b22355a2df87cdb6b70b343713b667eddbda73e1977e0c860835c0",
     ),
-    "vgg": Kind(
+    "vgg": Backbone(
         taps=(3, 8, 15, 22, 29),
         widths=(64, 128, 256, 512, 512),
         trunk="vgg16-397923af.pth",
         heads="a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
     ),
-    "squeeze": Kind(
+    "squeeze": Backbone(
         taps=(1, 4, 7, 9, 10, 11, 12),
         widths=(64, 128, 256, 384, 384, 512, 512),
         trunk="squeezenet1_1-b8a52dc0.pth",
@@ -159,7 +159,7 @@ def load(kind: str, trunk: str | Path | None, heads: str | Path | None) -> tuple
     return net.float(), read_heads(heads_path, known), name
 
 
-def read_heads(path: Path, kind: Kind) -> list[Tensor]:
+def read_heads(path: Path, kind: Backbone) -> list[Tensor]:
     """The linear heads of a file with keys such as ``lin0.model.1.weight``, as (C,) each."""
     found: dict[int, Tensor] = {}
     for key, value in read_state(path).items():

@@ -14,7 +14,7 @@ from ..networks.autoencoder import KLAutoencoder, KLConfig
 from ..networks.building import initialise
 from ..parameterizations import Net, Parameterization
 from ..paths import Flow
-from .spec import Conditioned, Spec
+from .spec import Conditioned, ModelSpec
 
 if TYPE_CHECKING:
     from ..estimates import Estimate
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 class NoSamples:
     """The parameterization of an autoencoder, which makes no pictures of its own: asking for one is refused."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """Refused."""
         del path, x, t
         raise UsageError(
@@ -34,15 +34,15 @@ class NoSamples:
             "or measure it with ornstein eval RUN"
         )
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """Refused."""
         del raw
-        raise AssertionError(self.feed(path, x, t))
+        raise AssertionError(self.precondition(path, x, t))
 
     def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
         """Refused."""
         del clean, white
-        return self.feed(path, x, t)
+        return self.precondition(path, x, t)
 
 
 class Autoencoding(nn.Module):
@@ -64,7 +64,7 @@ class Autoencoding(nn.Module):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AutoencoderSpec(Spec):
+class AutoencoderSpec(ModelSpec):
     """An autoencoder without its weights; ``path`` and ``predicts`` mean nothing here."""
 
     kind: ClassVar[str] = "autoencoderspec"
@@ -72,7 +72,7 @@ class AutoencoderSpec(Spec):
     network: KLConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @property
-    def reading(self) -> Parameterization:
+    def parameterization(self) -> Parameterization:
         """It answers no noisy images."""
         return NoSamples()
 
@@ -84,7 +84,7 @@ class AutoencoderSpec(Spec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """The network, on a path that is never walked."""
-        return Denoiser(net, Flow(), self.reading, shape=self.shape)
+        return Denoiser(net, Flow(), self.parameterization, shape=self.shape)
 
     def show(self, model: Conditioned, images: Tensor) -> Tensor:
         """Pictures and, each below its own, their reconstructions: (2·N, 3, H, W), in rows of N."""

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..storage.configs import from_dict
 from .registry import spec_class
-from .spec import Spec
+from .spec import ModelSpec
 
 VERSION = 1
 
@@ -32,7 +32,7 @@ def read_document(path: Path) -> dict[str, Any]:
     return found
 
 
-def read_spec(found: dict[str, Any], path: Path) -> Spec:
+def read_spec(found: dict[str, Any], path: Path) -> ModelSpec:
     """The model that a document describes; `CheckpointError` if it does not."""
     try:
         model = found.get("model")

@@ -12,7 +12,7 @@ from ..networks import DiTConfig, UNetConfig, build
 from ..networks.stages import Stages
 from ..parameterizations import Net
 from ..randomness import mix
-from .spec import Conditioned, Spec
+from .spec import Conditioned, ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +22,8 @@ NetworkConfig = UNetConfig | DiTConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CascadeSpec(Spec):
-    """A cascade without its weights: the fields of `Spec` are its front's, ``back`` is the second network.
+class CascadeSpec(ModelSpec):
+    """A cascade without its weights: the fields of `ModelSpec` are its front's, ``back`` is the second network.
 
     ``frozen``: the front was another run's, and is not trained. ``pipeline``: it is that of a diffusers pipeline, and
     ``path``, ``predicts`` and ``network`` mean nothing. The rest is `ornstein.cascade.Cascade`'s.
@@ -42,7 +42,7 @@ class CascadeSpec(Spec):
 
     def build(self, seed: int = 0) -> Conditioned:
         """Both networks; the front has the weights that it has without a back."""
-        alone = Spec.build(self, seed) if self.pipeline is None else Conditioned(self.pipeline.build(), None)
+        alone = ModelSpec.build(self, seed) if self.pipeline is None else Conditioned(self.pipeline.build(), None)
         stages = Stages(alone.net, build(self.back, mix(seed, "back")))
         if self.frozen:
             stages.freeze()
@@ -52,9 +52,9 @@ class CascadeSpec(Spec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser that blends its two stages."""
-        alone = Spec.denoiser(self, net) if self.pipeline is None else self.pipeline.denoiser(net, self.shape)
+        alone = ModelSpec.denoiser(self, net) if self.pipeline is None else self.pipeline.denoiser(net, self.shape)
         reading = Cascade(
-            front=alone.reading,
+            front=alone.parameterization,
             clip=self.clip,
             gate=self.gate,
             squash=self.squash,

@@ -13,7 +13,7 @@ from ..parameterizations import EDM, Anchored, Consistency, Net, Parameterizatio
 from ..paths import VE
 from ..paths.base import Path
 from ..scalars import Time, log
-from .spec import Spec
+from .spec import ModelSpec
 
 MIDDLE = 0.53
 """Level of the second evaluation unless it was searched for: σ_420 of 640 intervals, the best of the paper's."""
@@ -25,12 +25,12 @@ def log_level(path: Path, t: Time) -> Time:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConsistencySpec(Spec):
+class ConsistencySpec(ModelSpec):
     """A consistency model without its weights.
 
     f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
     anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
-    ``clock``: what the network is told of the time, 250·log σ̄, or what its path says.
+    ``timestep_of``: what the network is told of the time, 250·log σ̄, or what its path says.
     """
 
     kind: ClassVar[str] = "consistencyspec"
@@ -41,28 +41,28 @@ class ConsistencySpec(Spec):
     clock: Literal["log", "path"] = "log"
 
     @property
-    def reading(self) -> Parameterization:
+    def parameterization(self) -> Parameterization:
         """The parameterization, with its boundary."""
-        inner = Spec.reading.fget(self)  # type: ignore[attr-defined]
+        inner = ModelSpec.parameterization.fget(self)  # type: ignore[attr-defined]
         if isinstance(inner, EDM):
             return Consistency(sigma_data=self.sigma_data, sigma_min=self.sigma_min)
         return Anchored(inner=inner, sigma_min=self.sigma_min)
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser whose own grid has one evaluation, or climbs to the middle levels for more."""
-        alone = Spec.denoiser(self, net)
+        alone = ModelSpec.denoiser(self, net)
         path = alone.path
         if isinstance(path, VE):
             path = VE(sigma_min=self.sigma_min or path.sigma_min, sigma_max=self.sigma_max)
         return replace(
             alone,
             path=path,
-            predicts=self.reading,
-            clock=log_level if self.clock == "log" else None,
+            predicts=self.parameterization,
+            timestep_of=log_level if self.clock == "log" else None,
             grid=self.grid,
         )
 
-    def settled(self, found: object) -> Spec:
+    def with_sampling_config(self, found: object) -> ModelSpec:
         """With the middle levels that `ornstein middle` found; `CheckpointError` for a file that holds none."""
         levels = found.get("middle") if isinstance(found, dict) else None
         if not isinstance(levels, list) or not all(isinstance(x, float) and self.sigma_min < x for x in levels):
@@ -88,7 +88,7 @@ class ConsistencySpec(Spec):
 
         def rule(path: Path) -> tuple[float, ...]:
             base = grids.affine(path)
-            start = base.span[1]
+            start = base.t_range[1]
             if base.sigma_bar(start) > self.sigma_max * (1.0 + 1e-9):
                 start = base.time_of(-2.0 * math.log(self.sigma_max))
             return grids.multistep(*levels, start=start)(path)

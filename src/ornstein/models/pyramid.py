@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 from ..denoisers import Denoiser
 from ..parameterizations import LevelBelow, Net
 from ..paths import PyramidPath
-from .spec import Spec
+from .spec import ModelSpec
 
 Below = Literal["level-below"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UDPMSpec(Spec):
+class UDPMSpec(ModelSpec):
     """A model of a pyramid, ``path``, without its weights; the other fields are those of `LevelBelow`.
 
     The network's output has 3·f² channels, f being the largest factor of a level.
@@ -28,10 +28,10 @@ class UDPMSpec(Spec):
     precondition: bool = True
 
     @property
-    def reading(self) -> LevelBelow:
+    def parameterization(self) -> LevelBelow:
         """The parameterization."""
-        return LevelBelow(scaled=self.scaled, precondition=self.precondition, sigma_data=self.sigma_data)
+        return LevelBelow(scaled=self.scaled, preconditioned=self.precondition, sigma_data=self.sigma_data)
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser of the pyramid."""
-        return Denoiser(net, self.path, self.reading, shape=self.shape)
+        return Denoiser(net, self.path, self.parameterization, shape=self.shape)

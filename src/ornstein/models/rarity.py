@@ -16,7 +16,7 @@ from ..networks.building import initialise
 from ..parameterizations import Net, Parameterization
 from ..randomness import mix
 from .rarity_network import Encoder, Lite0Features, RarityNet, RunFeatures
-from .spec import PATHS, Conditioned, Spec
+from .spec import PATHS, Conditioned, ModelSpec
 
 if TYPE_CHECKING:
     from ..estimates import Estimate
@@ -34,7 +34,7 @@ LITE0 = "lite0"
 class NoPicture:
     """The parameterization of a network that answers no image: everything that would sample it is refused."""
 
-    def feed(self, path: Path, x: Tensor, t: Time) -> Tensor:
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """Refused."""
         del path, x, t
         raise UsageError(
@@ -42,19 +42,19 @@ class NoPicture:
             "--guide rarity:CLASSIFIER:WEIGHT"
         )
 
-    def read(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """Refused."""
         del raw
-        raise AssertionError(self.feed(path, x, t))
+        raise AssertionError(self.precondition(path, x, t))
 
     def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
         """Refused."""
         del clean, white
-        return self.feed(path, x, t)
+        return self.precondition(path, x, t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RaritySpec(Spec):
+class RaritySpec(ModelSpec):
     """A rarity classifier without its weights. ``path`` is the law of its training noise; it serves every path.
 
     ``rarities`` is the number of classes L, ``head`` what it answers: L logits, or mean and log-deviation of the
@@ -68,11 +68,11 @@ class RaritySpec(Spec):
     rarities: int
     head: Head = "classes"
     seen: str = ""
-    front: Spec | None = None
+    front: ModelSpec | None = None
     sites: tuple[str, ...] = ()
 
     @property
-    def reading(self) -> Parameterization:
+    def parameterization(self) -> Parameterization:
         """It answers no images."""
         return NoPicture()
 
@@ -94,10 +94,10 @@ class RaritySpec(Spec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """The network with the path of its training."""
-        return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
+        return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
 
     def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
-        """The rows of the table that the examples stand in (see `Rated`)."""
+        """The rows of the table that the examples stand in (see `ScoredDataset`)."""
         del captions
         return {"row": labels}
 

@@ -22,7 +22,7 @@ from ..networks.sites import Site, modulated, sites
 from ..networks.unet import Conditions, UNetBlock
 
 if TYPE_CHECKING:
-    from .spec import Spec
+    from .spec import ModelSpec
 
 _LIMIT = 20.0  # log-SNR beyond which nothing changes
 
@@ -111,7 +111,7 @@ class RunFeatures(nn.Module):
     sampling, without condition. Features of several sites are brought to the size of the smallest and joined.
     """
 
-    def __init__(self, spec: Spec, net: nn.Module, at: Sequence[str]) -> None:
+    def __init__(self, spec: ModelSpec, net: nn.Module, at: Sequence[str]) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False)
         known = sites(net)
@@ -129,7 +129,7 @@ class RunFeatures(nn.Module):
     def forward(self, x: Tensor, log_snr: Tensor) -> Tensor:
         """State x (B, 3, H, W) of unit variance and log-SNR (B,) to the features (B, C, h, w)."""
         path = affine_path(self._spec.denoiser(self.net).path, "a feature network")
-        low, high = path.log_snr(_noisiest(path)), path.log_snr(path.floor)
+        low, high = path.log_snr(_noisiest(path)), path.log_snr(path.t_min)
         level = log_snr.detach().to("cpu", torch.float64).clamp(low, high)
         t = path.time_of(level)
         scale = (path.alpha(t) ** 2 + path.sigma(t) ** 2).sqrt().to(x)
@@ -149,7 +149,7 @@ class RunFeatures(nn.Module):
 
 
 def _noisiest(path: Any) -> float:
-    top = path.span[1]
+    top = path.t_range[1]
     return path.time_of(-_LIMIT / 2) if path.alpha(top) == 0.0 else top
 
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .spec import Spec
+    from .spec import ModelSpec
 
 MODELS: Mapping[str, tuple[str, str]] = {
-    "spec": (".spec", "Spec"),
+    "spec": (".spec", "ModelSpec"),
     "autoencoderspec": (".autoencoder", "AutoencoderSpec"),
     "rarityspec": (".rarity", "RaritySpec"),
     "cascadespec": (".cascade", "CascadeSpec"),
@@ -20,7 +20,7 @@ MODELS: Mapping[str, tuple[str, str]] = {
 """Kind in a file → (module, class)."""
 
 
-def spec_class(kind: object) -> type[Spec]:
+def spec_class(kind: object) -> type[ModelSpec]:
     """The model class of this ``kind`` in a file; the plain denoiser's for an unknown kind, which it will refuse."""
     module, name = MODELS.get(kind, MODELS["spec"]) if isinstance(kind, str) else MODELS["spec"]
     return getattr(importlib.import_module(module, __package__), name)

@@ -29,7 +29,7 @@ PATHS: dict[str, Callable[[], AffinePath]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spec:
+class ModelSpec:
     """A model without its weights. ``classes`` are the names of its labels, empty if it takes none."""
 
     kind: ClassVar[str] = "spec"
@@ -43,7 +43,7 @@ class Spec:
     classes: tuple[str, ...] = ()
 
     @property
-    def reading(self) -> Parameterization:
+    def parameterization(self) -> Parameterization:
         """The parameterization."""
         return EDM(sigma_data=self.sigma_data) if self.predicts == "edm" else parameterization(self.predicts)
 
@@ -54,7 +54,7 @@ class Spec:
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser of this model's path and parameterization."""
-        return Denoiser(net, PATHS[self.path](), self.reading, shape=self.shape)
+        return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
 
     def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
         """What the network is told of examples with these labels (B,) and captions, as tensors of B rows."""
@@ -62,7 +62,7 @@ class Spec:
             return {"label": labels}
         return {} if self.text is None else {"words": self.text.encode(captions)}
 
-    def settled(self, found: object) -> Spec:
+    def with_sampling_config(self, found: object) -> ModelSpec:
         """The model with what was found after its training, the content of the run's sampling.json; here nothing."""
         del found
         return self
@@ -74,7 +74,7 @@ class Spec:
 
 @runtime_checkable
 class Shows(Protocol):
-    """A `Spec` whose grids of samples are made of pictures of the data."""
+    """A `ModelSpec` whose grids of samples are made of pictures of the data."""
 
     def show(self, model: Conditioned, images: Tensor) -> Tensor:
         """Pictures (M, 3, H, W) for the eye, of pictures of the data (N, 3, H, W) in [−1, 1]."""

@@ -138,7 +138,7 @@ class KLAutoencoder(nn.Module):
         return self.decode(latent), mean, logvar
 
 
-class PatchCritic(nn.Module):
+class PatchDiscriminator(nn.Module):
     """A verdict for each patch of a picture, (B, 1, h, w): large for real ones (Isola et al. 2017)."""
 
     def __init__(self, channels: int = 3, width: int = 32, layers: int = 3) -> None:

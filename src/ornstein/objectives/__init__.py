@@ -1,18 +1,18 @@
 """Objectives: what a step of training minimises, as per-sample losses with names."""
 
-from .base import Contested, Examples, Losses, Objective
+from .base import AdversarialObjective, Losses, Objective, TrainBatch
 from .cascading import CascadeLoss, Cascading
 from .consistency import ConsistencyLoss, ConsistencyTraining
 from .denoising import Denoising
 
 __all__ = [
+    "AdversarialObjective",
     "CascadeLoss",
     "Cascading",
     "ConsistencyLoss",
     "ConsistencyTraining",
-    "Contested",
     "Denoising",
-    "Examples",
     "Losses",
     "Objective",
+    "TrainBatch",
 ]

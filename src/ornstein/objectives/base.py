@@ -14,7 +14,7 @@ from ..randomness import Noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Examples:
+class TrainBatch:
     """A batch as the objective sees it, on the device of the network.
 
     ``clean`` is (B, C, H, W) in [−1, 1]; ``cond`` holds tensors of B rows (``label``, ``words``, …); ``positions`` are
@@ -52,17 +52,18 @@ class Objective(Protocol):
     budget of the run.
     """
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
         ...
 
 
 @runtime_checkable
-class Contested(Protocol):
+class AdversarialObjective(Protocol):
     """An `Objective` that has a network of its own, which learns against the model with its own optimizer.
 
-    Every step of training is one of the ``rival`` on the losses of `contest`, then one of the model. A checkpoint holds
-    the rival's weights and its optimizer; a model card does not. ``rival`` is None where there is none after all.
+    Every step of training is one of the ``rival`` on the losses of `discriminator_loss`, then one of the model. A
+    checkpoint holds the rival's weights and its optimizer; a model card does not. ``rival`` is None where there is none
+    after all.
     """
 
     @property
@@ -70,7 +71,7 @@ class Contested(Protocol):
         """The second network, a discriminator for example."""
         ...
 
-    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+    def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
         """The rival's losses of one batch, whose gradients do not reach the model; None leaves its step out."""
         ...
 
@@ -84,7 +85,7 @@ def quantiles(key: str, positions: tuple[int, ...], noise: Noise, stratified: bo
     ``stratified``: any run of successive positions fills [0, 1) evenly, whatever the batch (a Kronecker sequence).
     """
     if not stratified:
-        return noise.uniforms(key).tolist()
+        return noise.uniform_per_sample(key).tolist()
     start = noise.uniform(key)
     return [(position * _GOLDEN % 2**64 / 2**64 + start) % 1.0 for position in positions]
 

@@ -17,7 +17,7 @@ from ..paths.base import AffinePath, Path
 from ..paths.vp import VP, Table
 from ..randomness import Noise
 from ..scalars import Time
-from .base import Examples, Losses
+from .base import Losses, TrainBatch
 from .denoising import Denoising
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -84,17 +84,17 @@ class Cascading:
     loss: CascadeLoss = field(default_factory=CascadeLoss)
     metrics: Mapping[str, tuple[float, Metric]] = field(default_factory=dict)
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
         del progress
-        reading, path, loss = model.reading, model.path, self.loss
+        reading, path, loss = model.parameterization, model.path, self.loss
         if not isinstance(reading, Cascade):
             raise UsageError(f"the objective of a cascade needs one, and this denoiser reads {type(reading).__name__}")
-        asked = loss.pose(path, batch, noise)
+        asked = loss.make_noisy_batch(path, batch, noise)
         net = model.bound(asked.x, asked.t, asked.cond)
-        raw = net(reading.feed(path, asked.x, asked.t), stage="front")
+        raw = net(reading.precondition(path, asked.x, asked.t), stage="front")
         # Here the gradient stops: nothing that follows reaches the front.
-        front = reading.front.read(path, asked.x, asked.t, raw.detach().float())
+        front = reading.front.to_estimate(path, asked.x, asked.t, raw.detach().float())
         start = reading.start(front)
         answer = net(reading.hint(start, path, asked.x, asked.t), stage="back").float()
         heads = reading.heads(front, start, answer)
@@ -127,11 +127,11 @@ def posterior_weight(path: Path, t: Time, steps: int | None = None) -> Time:
         )
     if steps is None:
         steps = len(path.schedule.betas) if isinstance(path, VP) and isinstance(path.schedule, Table) else 1000
-    low, high = path.span
+    low, high = path.t_range
     s = t - (high - low) / steps
-    last = s < path.floor * (1.0 - 1e-6)
+    last = s < path.t_min * (1.0 - 1e-6)
     if isinstance(s, Tensor):
-        inner = torch.where(torch.as_tensor(last), torch.full_like(s, path.floor), s)
+        inner = torch.where(torch.as_tensor(last), torch.full_like(s, path.t_min), s)
         k = -path.alpha(inner) * torch.expm1(path.log_snr(t) - path.log_snr(inner))
         return torch.where(torch.as_tensor(last), torch.full_like(k, path.alpha(low)), k)
     if last:

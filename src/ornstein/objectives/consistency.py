@@ -20,7 +20,7 @@ from ..paths.ve import VE
 from ..randomness import Noise
 from ..scalars import expand
 from . import curricula, levels
-from .base import Examples, Losses, quantiles, without
+from .base import Losses, TrainBatch, quantiles, without
 from .couplings import CouplingName, pairing
 from .curricula import CurriculumName
 from .distances import DistanceName, Reduce, distance, square
@@ -166,13 +166,13 @@ class ConsistencyTraining:
     sigma_max: float = 80.0
     teacher: Denoiser | None = None
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
         loss, clean = self.loss, batch.clean
         count = loss.intervals(round(progress * self.of), self.steps)
         c = loss.scale_at(count, clean[0].numel())
-        pair = self.pose(model, batch, noise, count)
-        seed = int(noise.fork("dropout").uniforms("mask")[0] * 2.0**53)
+        pair = self.make_noisy_batch(model, batch, noise, count)
+        seed = int(noise.fork("dropout").uniform_per_sample("mask")[0] * 2.0**53)
         with torch.no_grad(), _seeded(seed, clean.device):
             target = self.target(self.teacher or model, clean, pair)
         with _seeded(seed, clean.device):
@@ -187,14 +187,14 @@ class ConsistencyTraining:
         watched = {"jump": square(seen - target).sqrt(), "output": square(seen).sqrt()}
         return Losses(terms=terms, times=pair.t, watched=watched, schedule={"intervals": float(count), "c": c})
 
-    def pose(self, model: Denoiser, batch: Examples, noise: Noise, count: int) -> Pair:
+    def make_noisy_batch(self, model: Denoiser, batch: TrainBatch, noise: Noise, count: int) -> Pair:
         """What is asked of a batch at ``count`` intervals: levels, paired noise, and for some no condition."""
         loss, path, low = self.loss, grids.affine(model.path), sigma_min(model)
         upper, lower, quiet = self.levels(path, low, batch.positions, noise, count)
-        white = noise.white("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
+        white = noise.normal("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
         cond = batch.cond
         if cond and loss.drop > 0.0:
-            cond = without(cond, noise.uniforms("drop") < loss.drop)
+            cond = without(cond, noise.uniform_per_sample("drop") < loss.drop)
         if loss.coupling != "none":
             groups = _groups(cond) if loss.within else None
             white = white[pairing(batch.clean, white, loss.coupling, groups).to(white.device)]
@@ -215,11 +215,11 @@ class ConsistencyTraining:
         self, path: AffinePath, low: float, positions: tuple[int, ...], noise: Noise, count: int
     ) -> tuple[list[float], list[float], list[bool]]:
         """Upper and lower levels of the samples, and which of them are of low noise."""
-        loss, high = self.loss, min(self.sigma_max, path.sigma_bar(path.span[1]))
+        loss, high = self.loss, min(self.sigma_max, path.sigma_bar(path.t_range[1]))
         us = quantiles("time", positions, noise, loss.stratified)
         law = (loss.times, loss.mean, loss.std)
         if loss.spacing == "ratio":
-            bottom = max(low, path.sigma_bar(path.floor))
+            bottom = max(low, path.sigma_bar(path.t_min))
             upper = [levels.level(u, bottom * (1.0 + 1e-3), high, *law) for u in us]
             fine = levels.grid(loss.end, bottom, high, loss.rho)
             bound = fine[min(math.floor(loss.quarter * len(fine)), loss.end)]
@@ -250,7 +250,7 @@ def denoising(answer: Tensor, clean: Tensor, pair: Pair, sigma_data: float) -> T
 
 def sigma_min(model: Denoiser) -> float:
     """The level at which the model answers with its state; `UsageError` if it has none."""
-    reading = model.reading
+    reading = model.parameterization
     if not isinstance(reading, Consistency | Anchored):
         raise UsageError(
             f"a consistency loss needs the boundary f(x, σ_min) = x, and this denoiser reads {type(reading).__name__}: "
@@ -260,7 +260,7 @@ def sigma_min(model: Denoiser) -> float:
 
 
 def _sigma_data(model: Denoiser) -> float:
-    reading = model.reading
+    reading = model.parameterization
     inner = reading.inner if isinstance(reading, Anchored) else reading
     return getattr(inner, "sigma_data", 0.5)
 
@@ -268,12 +268,12 @@ def _sigma_data(model: Denoiser) -> float:
 def _answer(model: Denoiser, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
     """f(x, t) in float32."""
     raw = model.raw(x, t, cond).float()
-    return model.reading.read(model.path, x, t, raw).clean.float()
+    return model.parameterization.to_estimate(model.path, x, t, raw).clean.float()
 
 
 def _times(path: AffinePath, values: list[float]) -> Tensor:
     """The times of the levels, (B,) float64 on the host, not below the path's floor; one by one, as bits demand."""
-    low, high = path.floor, path.span[1]
+    low, high = path.t_min, path.t_range[1]
     if isinstance(path, VE):
         return torch.tensor([min(max(value, low), high) for value in values], dtype=torch.float64)
     times = [path.time_of(-2.0 * math.log(value)) if value > 0.0 else low for value in values]

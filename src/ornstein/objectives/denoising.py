@@ -19,15 +19,15 @@ from ..paths.ve import VE
 from ..paths.vp import VP, Table
 from ..randomness import Noise
 from ..scalars import sigmoid
-from .base import Examples, Losses, quantiles, without
+from .base import Losses, TrainBatch, quantiles, without
 from .weights import WeightName, weight
 
 TimeLaw = Literal["auto", "uniform", "log-normal", "logit-normal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """A batch of questions: x_t (B, *event) made of ``clean`` and ``white`` at times t (B,), and the conditions."""
+class NoisyBatch:
+    """A batch of questions: x_t (B, *event) made of ``clean`` and ``normal`` at times t (B,), and the conditions."""
 
     clean: Tensor
     white: Tensor
@@ -68,23 +68,23 @@ class Denoising:
         if self.std is not None and not self.std > 0.0:
             raise ConfigError(f"objective.std must be positive, got {self.std}")
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """One term, ``denoising``: see the class's formula."""
         del progress
-        asked = self.pose(model.path, batch, noise)
+        asked = self.make_noisy_batch(model.path, batch, noise)
         raw = model.raw(asked.x, asked.t, asked.cond)
-        return Losses(terms={"denoising": self.error(model.reading, model.path, asked, raw)}, times=asked.t)
+        return Losses(terms={"denoising": self.error(model.parameterization, model.path, asked, raw)}, times=asked.t)
 
-    def pose(self, path: Path, batch: Examples, noise: Noise) -> Asked:
+    def make_noisy_batch(self, path: Path, batch: TrainBatch, noise: Noise) -> NoisyBatch:
         """What the network is asked about a batch: a time, noise and, for some, no condition."""
         t = self.draw(path, batch.positions, noise)
-        white = noise.white("noise", path.event(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
+        white = noise.normal("noise", path.state_shape(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
         cond = batch.cond
         if cond and self.drop > 0.0:
-            cond = without(cond, noise.uniforms("drop") < self.drop)
-        return Asked(clean=batch.clean, white=white, x=path.diffuse(batch.clean, t, white), t=t, cond=cond)
+            cond = without(cond, noise.uniform_per_sample("drop") < self.drop)
+        return NoisyBatch(clean=batch.clean, white=white, x=path.diffuse(batch.clean, t, white), t=t, cond=cond)
 
-    def error(self, reading: Parameterization, path: Path, asked: Asked, raw: Tensor) -> Tensor:
+    def error(self, reading: Parameterization, path: Path, asked: NoisyBatch, raw: Tensor) -> Tensor:
         """weight(t) · mean((raw − target)²), (B,)."""
         target = reading.target(path, asked.clean, asked.white, asked.x, asked.t)
         error = (raw.float() - target.float()).square().flatten(1).mean(1)
@@ -100,7 +100,7 @@ class Denoising:
 
     def _time(self, path: Path, u: float) -> float:
         """The time at the quantile u of the law."""
-        low, high = path.floor, path.span[1]
+        low, high = path.t_min, path.t_range[1]
         steps = len(path.schedule.betas) if isinstance(path, VP) and isinstance(path.schedule, Table) else 0
         law = self.times
         if law == "auto":

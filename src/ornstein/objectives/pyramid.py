@@ -17,7 +17,7 @@ from ..errors import ConfigError, PathError
 from ..networks.discriminator import DiscriminatorConfig
 from ..paths.pyramid import PyramidPath
 from ..randomness import Noise
-from .base import Examples, Losses, without
+from .base import Losses, TrainBatch, without
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 Distance = Literal["l1", "l2"]
@@ -157,7 +157,7 @@ class Weights(NamedTuple):
     penalty: float
 
 
-class Posed(NamedTuple):
+class NoisyLevel(NamedTuple):
     """A question at a level: the state, the true image of the level below, the time of each row, and the conditions."""
 
     level: int
@@ -184,7 +184,7 @@ class Pyramid:
     metric: Metric | None = None
     rival: nn.Module | None = None
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The model's losses of one batch."""
         parts: list[tuple[Tensor, dict[str, Tensor]]] = []
         with _frozen(self.rival):
@@ -193,7 +193,7 @@ class Pyramid:
                 parts.append((posed.times, self._judge(self._answer(model, posed), posed, noise, progress)))
         return _joined(parts)
 
-    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+    def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
         """The discriminator's losses of one batch, at a level and with noise of its own; None where it has no say."""
         if self.rival is None:
             return None
@@ -209,7 +209,7 @@ class Pyramid:
             parts.append((posed.times, self._contested(fake, posed, noise, progress, due)))
         return _joined(parts) if parts else None
 
-    def _judge(self, answer: Tensor, posed: Posed, noise: Noise, progress: float) -> dict[str, Tensor]:
+    def _judge(self, answer: Tensor, posed: NoisyLevel, noise: Noise, progress: float) -> dict[str, Tensor]:
         """The model's losses at a level, (B,) each."""
         weights, terms = self.loss.weights(self.path)[posed.level - 1], dict[str, Tensor]()
         if weights.fidelity:
@@ -223,7 +223,9 @@ class Pyramid:
             terms["adversarial"] = weights.adversarial * functional.softplus(-logits)
         return terms
 
-    def _contested(self, fake: Tensor, posed: Posed, noise: Noise, progress: float, due: bool) -> dict[str, Tensor]:
+    def _contested(
+        self, fake: Tensor, posed: NoisyLevel, noise: Noise, progress: float, due: bool
+    ) -> dict[str, Tensor]:
         """The discriminator's losses at a level, (B,) each; the penalty is zero unless it is ``due``."""
         weights = self.loss.weights(self.path)[posed.level - 1]
         terms = {"fake": 0.5 * functional.softplus(self._asked(fake, posed, noise, "fake", progress))}
@@ -237,23 +239,23 @@ class Pyramid:
             terms["penalty"] = torch.zeros_like(terms["real"])  # the mean over steps is that of all of them
         return terms
 
-    def _asked(self, images: Tensor, posed: Posed, noise: Noise, key: str, progress: float) -> Tensor:
+    def _asked(self, images: Tensor, posed: NoisyLevel, noise: Noise, key: str, progress: float) -> Tensor:
         """D(images + ν), (B,), in float32."""
         assert self.rival is not None
         std = self.loss.blur * 0.99 ** (_FADING * progress)
         if std:
-            images = images + std * noise.white(("shown", key, posed.level), images.shape[1:]).to(images)
-        time = torch.full((len(images),), self.path.clock(float(posed.level)), device=images.device)
+            images = images + std * noise.normal(("shown", key, posed.level), images.shape[1:]).to(images)
+        time = torch.full((len(images),), self.path.timestep_of(float(posed.level)), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
             return self.rival(images.float(), time, posed.cond.get("label"))
 
-    def _answer(self, model: Denoiser, posed: Posed) -> Tensor:
+    def _answer(self, model: Denoiser, posed: NoisyLevel) -> Tensor:
         """ĝ, in float32."""
         raw = model.raw(posed.x, float(posed.level), posed.cond)
-        estimate = model.reading.read(model.path, posed.x, float(posed.level), raw.float())
+        estimate = model.parameterization.to_estimate(model.path, posed.x, float(posed.level), raw.float())
         return estimate.clean / self.path.scale(posed.level - 1)
 
-    def _pose(self, model: Denoiser, level: int, batch: Examples, noise: Noise) -> Posed:
+    def _pose(self, model: Denoiser, level: int, batch: TrainBatch, noise: Noise) -> NoisyLevel:
         path = model.path
         if not isinstance(path, PyramidPath):
             raise PathError(f"the objective of a pyramid needs a PyramidPath, got {type(path).__name__}")
@@ -261,16 +263,16 @@ class Pyramid:
             raise PathError(
                 "the objective's path is not the denoiser's: build it with PyramidLoss.on(denoiser.path, …)"
             )
-        event = path.event(batch.clean.shape[1:], level)
-        x = path.diffuse(batch.clean, level, noise.white(("noise", level), event).to(batch.clean, non_blocking=True))
+        event = path.state_shape(batch.clean.shape[1:], level)
+        x = path.diffuse(batch.clean, level, noise.normal(("noise", level), event).to(batch.clean, non_blocking=True))
         cond = batch.cond
         if cond and self.loss.drop > 0.0:
-            cond = without(cond, noise.uniforms("drop") < self.loss.drop)
+            cond = without(cond, noise.uniform_per_sample("drop") < self.loss.drop)
         below = path.down(batch.clean, 0, level - 1) / path.scale(level - 1)
         times = torch.full((len(x),), float(level), dtype=torch.float64)
-        return Posed(level=level, x=x, below=below, times=times, cond=cond)
+        return NoisyLevel(level=level, x=x, below=below, times=times, cond=cond)
 
-    def _levels(self, noise: Noise, key: str, batch: Examples, heard: Sequence[float] = ()) -> list[int]:
+    def _levels(self, noise: Noise, key: str, batch: TrainBatch, heard: Sequence[float] = ()) -> list[int]:
         """The levels of a step, of those ``heard``: a function of the seed and of the first sample's position."""
         heard = heard or (1.0,) * self.path.levels
         if self.loss.draw == "all":

@@ -13,7 +13,7 @@ from torch.nn import functional
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..randomness import Noise
-from .base import Examples, Losses
+from .base import Losses, TrainBatch
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
@@ -74,7 +74,7 @@ class Reconstructing:
     metric: Metric | None = None
     rival: nn.Module | None = None
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
         del progress
         loss, image = self.loss, batch.clean
@@ -92,7 +92,7 @@ class Reconstructing:
         watched = {"psnr": 10.0 * (4.0 / power).log10(), "latent_std": mean.detach().flatten(1).std(1)}
         return Losses(terms=terms, times=torch.zeros(len(image), dtype=torch.float64), watched=watched)
 
-    def contest(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses | None:
+    def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
         """The critic's hinge loss on pictures and their reconstructions (Lim & Ye 2017)."""
         del progress
         if self.rival is None or not self.begun(batch):
@@ -106,7 +106,7 @@ class Reconstructing:
         }
         return Losses(terms=terms, times=torch.zeros(len(real), dtype=torch.float64))
 
-    def begun(self, batch: Examples) -> bool:
+    def begun(self, batch: TrainBatch) -> bool:
         """Whether the critic has its say about this batch."""
         return min(batch.positions) >= self.loss.adversarial_from
 
@@ -128,7 +128,7 @@ def asked(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor
     """The network's answer about pictures, with the noise of these samples for its latents."""
     inner = unwrapped(net)
     shape = inner.latent_shape(image.shape[1:])
-    white = noise.white("latent", shape).to(image, non_blocking=True)
+    white = noise.normal("latent", shape).to(image, non_blocking=True)
     return net(image, image.new_zeros(len(image)), noise=white)
 
 

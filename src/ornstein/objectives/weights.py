@@ -21,7 +21,7 @@ WeightName = Literal["auto", "none", "min-snr", "edm"]
 def slope(reading: Parameterization, path: Path, t: Tensor) -> Tensor:
     """g(t) = ∂x̂_0/∂raw, shape (B,): x̂_0 is affine in the raw output, so its value at x = 0, raw = 1."""
     one = torch.ones(t.shape[0], 1, dtype=torch.float64)
-    return reading.read(path, torch.zeros_like(one), t, one).clean[:, 0]
+    return reading.to_estimate(path, torch.zeros_like(one), t, one).clean[:, 0]
 
 
 def weight(

@@ -32,12 +32,12 @@ class Path(Protocol):
     """The forward law of a diffusion: what every sampler may rely on."""
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(clean, prior): the first and the last time."""
         ...
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """The least noisy time at which a network is trained or asked; grids jump from there to ``span[0]``."""
         ...
 
@@ -45,15 +45,15 @@ class Path(Protocol):
         """Raise `GridError` unless the path is defined at time t."""
         ...
 
-    def event(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
+    def state_shape(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
         """Shape (without batch) of the state at t, when a state at time ``at`` (default: clean) has ``shape``."""
         ...
 
-    def given(self, cond: Cond) -> Path:
+    def with_condition(self, cond: Cond) -> Path:
         """The path under a condition; itself unless the law depends on the condition."""
         ...
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """The time number that a network on this path is fed by default."""
         ...
 
@@ -62,7 +62,7 @@ class Path(Protocol):
         ...
 
     def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
-        """x_t given x_0; ``white`` has the shape of x_t."""
+        """x_t given x_0; ``normal`` has the shape of x_t."""
         ...
 
     def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
@@ -91,12 +91,12 @@ class LocationPath(ABC):
 
     @property
     @abstractmethod
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(clean, prior)."""
 
     @property
     @abstractmethod
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """The least noisy time at which a network is asked."""
 
     @abstractmethod
@@ -112,16 +112,16 @@ class LocationPath(ABC):
         """Factor from x_s − m_s to x_t − m_t in the transition s → t."""
 
     @abstractmethod
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """The time number that a network on this path is fed by default."""
 
-    def located(self, estimate: Estimate, t: Time) -> Tensor:
+    def mean_of(self, estimate: Estimate, t: Time) -> Tensor:
         """E[x_t | x_0] at the estimate; a path with a further unknown reads it from ``estimate.extras``."""
         return self.mean(estimate.clean, t)
 
-    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+    def ddim_step(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
         """m_s + keep·(x − m_t) with m = E[· | x̂_0]: the posterior's mean, and DDIM's step for keep = std_s/std_t."""
-        return self.located(estimate, s) + keep * (x - self.located(estimate, estimate.t))
+        return self.mean_of(estimate, s) + keep * (x - self.mean_of(estimate, estimate.t))
 
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
         """x_0 from x_t and z; only an affine path can solve its mean for x_0."""
@@ -143,23 +143,23 @@ class LocationPath(ABC):
 
     def check(self, t: float) -> None:
         """Raise `GridError` unless t lies in the span."""
-        low, high = self.span
+        low, high = self.t_range
         if not low <= t <= high:
             raise GridError(f"time {t} is outside the span [{low:g}, {high:g}] of {type(self).__name__}: clip the grid")
 
-    def event(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
+    def state_shape(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
         """The state keeps its shape."""
         del t, at
         return torch.Size(shape)
 
-    def given(self, cond: Cond) -> Self:
+    def with_condition(self, cond: Cond) -> Self:
         """The law does not depend on the condition."""
         del cond
         return self
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """std(t)·z, the law of x_t once the mean has died out or is small beside the noise."""
-        return noise.white("prior", shape) * self.std(self.span[1] if t is None else t)
+        return noise.normal("prior", shape) * self.std(self.t_range[1] if t is None else t)
 
     def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
         """mean(x_0, t) + std(t)·z."""
@@ -188,7 +188,7 @@ class LocationPath(ABC):
     def posterior(self, x: Tensor, estimate: Estimate, t: float, s: float) -> Gaussian:
         """See the class's formula."""
         slope = self.gain(s, t) * (self.std(s) / self.std(t)) ** 2
-        mean = self.carried(x, estimate, slope, s)
+        mean = self.ddim_step(x, estimate, slope, s)
         return Gaussian(mean=mean, root=self.bridge_std(t, s))
 
 
@@ -242,11 +242,11 @@ class AffinePath(LocationPath):
         """σ/α; infinite at pure noise."""
         return scalars.divide(self.sigma(t), self.alpha(t))
 
-    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+    def ddim_step(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
         """keep·x + (α_s − keep·α_t)·x̂_0 in two passes: straight from the noise, if the estimate holds that alone."""
         t, noise = estimate.t, estimate.held("noise")
         if isinstance(t, Tensor):
-            return LocationPath.carried(self, x, estimate, keep, s)
+            return LocationPath.ddim_step(self, x, estimate, keep, s)
         alpha = self.alpha(t)
         weight = self.alpha(s) - keep * alpha
         if noise is None or x is not estimate.x or alpha == 0.0 or estimate.held("clean") is not None:

@@ -14,18 +14,18 @@ from .base import AffinePath
 class Flow(AffinePath):
     """x_t = (1 − t)·x_0 + t·z, t in [0, 1]; the velocity is z − x_0 and networks are fed 1000·t."""
 
-    floor: float = 1e-3  # pyright: ignore[reportIncompatibleMethodOverride]
+    t_min: float = 1e-3  # pyright: ignore[reportIncompatibleMethodOverride]
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.floor < 1.0:
-            raise ConfigError(f"the floor of a Flow lies inside (0, 1), got {self.floor}")
+        if not 0.0 < self.t_min < 1.0:
+            raise ConfigError(f"the floor of a Flow lies inside (0, 1), got {self.t_min}")
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(0, 1)."""
         return 0.0, 1.0
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """1000·t."""
         return 1000.0 * t
 

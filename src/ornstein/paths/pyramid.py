@@ -104,12 +104,12 @@ class PyramidPath:
         return len(self.alphas)
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(0, L)."""
         return 0.0, float(self.levels)
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """Level 1."""
         return 1.0
 
@@ -146,7 +146,7 @@ class PyramidPath:
         """H_t ⋯ H_{s+1} x: from the size of level s to that of level t; `PathError` for sides that do not fit."""
         if not self.kernel:
             return shrink(x, self.factor(s, t))
-        self.event(x.shape[1:], t, at=s)
+        self.state_shape(x.shape[1:], t, at=s)
         for blur in self.blurs[self._level(s) : self._level(t)]:
             x = x if blur is None else blur.down(x)
         return x
@@ -164,7 +164,7 @@ class PyramidPath:
         if not (0 <= t <= self.levels and float(t).is_integer()):
             raise GridError(f"PyramidPath lives on the whole levels 0 … {self.levels}, got time {t}")
 
-    def event(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
+    def state_shape(self, shape: Sequence[int], t: float, at: float | None = None) -> torch.Size:
         """(C, H, W) at level t."""
         start = 0.0 if at is None else at
         if len(shape) < 2:
@@ -180,19 +180,19 @@ class PyramidPath:
             )
         return torch.Size([*lead, height // factor, width // factor])
 
-    def given(self, cond: Cond) -> PyramidPath:
+    def with_condition(self, cond: Cond) -> PyramidPath:
         """The law does not depend on the condition."""
         del cond
         return self
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """(t − ½)/L, the published networks' time."""
         return (t - 0.5) / self.levels
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """σ̃_t·z at the level's resolution (std 0.3 at the published end: not 1)."""
-        level = self.span[1] if t is None else t
-        return self._coloured(noise.white("prior", self.event(shape, level)), self._level(level))
+        level = self.t_range[1] if t is None else t
+        return self._coloured(noise.normal("prior", self.state_shape(shape, level)), self._level(level))
 
     def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
         """ᾱ_t·H^t x_0 + σ̃_t·z; one level for the whole batch, because shapes differ between levels."""
@@ -292,9 +292,9 @@ class PyramidPath:
 
     def _at_level(self, clean: Tensor, x: Tensor, t: float, s: float) -> Tensor:
         """H^s x_0 from an estimate that stands at level s or nearer to the image."""
-        target = self.event(x.shape[1:], s, at=t)
+        target = self.state_shape(x.shape[1:], s, at=t)
         for level in range(self._level(s), -1, -1):
-            if clean.shape[-2:] == self.event(x.shape[1:], level, at=t)[-2:]:
+            if clean.shape[-2:] == self.state_shape(x.shape[1:], level, at=t)[-2:]:
                 return self.down(clean, level, s)
         raise PathError(
             f"the estimate at level {t:g} is {tuple(clean.shape[-2:])}, too small for level {s:g} "

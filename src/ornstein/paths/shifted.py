@@ -46,22 +46,22 @@ class ShiftedPath(LocationPath):
         object.__setattr__(self, "cond", dict(self.cond))
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """The base's span."""
-        return self.base.span
+        return self.base.t_range
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """The base's floor."""
-        return self.base.floor
+        return self.base.t_min
 
-    def given(self, cond: Cond) -> ShiftedPath:
+    def with_condition(self, cond: Cond) -> ShiftedPath:
         """The path with r bound to this condition."""
         return replace(self, cond=cond)
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """The base's clock."""
-        return self.base.clock(t)
+        return self.base.timestep_of(t)
 
     def strength(self, t: T) -> T:
         """k(t)."""
@@ -74,14 +74,14 @@ class ShiftedPath(LocationPath):
         """α·x_0 + k·r(x_0, c, t)."""
         return self.base.mean(clean, t) + self._bias(self.shift(clean, self.cond, t), t)
 
-    def located(self, estimate: Estimate, t: Time) -> Tensor:
+    def mean_of(self, estimate: Estimate, t: Time) -> Tensor:
         """The same at an estimate, with its own prediction of r if it has one."""
         return self.base.mean(estimate.clean, t) + self._bias_at(estimate, t)
 
-    def carried(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
+    def ddim_step(self, x: Tensor, estimate: Estimate, keep: float, s: float) -> Tensor:
         """The base's, plus b_s − keep·b_t with the bias b = k·r at the estimate."""
         bias = self._bias_at(estimate, s) - keep * self._bias_at(estimate, estimate.t)
-        return self.base.carried(x, estimate, keep, s) + bias
+        return self.base.ddim_step(x, estimate, keep, s) + bias
 
     def std(self, t: T) -> T:
         """The base's σ(t)."""
@@ -104,7 +104,7 @@ class ShiftedPath(LocationPath):
         """gain·(x_s − b_s) + b_t + spread·z with b = k·r(x_0, c, ·)."""
         if clean is None:
             raise PathError("ShiftedPath.renoise needs the clean sample (or an estimate): pass clean=")
-        if self.bend == "data" and s == self.span[0]:
+        if self.bend == "data" and s == self.t_range[0]:
             raise PathError("bend='data' moves the data itself: a climb cannot start at the clean end")
         gain, spread = expand(self.gain(s, t), x), expand(self.spread(s, t), x)
         return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * white
@@ -114,7 +114,7 @@ class ShiftedPath(LocationPath):
         draw = self.base.prior(noise, shape, t)
         if self.bend != "prior":
             return draw
-        end = self.span[1] if t is None else t
+        end = self.t_range[1] if t is None else t
         return draw + self._bias(self.shift(torch.zeros_like(draw), self.cond, end), end)
 
     def _bias_at(self, estimate: Estimate, t: Time) -> Tensor:

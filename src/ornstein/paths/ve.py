@@ -25,16 +25,16 @@ class VE(AffinePath):
             raise ConfigError(f"need 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(0, sigma_max)."""
         return 0.0, self.sigma_max
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """sigma_min."""
         return self.sigma_min
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """log(σ)/4."""
         return 0.25 * scalars.log(t)
 

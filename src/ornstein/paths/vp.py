@@ -34,12 +34,12 @@ class Schedule(Protocol):
     """log α as a function of time, its slope and its inverse."""
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(clean, prior)."""
         ...
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """The least noisy time at which a network is asked."""
         ...
 
@@ -55,7 +55,7 @@ class Schedule(Protocol):
         """Inverse of `log_alpha`."""
         ...
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """The time number that a network is fed."""
         ...
 
@@ -66,8 +66,8 @@ class Linear:
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    span: tuple[float, float] = (0.0, 1.0)
-    floor: float = 1e-3
+    t_range: tuple[float, float] = (0.0, 1.0)
+    t_min: float = 1e-3
 
     def __post_init__(self) -> None:
         if not 0.0 < self.beta_min < self.beta_max < math.inf:
@@ -87,7 +87,7 @@ class Linear:
         slope = self.beta_max - self.beta_min
         return 2.0 * area / (self.beta_min + scalars.sqrt(self.beta_min**2 + 2.0 * slope * area))
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """1000·t."""
         return 1000.0 * t
 
@@ -98,8 +98,8 @@ class ScaledLinear:
 
     beta_min: float = 0.85
     beta_max: float = 12.0
-    span: tuple[float, float] = (0.0, 1.0)
-    floor: float = 1e-3
+    t_range: tuple[float, float] = (0.0, 1.0)
+    t_min: float = 1e-3
 
     def __post_init__(self) -> None:
         if not 0.0 < self.beta_min < self.beta_max < math.inf:
@@ -124,7 +124,7 @@ class ScaledLinear:
         a, b = self._ends()
         return (scalars.cbrt(a**3 - 6.0 * (b - a) * log_alpha) - a) / (b - a)
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """1000·t."""
         return 1000.0 * t
 
@@ -134,12 +134,12 @@ class Cosine:
     """α(t) = cos θ(t) / cos θ(0), θ(t) = (t + offset)/(1 + offset)·π/2; cut before α vanishes."""
 
     offset: float = 0.008
-    span: tuple[float, float] = (0.0, 0.999)
-    floor: float = 1e-3
+    t_range: tuple[float, float] = (0.0, 0.999)
+    t_min: float = 1e-3
 
     def __post_init__(self) -> None:
-        if not (self.offset > 0.0 and self.span[1] < 1.0):
-            raise ConfigError(f"need offset > 0 and a span that ends before 1, got {self.offset} and {self.span}")
+        if not (self.offset > 0.0 and self.t_range[1] < 1.0):
+            raise ConfigError(f"need offset > 0 and a span that ends before 1, got {self.offset} and {self.t_range}")
 
     def _theta(self, t: T) -> T:
         return (t + self.offset) * (0.5 * math.pi / (1.0 + self.offset))
@@ -160,7 +160,7 @@ class Cosine:
         theta = scalars.acos(math.cos(self._theta(0.0)) * scalars.exp(log_alpha))
         return theta / (0.5 * math.pi / (1.0 + self.offset)) - self.offset
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """1000·t."""
         return 1000.0 * t
 
@@ -185,12 +185,12 @@ class Table:
             raise ConfigError(f"the last beta of a table may be at most 1, got {self.betas[-1]}: check its range")
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(0, 1)."""
         return 0.0, 1.0
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """1/N, the first trained step."""
         return 1.0 / len(self.betas)
 
@@ -266,7 +266,7 @@ class Table:
             return found - torch.expm1((log_alpha - last).clamp_max(0.0)) / count
         return found - scalars.expm1(min(log_alpha - last, 0.0)) / count
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """N·t − 1, the index of the step."""
         return float(len(self.betas)) * t - 1.0
 
@@ -319,18 +319,18 @@ class VP(AffinePath):
         return cls.from_betas(betas.tolist())
 
     @property
-    def span(self) -> tuple[float, float]:
+    def t_range(self) -> tuple[float, float]:
         """(0, end of the schedule)."""
-        return self.schedule.span
+        return self.schedule.t_range
 
     @property
-    def floor(self) -> float:
+    def t_min(self) -> float:
         """The schedule's least noisy trained time."""
-        return self.schedule.floor
+        return self.schedule.t_min
 
-    def clock(self, t: T) -> T:
+    def timestep_of(self, t: T) -> T:
         """1000·t for a continuous schedule, the table's index otherwise."""
-        return self.schedule.clock(t)
+        return self.schedule.timestep_of(t)
 
     def alpha(self, t: T) -> T:
         """exp of the schedule's log α."""
@@ -357,4 +357,4 @@ class VP(AffinePath):
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """Unit normal at every time: data of unit variance keeps the variance of the state."""
         del t
-        return noise.white("prior", shape)
+        return noise.normal("prior", shape)

@@ -35,7 +35,7 @@ from ..metrics.pairs import PLAIN, Distance
 from ..metrics.pairs import distance as distance_named
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
-from ..runs import Run
+from ..runs import TrainedModel
 from ..scalars import sigmoid
 from ..storage.files import digest, read_json, write_json
 from .table import FORMAT, VERSION, Table, suffix_of
@@ -80,7 +80,7 @@ def one_step(denoiser: DenoiserLike, clean: Tensor, white: Tensor, log_snr: floa
 
 def _level(denoiser: DenoiserLike, log_snr: float) -> tuple[AffinePath, float]:
     path = affine_path(denoiser.path, "the minority score")
-    low, high = path.log_snr(path.span[1]), path.log_snr(path.floor)
+    low, high = path.log_snr(path.t_range[1]), path.log_snr(path.t_min)
     if not low <= log_snr <= high:
         raise UsageError(
             f"log-SNR {log_snr:g} is outside of what this model was trained on, {low:.4g} to {high:.4g}: choose another"
@@ -91,11 +91,11 @@ def _level(denoiser: DenoiserLike, log_snr: float) -> tuple[AffinePath, float]:
 def rarities(denoiser: DenoiserLike, clean: Tensor, noise: Noise, recipe: Recipe, distance: Distance) -> Tensor:
     """The scores (B,) float64 on the host of images ``clean`` (B, *event), in [−1, 1] for a clamped score.
 
-    Draw j uses ``noise.white(("rarity", j))``.
+    Draw j uses ``noise.normal(("rarity", j))``.
     """
     total = torch.zeros(len(clean), dtype=torch.float64)
     for draw in range(recipe.draws):
-        white = noise.white(("rarity", draw), clean.shape[1:]).to(clean)
+        white = noise.normal(("rarity", draw), clean.shape[1:]).to(clean)
         found = one_step(denoiser, clean, white, recipe.log_snr)
         if recipe.clamp is not None:
             found = found.clamp(-recipe.clamp, recipe.clamp)
@@ -105,7 +105,7 @@ def rarities(denoiser: DenoiserLike, clean: Tensor, noise: Noise, recipe: Recipe
 
 
 def score(
-    run: Run,
+    run: TrainedModel,
     source: Source,
     out: str | Path,
     recipe: Recipe | None = None,
@@ -172,7 +172,7 @@ def score(
 Row = tuple[str, float | None, int]
 
 
-def _block(run: Run, source: Source, block: int, recipe: Recipe, distance: Distance) -> list[Row]:
+def _block(run: TrainedModel, source: Source, block: int, recipe: Recipe, distance: Distance) -> list[Row]:
     """Name, score and label of the images of one group. The network always sees a full group."""
     indices = range(block * GROUP, min((block + 1) * GROUP, len(source)))
     found = [_read(source, i) for i in indices]
@@ -207,18 +207,18 @@ def _read(source: Source, index: int) -> Example | str:
         return error.name
 
 
-def _told(run: Run, examples: list[Example]) -> DenoiserLike:
+def _told(run: TrainedModel, examples: list[Example]) -> DenoiserLike:
     """The denoiser under the conditions of the images."""
     if run.condition == "label":
-        return run.denoiser.given(run.cond(labels=[example.label for example in examples]))
+        return run.denoiser.with_condition(run.cond(labels=[example.label for example in examples]))
     if run.condition == "text":
-        return run.denoiser.given(run.cond(captions=[example.caption for example in examples]))
+        return run.denoiser.with_condition(run.cond(captions=[example.caption for example in examples]))
     return run.denoiser
 
 
-def _check_data(run: Run, source: Source) -> None:
+def _check_data(run: TrainedModel, source: Source) -> None:
     """Raise `UsageError` for data of another size or other labels than the run's."""
-    if not isinstance(run, Run):  # pyright: ignore[reportUnnecessaryIsInstance] - a pipeline, from the command line
+    if not isinstance(run, TrainedModel):  # pyright: ignore[reportUnnecessaryIsInstance] - a pipeline, from the command line
         raise UsageError("only runs of ornstein train can score images: give one of them")
     if run.picture[1:] != (source.size, source.size):
         raise UsageError(f"{run.folder} makes images of {run.picture[-1]} pixels, not {source.size}: open the data so")
@@ -226,7 +226,7 @@ def _check_data(run: Run, source: Source) -> None:
         raise UsageError(f"{run.folder} knows other labels than {source.name}: score the data it was trained on")
 
 
-def _header(run: Run, source: Source, recipe: Recipe, distance: str) -> dict[str, Any]:
+def _header(run: TrainedModel, source: Source, recipe: Recipe, distance: str) -> dict[str, Any]:
     """What the table says of itself."""
     return {
         "format": FORMAT,
@@ -254,7 +254,7 @@ def _header(run: Run, source: Source, recipe: Recipe, distance: str) -> dict[str
     }
 
 
-def _weights(run: Run) -> str:
+def _weights(run: TrainedModel) -> str:
     """Digest of the weights."""
     state = hashlib.blake2b(digest_size=16)
     for name, value in run.model.state_dict().items():

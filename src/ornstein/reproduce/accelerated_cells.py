@@ -51,7 +51,7 @@ class Printed:
         del memory
         a, b = (path.alpha(time) ** 2 for time in (step.t, step.s))
         alpha, beta = a / b, 1.0 - a / b
-        one, two = (noise.white((name, step.index), x.shape[1:]) for name in ("one", "two"))
+        one, two = (noise.normal((name, step.index), x.shape[1:]) for name in ("one", "two"))
         if self.form == "ddpm":
             estimate = yield Query(x, step.t)
             return (x + beta * estimate.score + math.sqrt(beta) * one) / math.sqrt(alpha)
@@ -90,13 +90,13 @@ class Stretched:
         """One question to the inner denoiser."""
         return Estimate(x, t, self.path, noise=self.factor * self.inner(x, t).noise)
 
-    def given(self, cond: Cond) -> Stretched:
+    def with_condition(self, cond: Cond) -> Stretched:
         """Bound inside."""
-        return Stretched(self.inner.given(cond), self.factor)
+        return Stretched(self.inner.with_condition(cond), self.factor)
 
-    def many(self, x: Tensor, t: Time, conds: Any) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Any) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def gaussian(

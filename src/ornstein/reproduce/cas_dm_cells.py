@@ -20,7 +20,7 @@ from ..denoisers import Denoiser
 from ..guidance import Threshold
 from ..metrics.perceptual import lpips
 from ..networks import UNetConfig
-from ..objectives import CascadeLoss, Denoising, Examples, Losses, Objective
+from ..objectives import CascadeLoss, Denoising, Losses, Objective, TrainBatch
 from ..randomness import Noise
 from ..training import Every, Optimizer, TrainConfig, train
 from ..training.cas_dm import CascadeConfig
@@ -42,14 +42,16 @@ class MetricLoss:
     metric: Callable[[Tensor, Tensor], Tensor]
     weight: float = 1.0
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """Terms ``denoising`` and ``metric``."""
         del progress
-        asked = self.denoising.pose(model.path, batch, noise)
+        asked = self.denoising.make_noisy_batch(model.path, batch, noise)
         raw = model.raw(asked.x, asked.t, asked.cond)
-        implied = Cascade(front=model.reading).start(model.reading.read(model.path, asked.x, asked.t, raw.float()))
+        implied = Cascade(front=model.parameterization).start(
+            model.parameterization.to_estimate(model.path, asked.x, asked.t, raw.float())
+        )
         terms = {
-            "denoising": self.denoising.error(model.reading, model.path, asked, raw),
+            "denoising": self.denoising.error(model.parameterization, model.path, asked, raw),
             "metric": self.weight * self.metric(implied, asked.clean),
         }
         return Losses(terms=terms, times=asked.t)
@@ -113,7 +115,7 @@ def operations(arm: str, size: int) -> float:
     config = configuration(arm, Path("unused"), 0, 512, size)
     spec = config.specify(open_source(DATA, size=size, limit=2))
     model, objective = spec.build(0), config.loss_for(spec, torch.device("cpu"))
-    batch = Examples(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
+    batch = TrainBatch(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
     with FlopCounterMode(display=False) as counter:
         objective(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()
     return counter.get_total_flops() / len(rows)

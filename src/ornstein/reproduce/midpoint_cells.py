@@ -88,8 +88,8 @@ def plateau(error: float, evaluations: int, draws: int, seed: int) -> float:
 class Together(ExactDenoiser):
     """An exact denoiser that answers at many times in one evaluation."""
 
-    def at_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
-        """See `ornstein.denoisers.Denoiser.at_times`."""
+    def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+        """See `ornstein.denoisers.Denoiser.predict_times`."""
         rows = x.shape[1]
         gain, std = ([float(f(t)) for t in times] for f in (lambda t: gain_of(self.path, t), self.path.sigma))  # type: ignore[attr-defined]
         both = [torch.tensor(c, dtype=torch.float64).repeat_interleave(rows) for c in (gain, std)]

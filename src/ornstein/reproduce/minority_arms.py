@@ -103,7 +103,7 @@ def steps_of(arm: Arm, evaluations: int) -> int:
 
 
 @dataclass(slots=True)
-class Asked:
+class CountedClassifier:
     """A rarity classifier that counts what it is asked, images times passes, forward and backward."""
 
     inner: RarityClassifier
@@ -124,15 +124,17 @@ class Asked:
         return self.inner.log_likelihood(state, log_snr, target, label)
 
 
-def guided(arm: Arm, grid: grids.Grid, rare: Callable[[], RarityClassifier]) -> tuple[Guidance, Asked | None]:
+def guided(
+    arm: Arm, grid: grids.Grid, rare: Callable[[], RarityClassifier]
+) -> tuple[Guidance, CountedClassifier | None]:
     """The guidance of an arm, and the classifier that counts, if it has one."""
     if arm.method == "self":
         return guide.SelfMinority(scale=arm.weight, distance="squared", every=EVERY, grid=grid), None
     if arm.method != "noisy":
         return lambda plain: plain, None
-    asked = Asked(rare())
+    asked = CountedClassifier(rare())
     rule: Guidance = guide.Minority(asked, target=arm.target, weight=arm.weight)
-    return guide.within(rule, log_snr=WINDOWS[arm.window]) if arm.window else rule, asked
+    return guide.interval(rule, log_snr=WINDOWS[arm.window]) if arm.window else rule, asked
 
 
 def pictures(

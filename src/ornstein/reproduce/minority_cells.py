@@ -18,10 +18,10 @@ import numpy.typing as npt
 from .. import rarity
 from ..data import open_source
 from ..data.joined import Joined
-from ..runs import Run, open_own
+from ..runs import TrainedModel, open_own
 from ..storage.files import digest
 from ..training import Every, Optimizer, TrainConfig, train
-from ..training.rarity import Falling, RarityConfig, RarityLoss
+from ..training.rarity import LinearDecayAdamW, RarityConfig, RarityLoss
 from .cas_dm_cells import SMALL
 
 COUNTS: Mapping[str, int] = {"critters": 3800, "planets": 120, "landscape": 180}
@@ -86,7 +86,7 @@ def based(*, data: str, size: int, seed: int, images: int, files: Path) -> Json:
 
 
 @lru_cache(maxsize=2)
-def model(setting: Setting, files: Path) -> Run:
+def model(setting: Setting, files: Path) -> TrainedModel:
     """The trained model, trained again if its folder was lost."""
     folder = setting.folder(files, "base")
     if not folder.is_dir():
@@ -175,7 +175,7 @@ def teaching(setting: Setting, files: Path) -> RarityConfig:
         seed=setting.seed,
         network=SMALL,
         objective=RarityLoss(),
-        optimizer=Falling(lr=1e-3, warmup=min(1024, setting.taught // 4)),
+        optimizer=LinearDecayAdamW(lr=1e-3, warmup=min(1024, setting.taught // 4)),
         every=Every(log=max(setting.taught // 4, 1), checkpoint=4096, seconds=0, samples=0),
         validate=10**9,
         keep=1,

@@ -89,21 +89,21 @@ class Bulk:
     noise: Noise
     count: int
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """(n, *event)."""
-        return self.noise.white(key, (self.count, *event))[0]
+        return self.noise.normal(key, (self.count, *event))[0]
 
     def uniform(self, key: Key) -> float:
         """One number."""
         return self.noise.uniform(key)
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """Not asked for by the samplers used here."""
         raise NotImplementedError
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """(n, *event)."""
-        return self.noise.increment(key, t0, t1, (self.count, *event))[0]
+        return self.noise.brownian_increment(key, t0, t1, (self.count, *event))[0]
 
     def fork(self, name: str) -> Bulk:
         """Another stream."""

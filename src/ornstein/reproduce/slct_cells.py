@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 
 from ..metrics import Features, Statistics
-from ..objectives import Examples
+from ..objectives import TrainBatch
 from ..randomness import Noise
-from ..runs import Run
+from ..runs import TrainedModel
 from ..storage.files import digest as digest_of
 from .slct_world import (
     DIFFUSION,
@@ -55,7 +55,7 @@ def operations(world: World, arm: str) -> float:
     _, source = encoded(config, data_of(world.data.split("+")[0].split(":")[0], world.size, 2), torch.device("cpu"))
     spec = config.specify(source)
     model, losses = spec.build(0), config.loss_for(spec, torch.device("cpu"))
-    batch = Examples(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
+    batch = TrainBatch(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
     with FlopCounterMode(display=False) as counter:
         losses(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()
     return counter.get_total_flops() / len(rows)
@@ -133,7 +133,7 @@ class Judge:
         self.lite0: Features = features("lite0")
         self.pixels: Features = Pixels()
 
-    def __call__(self, run: Run, name: str, **how: Any) -> Json | None:
+    def __call__(self, run: TrainedModel, name: str, **how: Any) -> Json | None:
         """The numbers of one way of sampling; None for samples that are not finite."""
         from ..data import save_grid
 
@@ -143,7 +143,7 @@ class Judge:
         save_grid(drawn[:SHOWN], self.files / f"{name}.png", 8)
         return self.numbers(drawn)
 
-    def drawn(self, run: Run, count: int, **how: Any) -> Tensor:
+    def drawn(self, run: TrainedModel, count: int, **how: Any) -> Tensor:
         """Decoded samples, always of the same noise."""
         from ..sampling import sample
 
@@ -160,7 +160,7 @@ class Judge:
         found |= measure(flat, self.reference(self.pixels, 0, count), ("fd",)).numbers
         return {name: found[name] for name in (KID, FD, PIXELS, RECALL, COVERAGE)}
 
-    def middle(self, run: Run) -> float:
+    def middle(self, run: TrainedModel) -> float:
         """Of `MIDDLES` the level of the second evaluation whose samples are nearest to pictures kept for this."""
         from ..data import to_uint8
         from ..metrics import measure, statistics

@@ -15,7 +15,7 @@ from ..objectives import ConsistencyLoss
 from ..objectives.distances import DistanceName, distance, square
 from ..objectives.levels import grid
 from ..randomness import Noise
-from ..runs import Run
+from ..runs import TrainedModel
 from ..training import TrainConfig
 from . import slct_world
 
@@ -52,12 +52,12 @@ def tails(*, world: Mapping[str, Any], count: int, files: Path) -> Mapping[str, 
     latents = slct_world.clean(here, files / f"none-{here.key}", count)
     data = slct_world.data_of(here.data, here.size)
     pixels = torch.stack(slct_world.pictures(data, 0, min(count, len(latents), 1024)))
-    normal = Noise.of(0, range(len(latents))).white("tails", latents.shape[1:])
+    normal = Noise.of(0, range(len(latents))).normal("tails", latents.shape[1:])
     return {"latents": heaviness(latents), "pixels": heaviness(pixels), "gaussian": heaviness(normal)}
 
 
 @torch.no_grad()
-def shares(run: Run, config: TrainConfig, clean: Tensor) -> Mapping[str, Any]:
+def shares(run: TrainedModel, config: TrainConfig, clean: Tensor) -> Mapping[str, Any]:
     """How much of a loss is carried by its largest errors, on a trained consistency model.
 
     At each of `LEVELS` the model is asked about ``clean`` (N, c, h, w) at the interval of the last stage there; all
@@ -73,7 +73,7 @@ def shares(run: Run, config: TrainConfig, clean: Tensor) -> Mapping[str, Any]:
     spec: Any = run.spec
     nodes = grid(loss.end, spec.sigma_min, spec.sigma_max, loss.rho)
     c = loss.scale_at(loss.end, clean[0].numel())
-    white = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).white("shares", clean.shape[1:])
+    white = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).normal("shares", clean.shape[1:])
     names: tuple[DistanceName, ...] = get_args(DistanceName)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     heavy: list[float] = []
@@ -109,7 +109,7 @@ def _share(values: Tensor, by: Tensor) -> float:
     return float(values[top].sum() / values.sum().clamp_min(1e-300))
 
 
-def _gap(run: Run, clean: Tensor, white: Tensor, upper: float, lower: float) -> Tensor:
+def _gap(run: TrainedModel, clean: Tensor, white: Tensor, upper: float, lower: float) -> Tensor:
     """f(x_t, t) − f(x_t', t') of samples and their noise."""
     model = run.denoiser
     return model(clean + upper * white, upper).clean - model(clean + lower * white, lower).clean

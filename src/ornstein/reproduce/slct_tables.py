@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .base import Line, Plot, Table, mean_interval
 from .slct_cells import COVERAGE, FD, KID, PIXELS, RECALL, SAMPLERS, STEPS
-from .slct_verdicts import LEAST, NAMES, TIMES, Measured, Run
+from .slct_verdicts import LEAST, NAMES, TIMES, Measured, TrainedModel
 from .slct_world import DIFFUSION, LADDER
 
 Row = list[str | float | int | None]
@@ -25,7 +25,7 @@ def tables(m: Measured) -> list[Table]:
     ]
 
 
-def _cells_of(runs: Sequence[Run], way: str, metric: str) -> Row:
+def _cells_of(runs: Sequence[TrainedModel], way: str, metric: str) -> Row:
     values = [run["at"][way][metric] for run in runs if not run["diverged"] and way in run["at"]]
     if not values:
         return [None, None]

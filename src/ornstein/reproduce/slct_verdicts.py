@@ -40,16 +40,16 @@ _RUNGS = {
 }
 TIMES = ("1", "2")
 
-Run = Mapping[str, Any]
-Value = Callable[[Run], float | None]
+TrainedModel = Mapping[str, Any]
+Value = Callable[[TrainedModel], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """All results: of each arm one a seed, in both conditions; tails and floors by condition."""
 
-    usual: Mapping[str, Sequence[Run]]
-    foreign: Mapping[str, Sequence[Run]]
+    usual: Mapping[str, Sequence[TrainedModel]]
+    foreign: Mapping[str, Sequence[TrainedModel]]
     tails: Mapping[str, Any]
     floors: Mapping[str, Any]
     world: World
@@ -59,7 +59,7 @@ class Measured:
 def at(*ways: str, metric: str = KID) -> Value:
     """A run's mean logarithm of a metric over these ways of sampling; None where it diverged."""
 
-    def value(run: Run) -> float | None:
+    def value(run: TrainedModel) -> float | None:
         if run["diverged"] or not run["at"]:
             return None
         return statistics.fmean(math.log(max(run["at"][way][metric], LEAST)) for way in ways)
@@ -70,14 +70,16 @@ def at(*ways: str, metric: str = KID) -> Value:
 def best(steps: int, metric: str = KID) -> Value:
     """The same of the better one of the diffusion model's samplers."""
 
-    def value(run: Run) -> float | None:
+    def value(run: TrainedModel) -> float | None:
         found = [at(f"{name} {steps}", metric=metric)(run) for name in SAMPLERS]
         return min((one for one in found if one is not None), default=None)
 
     return value
 
 
-def compared(ours: Sequence[Run], a: Value, theirs: Sequence[Run], b: Value) -> tuple[list[float], int, int]:
+def compared(
+    ours: Sequence[TrainedModel], a: Value, theirs: Sequence[TrainedModel], b: Value
+) -> tuple[list[float], int, int]:
     """Differences of the seeds where both have a number; how many seeds lack ours alone, and how many theirs alone."""
     pairs = [(a(one), b(other)) for one, other in zip(ours, theirs, strict=True)]
     values = [x - y for x, y in pairs if x is not None and y is not None]
@@ -254,7 +256,7 @@ def _weigh(m: Measured, world: str) -> Finding:
     """How much the largest errors weigh under both distances, of the same errors."""
 
     def share(name: str, what: str = "gradient") -> Value:
-        def value(run: Run) -> float | None:
+        def value(run: TrainedModel) -> float | None:
             return None if not run["shares"] else math.log(max(run["shares"]["distances"][name][what], 1e-9))
 
         return value

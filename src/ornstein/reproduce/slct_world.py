@@ -62,7 +62,7 @@ def clean(world: World, out: Path, count: int) -> Tensor:
     stack = torch.stack([source[i].image for i in rows])
     moments = moments_of(stack, codec.channels)
     assert moments is not None
-    return moments.draw(Noise.of(SAMPLE_SEED, rows).white("latent", moments.mean.shape[1:]))
+    return moments.draw(Noise.of(SAMPLE_SEED, rows).normal("latent", moments.mean.shape[1:]))
 
 
 @lru_cache(maxsize=4)

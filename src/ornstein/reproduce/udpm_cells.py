@@ -25,7 +25,7 @@ from ..interpolation import Between, Varied, level_key
 from ..metrics import Statistics
 from ..networks import UNetConfig, build
 from ..networks.discriminator import DiscriminatorConfig
-from ..objectives import Examples
+from ..objectives import TrainBatch
 from ..objectives.pyramid import Pyramid, PyramidLoss
 from ..randomness import Noise
 from ..training import Every, Optimizer, TrainConfig
@@ -114,7 +114,7 @@ def operations(arm: str, size: int, width: int) -> float:
             continue
         for lazy, part in ((1, 1.0 / LAZY), (10**12, 1.0 - 1.0 / LAZY)):  # steps with the penalty, and those without
             one = replace(losses, loss=replace(alone, lazy=lazy))
-            both = _counted(lambda batch, noise, one=one: one.contest(model, batch, noise, 0.5), spec.shape)
+            both = _counted(lambda batch, noise, one=one: one.discriminator_loss(model, batch, noise, 0.5), spec.shape)
             total += share * part * both
     return total
 
@@ -123,7 +123,7 @@ def _counted(losses: Any, shape: tuple[int, ...]) -> float:
     from torch.utils.flop_counter import FlopCounterMode
 
     rows = (0, 1)
-    batch = Examples(clean=torch.zeros(2, *shape), cond={}, positions=rows)
+    batch = TrainBatch(clean=torch.zeros(2, *shape), cond={}, positions=rows)
     with FlopCounterMode(display=False) as counter:
         losses(batch, Noise.of(0, rows)).total.backward()
     return counter.get_total_flops() / len(rows)

@@ -79,7 +79,7 @@ class Draws:
     rows: int
     name: str = ""
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """(rows, *event), float64."""
         return torch.from_numpy(self._generator("white", key).standard_normal((self.rows, *event)))
 
@@ -87,11 +87,11 @@ class Draws:
         """One number for all."""
         return float(self._generator("uniform", key).random())
 
-    def uniforms(self, key: Key) -> Tensor:
+    def uniform_per_sample(self, key: Key) -> Tensor:
         """One number a sample."""
         return torch.from_numpy(self._generator("uniforms", key).random(self.rows))
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         """Brownian paths need more than one generator a key."""
         raise UsageError(f"no Brownian path here ({key!r}, {t0} to {t1}, {tuple(event)}): use Noise")
 
@@ -127,7 +127,7 @@ class Problem:
     def observed(self, seed: int) -> Tensor:
         """y (1, seen) of a fresh draw."""
         noise = Noise.of(seed, range(1), dtype=torch.float64)
-        return self.target.sample(noise, "truth") @ self.matrix.T + self.std * noise.white("y", (self.seen,))
+        return self.target.sample(noise, "truth") @ self.matrix.T + self.std * noise.normal("y", (self.seen,))
 
     @property
     def prior_variance(self) -> float:

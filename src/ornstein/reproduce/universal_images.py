@@ -196,13 +196,13 @@ class Counted:
         del gradient
         self.gradients += 1
 
-    def given(self, cond: Cond) -> DenoiserLike:
+    def with_condition(self, cond: Cond) -> DenoiserLike:
         """Bound, and counted no longer."""
-        return self.inner.given(cond)
+        return self.inner.with_condition(cond)
 
-    def many(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """One answer a condition."""
-        return [self.given(cond)(x, t) for cond in conds]
+        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 # ---------------------------------------------------------------------------------------- what all cells look at
@@ -302,7 +302,7 @@ def classifier(*, noisy: bool, batches: int = 250) -> Classifier:
         labels = torch.tensor([example.label for example in chosen])
         log_snr = torch.full((32,), _CLEAN)
         if noisy:
-            white = Noise.of(batch, range(32)).white("classifier", images.shape[1:])
+            white = Noise.of(batch, range(32)).normal("classifier", images.shape[1:])
             log_snr = torch.from_numpy(draw.uniform(-8.0, _CLEAN, 32)).float()
             t = torch.tensor([path.time_of(float(value)) for value in log_snr])  # pyright: ignore[reportAttributeAccessIssue]
             # The guidance feeds x/√(α² + σ²), which is x itself on this path.

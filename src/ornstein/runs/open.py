@@ -16,16 +16,16 @@ from ..denoisers import Denoiser
 from ..errors import CheckpointError, UsageError
 from ..storage.weights import fill
 from .codecs import open_codec, save_codec
-from .places import CARD, CODEC, Found, place, read_run, shipped
+from .places import CARD, CODEC, RunFiles, place, read_run, shipped
 
 if TYPE_CHECKING:
-    from ..interop.diffusers import Piped
+    from ..interop.diffusers import DiffusersModel
     from ..latents import Codec
-    from ..models.spec import Conditioned, Spec
+    from ..models.spec import Conditioned, ModelSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class TrainedModel:
     """A trained model and what is known about it.
 
     ``denoiser`` is in evaluation mode and knows its ``shape``. ``images`` is how many it was trained on. ``details`` is
@@ -36,7 +36,7 @@ class Run:
     weights: Path
     denoiser: Denoiser
     model: Conditioned
-    spec: Spec
+    spec: ModelSpec
     images: int
     details: Mapping[str, Any]
 
@@ -73,7 +73,8 @@ class Run:
     def cond(
         self, *, labels: Sequence[int | str] | None = None, captions: Sequence[str] | None = None
     ) -> dict[str, Tensor]:
-        """The condition for `Denoiser.given`: labels by number or name (−1 or "" for none), or captions ("" for none).
+        """The condition for `Denoiser.with_condition`: labels by number or name (−1 or "" for none), or captions (""
+        for none).
 
         Raises `UsageError` for a condition that the model does not take, or an unknown label.
         """
@@ -111,7 +112,9 @@ class Run:
         raise UsageError(f"unknown label {label!r} of {len(self.classes)} classes: {hint}")
 
 
-def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run | Piped:
+def open_run(
+    where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu"
+) -> TrainedModel | DiffusersModel:
     """Open a run's folder (its newest checkpoint), a checkpoint's folder, a card or a shipped model by its name.
 
     A card is a folder with config.json and ema.safetensors alone. The folder of a diffusers pipeline is opened by
@@ -129,7 +132,7 @@ def open_run(where: str | Path, *, ema: bool | float = True, device: str | torch
     return open_own(where, ema=ema, device=device)
 
 
-def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Run:
+def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> TrainedModel:
     """`open_run` for what `ornstein train` made alone."""
 
     found = read_run(where, ema=ema)
@@ -138,7 +141,7 @@ def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch
     model.to(usable_device(device)).eval().requires_grad_(False)
     denoiser = found.spec.denoiser(model.net)
     codec = _codec(found, device)
-    return Run(
+    return TrainedModel(
         folder=found.home,
         weights=found.weights,
         denoiser=denoiser if codec is None else replace(denoiser, codec=codec),
@@ -149,7 +152,7 @@ def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch
     )
 
 
-def _codec(found: Found, device: str | torch.device) -> Codec | None:
+def _codec(found: RunFiles, device: str | torch.device) -> Codec | None:
     """What decodes the samples of a run that was trained on latents."""
     told = found.details.get("train")
     if not isinstance(told, dict) or not told.get("codec"):
@@ -164,12 +167,12 @@ def load(where: str | Path, *, ema: bool | float = True, device: str | torch.dev
     return open_run(where, ema=ema, device=device).denoiser
 
 
-def export(run: Run | Piped, to: str | Path, *, half: bool = True) -> Path:
+def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = True) -> Path:
     """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it.
 
     A run trained on latents takes its folder ``codec`` along, or the name of a codec that comes with the library.
     """
-    if not isinstance(run, Run):
+    if not isinstance(run, TrainedModel):
         raise UsageError(f"{run.name} is no run of ours: share its own folder")
     import shutil
 

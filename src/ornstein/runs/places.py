@@ -14,13 +14,13 @@ from ..storage.files import read_json
 from ..storage.weights import read_tensors
 
 if TYPE_CHECKING:
-    from ..models.spec import Spec
+    from ..models.spec import ModelSpec
 
 
 CARD = "ema.safetensors"
 
 
-SETTLED = "sampling.json"
+SAMPLING_CONFIG = "sampling.json"
 
 
 CODEC = "codec"
@@ -47,13 +47,13 @@ def is_run(where: str | Path) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class RunFiles:
     """A run as it lies on the disk: its home, the file of its weights and what is in it, its model and details."""
 
     home: Path
     weights: Path
     details: dict[str, Any]
-    spec: Spec
+    spec: ModelSpec
     tensors: dict[str, Tensor]
 
     @property
@@ -62,7 +62,7 @@ class Found:
         return _images(self.weights)
 
 
-def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
+def read_run(where: str | Path, *, ema: bool | float = True) -> RunFiles:
     """What `open_run` makes a model of, read and not yet built; it raises the same."""
     folder = place(where)
     if (folder / STATE).is_file() and not (folder / CONFIG).is_file():
@@ -77,9 +77,9 @@ def read_run(where: str | Path, *, ema: bool | float = True) -> Found:
         raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
     details = read_document(home / CONFIG)
     spec = read_spec(details, home / CONFIG)
-    spec = spec.settled(read_json(home / SETTLED)) if (home / SETTLED).is_file() else spec
+    spec = spec.with_sampling_config(read_json(home / SAMPLING_CONFIG)) if (home / SAMPLING_CONFIG).is_file() else spec
     path = _named(weights, ema)
-    return Found(home=home, weights=path, details=details, spec=spec, tensors=read_tensors(path))
+    return RunFiles(home=home, weights=path, details=details, spec=spec, tensors=read_tensors(path))
 
 
 def _named(weights: Path, ema: bool | float) -> Path:

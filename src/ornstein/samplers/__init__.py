@@ -2,7 +2,7 @@
 
 from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
-from .angle import AngleAdams
+from .angle import TrigFlowAdams
 from .auto import auto, default_for
 from .base import Event, Memory, Problem, Query, Sampler, Step, Steps, plan, run, solve, steps_for, stream
 from .ddim import DDIM
@@ -22,7 +22,6 @@ __all__ = [
     "AcceleratedODE",
     "AcceleratedSDE",
     "Ancestral",
-    "AngleAdams",
     "Collocation",
     "DPMSolver",
     "DPMSolver2S",
@@ -40,6 +39,7 @@ __all__ = [
     "Sampler",
     "Step",
     "Steps",
+    "TrigFlowAdams",
     "UniPC",
     "auto",
     "default_for",

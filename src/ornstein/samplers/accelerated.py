@@ -23,7 +23,7 @@ from ..estimates import Estimate
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .base import Memory, Query, Step, Steps
-from .exponential import Leap, combine
+from .exponential import ExponentialStep, combine
 
 
 def alpha_bar(bar: float) -> float:
@@ -175,9 +175,9 @@ class AcceleratedSDE:
         bar = path.sigma_bar(t)
         width = variance_between(bar, path.sigma_bar(s))
         half = math.sqrt(0.5 * width)
-        stirred = torch.add(x, noise.white(("first", step.index), x.shape[1:]), alpha=path.alpha(t) * half)
+        stirred = torch.add(x, noise.normal(("first", step.index), x.shape[1:]), alpha=path.alpha(t) * half)
         estimate = yield Query(stirred, t)
-        last = noise.white(step.index, x.shape[1:])
+        last = noise.normal(step.index, x.shape[1:])
         return moved(path, stirred, t, s, [(-width / bar, estimate.noise), (half, last)])
 
 
@@ -219,14 +219,14 @@ class MidpointSDE:
         t, s = step.t, step.s
         if is_jump(path, t, s):
             return (yield from stochastic_jump(path, x, step, noise))
-        first = noise.white(("middle", step.index), x.shape[1:])
-        second = noise.white(step.index, x.shape[1:])
+        first = noise.normal(("middle", step.index), x.shape[1:])
+        second = noise.normal(step.index, x.shape[1:])
         here = yield Query(x, t)
         bar, after = path.sigma_bar(t), path.sigma_bar(s)
         if self.form == "exponential":
             middle = path.time_of(math.log(0.5 * (bar**-2 + after**-2)))
-            whole, half = Leap.between(path, t, s, 2), Leap.between(path, t, middle, 2)
-            rest = Leap.between(path, middle, s, 2)
+            whole, half = ExponentialStep.between(path, t, s, 2), ExponentialStep.between(path, t, middle, 2)
+            rest = ExponentialStep.between(path, middle, s, 2)
             between = half.to(x, (-math.expm1(-half.y),), [here.clean])
             found = yield Query(torch.add(between, first, alpha=half.fresh), middle)
             mean = whole.to(x, (-math.expm1(-whole.y),), [found.clean])
@@ -244,4 +244,4 @@ def stochastic_jump(path: AffinePath, x: Tensor, step: Step, noise: NoiseSource)
     """A stochastic step from or to an end without log-SNR: α_s·x̂_0 + σ_s·fresh noise."""
     estimate = yield Query(x, step.t)
     clean, std = path.mean(estimate.clean, step.s), path.sigma(step.s)
-    return clean if std == 0.0 else torch.add(clean, noise.white(step.index, clean.shape[1:]), alpha=std)
+    return clean if std == 0.0 else torch.add(clean, noise.normal(step.index, clean.shape[1:]), alpha=std)

@@ -50,7 +50,7 @@ class Ancestral:
             return posterior.mean
         if self.variance != "small" and isinstance(path, LocationPath):
             posterior = self._widened(path, posterior, estimate, step)
-        return posterior.sample(noise.white(step.index, posterior.mean.shape[1:]))
+        return posterior.sample(noise.normal(step.index, posterior.mean.shape[1:]))
 
     def _widened(self, path: LocationPath, posterior: Gaussian, estimate: Estimate, step: Step) -> Gaussian:
         large = path.spread(step.s, step.t)

@@ -39,7 +39,7 @@ class _Stretch(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AngleAdams:
+class TrigFlowAdams:
     """F, interpolated by a polynomial in log(σ̄ + ``offset``) through the last ``points`` answers, integrated over θ.
 
         y_s = y_t + ∑_j W_j·F_j,   W_j = ∫ ℓ_j dθ from θ_s to θ_t

@@ -1,6 +1,6 @@
 """`auto`: the sampler and the grid for a path and a number of evaluations.
 
-On affine paths `AngleAdams` on `ornstein.grids.tangent`, with numbers that were tuned at ten counts on random
+On affine paths `TrigFlowAdams` on `ornstein.grids.tangent`, with numbers that were tuned at ten counts on random
 mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's targets is among them) and are
 interpolated in between. Pictures in fewer than five evaluations are left to `DDIM` in equal steps of log-SNR. Where the
 path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that changes shape.
@@ -17,7 +17,7 @@ from ..grids import Grid
 from ..paths import VP
 from ..paths.base import AffinePath, LocationPath, Path
 from .ancestral import Ancestral
-from .angle import AngleAdams
+from .angle import TrigFlowAdams
 from .base import Sampler, steps_for
 from .ddim import DDIM
 
@@ -106,9 +106,9 @@ def rule_for(path: Path, steps: int) -> Sampler:
     return _rule(_between(steps))
 
 
-def _rule(at: _Tuned, explicit: bool = False) -> AngleAdams:
+def _rule(at: _Tuned, explicit: bool = False) -> TrigFlowAdams:
     corrector = at.count > _EXPLICIT[-1].count and not explicit
-    return AngleAdams(points=3, corrector=corrector, scale=at.scale, offset=at.offset)
+    return TrigFlowAdams(points=3, corrector=corrector, scale=at.scale, offset=at.offset)
 
 
 def _enlarged(at: _Tuned, log: float) -> _Tuned:

@@ -133,8 +133,8 @@ class Problem:
             memory = {}
             clean: Tensor | None = None
             if self.path.renoise_needs_clean:
-                clean = x if step.t == self.path.span[0] else (yield Query(x, step.t)).clean
-            white = noise.white(("up", step.index), self.path.event(x.shape[1:], step.s, at=step.t))
+                clean = x if step.t == self.path.t_range[0] else (yield Query(x, step.t)).clean
+            white = noise.normal(("up", step.index), self.path.state_shape(x.shape[1:], step.s, at=step.t))
             x = self.path.renoise(x, step.t, step.s, white, clean)
         return x
 
@@ -188,13 +188,13 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
     shape = (1, 64, 64)
     noise = _Silent(Noise.of(seed, range(1)))
     problem = Problem(sampler, path, tuple(times))
-    steps = problem.steps(torch.zeros(1, *path.event(shape, problem.times[0])), noise)
+    steps = problem.steps(torch.zeros(1, *path.state_shape(shape, problem.times[0])), noise)
     asked: list[float] = []
     try:
         query = next(steps)
         while True:
             asked.append(query.t)
-            clean = torch.zeros(1, *path.event(query.x.shape[1:], path.span[0], at=query.t))
+            clean = torch.zeros(1, *path.state_shape(query.x.shape[1:], path.t_range[0], at=query.t))
             extras = {"variance": torch.zeros_like(query.x)}  # for samplers that read the second head
             query = steps.send(Estimate(query.x, query.t, path, clean=clean, extras=extras))
     except StopIteration:
@@ -232,17 +232,17 @@ class _Silent:
 
     source: Noise
 
-    def white(self, key: Key, event: Sequence[int]) -> Tensor:
+    def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         del key
         return torch.zeros(1, *event)
 
     def uniform(self, key: Key) -> float:
         return self.source.uniform(key)
 
-    def uniforms(self, key: Key) -> Tensor:
-        return self.source.uniforms(key)
+    def uniform_per_sample(self, key: Key) -> Tensor:
+        return self.source.uniform_per_sample(key)
 
-    def increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+    def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
         del key, t0, t1
         return torch.zeros(1, *event)
 

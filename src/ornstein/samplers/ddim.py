@@ -44,7 +44,7 @@ class DDIM:
         estimate = yield Query(x, step.t)
         std = path.std(step.s)
         if std == 0.0:
-            return path.located(estimate, step.s)
+            return path.mean_of(estimate, step.s)
         fresh = self.eta * path.bridge_std(step.t, step.s) if self.eta else 0.0
-        x = path.carried(x, estimate, math.sqrt(max(std**2 - fresh**2, 0.0)) / path.std(step.t), step.s)
-        return x.add_(noise.white(step.index, x.shape[1:]), alpha=fresh) if fresh else x
+        x = path.ddim_step(x, estimate, math.sqrt(max(std**2 - fresh**2, 0.0)) / path.std(step.t), step.s)
+        return x.add_(noise.normal(step.index, x.shape[1:]), alpha=fresh) if fresh else x

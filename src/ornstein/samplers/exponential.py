@@ -73,7 +73,7 @@ def half_log_snr(path: AffinePath, t: float) -> float:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Leap:
+class ExponentialStep:
     """The exact coefficients between times t and s: state kept, gain α_s, y of the integral, std of fresh noise."""
 
     h: float
@@ -83,7 +83,7 @@ class Leap:
     fresh: float
 
     @classmethod
-    def between(cls, path: AffinePath, t: float, s: float, c: int = 1) -> Leap:
+    def between(cls, path: AffinePath, t: float, s: float, c: int = 1) -> ExponentialStep:
         """For the ODE (c = 1) or the SDE (c = 2)."""
         h = half_log_snr(path, s) - half_log_snr(path, t)
         keep = path.sigma(s) / path.sigma(t) * (math.exp(-h) if c == 2 else 1.0)
@@ -99,10 +99,10 @@ def _draw(path: AffinePath, noise: NoiseSource, key: Key, t: float, s: float, li
     """Standard normal noise for the stretch t → s: keyed, or the normalised increment of one Brownian path."""
     event = like.shape[1:]
     if not brownian:
-        return noise.white(key, event)
-    low, high = path.span
+        return noise.normal(key, event)
+    low, high = path.t_range
     t0, t1 = (s - low) / (high - low), (t - low) / (high - low)
-    return noise.increment("brownian", t0, t1, event) / math.sqrt(t1 - t0)
+    return noise.brownian_increment("brownian", t0, t1, event) / math.sqrt(t1 - t0)
 
 
 def _two_stage(
@@ -110,12 +110,12 @@ def _two_stage(
 ) -> Steps:
     """From t to s with the estimate at the midpoint in λ, which is reached from ``clean``; one question."""
     middle = path.time_of(path.log_snr(step.t) + 0.5 * (path.log_snr(step.s) - path.log_snr(step.t)))
-    whole, half = Leap.between(path, step.t, step.s, c), Leap.between(path, step.t, middle, c)
+    whole, half = ExponentialStep.between(path, step.t, step.s, c), ExponentialStep.between(path, step.t, middle, c)
     x_middle = half.to(x, moments(half.y, 1), [clean])
     if c == 1:
         estimate = yield Query(x_middle, middle)
         return whole.to(x, moments(whole.y, 1), [estimate.clean])
-    rest = Leap.between(path, middle, step.s, c)
+    rest = ExponentialStep.between(path, middle, step.s, c)
     first = _draw(path, noise, ("middle", step.index), step.t, middle, x, brownian)
     second = _draw(path, noise, step.index, middle, step.s, x, brownian)
     estimate = yield Query(torch.add(x_middle, first, alpha=half.fresh), middle)
@@ -164,7 +164,7 @@ class DPMSolver:
         """Extrapolate through the remembered estimates of this descent."""
         estimate = yield Query(x, step.t)
         c = 2 if self.stochastic else 1
-        leap, now = Leap.between(path, step.t, step.s, c), half_log_snr(path, step.t)
+        leap, now = ExponentialStep.between(path, step.t, step.s, c), half_log_snr(path, step.t)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(now) else []
         if math.isinf(leap.h):
@@ -211,7 +211,7 @@ class DPMSolver2S:
         del memory
         estimate = yield Query(x, step.t)
         c = 2 if self.stochastic else 1
-        leap = Leap.between(path, step.t, step.s, c)
+        leap = ExponentialStep.between(path, step.t, step.s, c)
         if math.isfinite(leap.h):
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         x_s = leap.to(x, (1.0,), [estimate.clean])

@@ -61,7 +61,7 @@ class Heun:
         first = yield Query(x, t)
         if path.sigma(s) == 0.0:
             return path.mean(first.clean, s)
-        euler = path.carried(x, first, path.sigma(s) / path.sigma(t), s)
+        euler = path.ddim_step(x, first, path.sigma(s) / path.sigma(t), s)
         if path.alpha(t) == 0.0:
             return euler
         second = yield Query(euler, s)

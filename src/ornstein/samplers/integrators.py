@@ -22,7 +22,7 @@ from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .accelerated import alpha_bar, is_jump, jump, moved, variance_between
 from .base import Memory, Query, Step, Steps
-from .exponential import Leap, quadrature
+from .exponential import ExponentialStep, quadrature
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +186,7 @@ class Collocation:
         nodes = _lobatto(self.nodes)
         low, high = path.log_snr(t), path.log_snr(s)
         times = [*(path.time_of(low + (high - low) * node) for node in nodes[1:-1]), s]
-        leaps = [Leap.between(path, t, time) for time in times]
+        leaps = [ExponentialStep.between(path, t, time) for time in times]
         clean = [estimate.clean]
         for _ in range(self.sweeps - 1):
             states = [_integrated(leap, x, nodes, node, clean) for leap, node in zip(leaps, nodes[1:], strict=True)]
@@ -202,7 +202,9 @@ def _lobatto(count: int) -> tuple[float, ...]:
     return tuple(0.5 * (1.0 - math.cos(math.pi * j / (count - 1))) for j in range(count))
 
 
-def _integrated(leap: Leap, x: Tensor, nodes: Sequence[float], node: float, clean: Sequence[Tensor]) -> Tensor:
+def _integrated(
+    leap: ExponentialStep, x: Tensor, nodes: Sequence[float], node: float, clean: Sequence[Tensor]
+) -> Tensor:
     """The state at ``node`` from the polynomial through the estimates at all nodes (through one: a constant)."""
     places = [0.0] if len(clean) == 1 else [other / node for other in nodes]
     return leap.to(x, quadrature(leap.y, places), clean)

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from ..errors import ConfigError
 from .accelerated import AcceleratedODE, AcceleratedSDE, MidpointSDE
 from .ancestral import Ancestral
-from .angle import AngleAdams
+from .angle import TrigFlowAdams
 from .base import Sampler
 from .ddim import DDIM
 from .exponential import DPMSolver, DPMSolver2S
@@ -53,8 +53,8 @@ SAMPLERS: Mapping[str, Callable[[], Sampler]] = MappingProxyType(
         "deis-3": DEIS,
         "collocation-3": Collocation,
         "collocation-4": partial(Collocation, nodes=4, sweeps=4),
-        "angle-adams": AngleAdams,
-        "angle-adams-explicit": partial(AngleAdams, corrector=False),
+        "angle-adams": TrigFlowAdams,
+        "angle-adams-explicit": partial(TrigFlowAdams, corrector=False),
         "sa-solver": SASolver,
         "sde-midpoint": MidpointSDE,
         "sde-midpoint-exponential": partial(MidpointSDE, "exponential"),

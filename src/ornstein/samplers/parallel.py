@@ -27,7 +27,7 @@ from ..paths.base import AffinePath, Path
 from ..randomness import NoiseSource
 from .accelerated import is_jump
 from .base import Memory, Problem, Step, run
-from .midpoint import Clock, RandomizedMidpoint
+from .midpoint import RandomizedMidpoint, TimestepOf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Parallel:
     ``x`` is the final state (B, *event). ``rounds`` counts the questions asked one after another, the depth; one
     question may hold many states, and ``evaluations`` counts these. ``sweeps`` and ``deviations`` have one entry for
     each descent: how many sweeps it took, and how far the last one moved its end (root mean square over the batch, in
-    units of √(α² + σ²); infinite after a single sweep, which has nothing to compare with). ``together`` says whether
+    units of √(α² + σ²); infinite after a single sweep, which has nothing to compare with). ``add`` says whether
     the denoiser answered each question in one call (`ornstein.denoisers.asks_together`); otherwise the depth is what
     such a one would need. ``seconds`` is wall time.
     """
@@ -89,7 +89,7 @@ def picard(
         for group in _descents(path, list(problem.stretches())):
             head = group[0]
             if head.s > head.t:
-                x = path.renoise(x, head.t, head.s, noise.white(("up", head.index), x.shape[1:]))
+                x = path.renoise(x, head.t, head.s, noise.normal(("up", head.index), x.shape[1:]))
                 memory = {}
             elif is_jump(path, head.t, head.s):
                 x = run(rule.step(path, x, head, noise, memory), denoiser)
@@ -97,7 +97,7 @@ def picard(
             else:
                 first = "slope" not in memory
                 if first:
-                    clock = Clock(rule.form, path)
+                    clock = TimestepOf(rule.form, path)
                     memory["slope"] = clock.slope(denoiser(x, head.t), clock.weight(head.t))
                     depth, evaluations = depth + 1, evaluations + 1
                 descent = _Descent.of(rule, path, group, noise, first)
@@ -161,7 +161,7 @@ class _Descent:
     w_i − w_0 = ∑_k weights[i, k]·G_k, for the inner points i in turn and for the end; G_0 is known.
     """
 
-    clock: Clock
+    timestep_of: TimestepOf
     begin: float
     end: float
     inner: tuple[float, ...]
@@ -172,7 +172,7 @@ class _Descent:
         cls, rule: RandomizedMidpoint, path: AffinePath, steps: list[Step], noise: NoiseSource, first: bool
     ) -> _Descent:
         """``first``: the opening slope was asked at the start of the descent itself."""
-        clock = Clock(rule.form, path)
+        clock = TimestepOf(rule.form, path)
         asks = [rule.asks_inside(path, step, first and i == 0) for i, step in enumerate(steps)]
         inner = tuple(rule.place(clock, step, noise) for step, inside in zip(steps, asks, strict=True) if inside)
         rows: list[list[float]] = []
@@ -185,13 +185,13 @@ class _Descent:
                 latest += 1
             crossed[latest] += clock.at(step.s) - clock.at(step.t)
         weights = torch.tensor([*rows, crossed], dtype=torch.float64)
-        return cls(clock=clock, begin=steps[0].t, end=steps[-1].s, inner=inner, weights=weights)
+        return cls(timestep_of=clock, begin=steps[0].t, end=steps[-1].s, inner=inner, weights=weights)
 
     def solve(
         self, denoiser: DenoiserLike, x: Tensor, memory: Memory, sweeps: int, tolerance: float
     ) -> tuple[Tensor, int, int, Tensor]:
         """(state at the end, sweeps taken, states asked about, how far the last sweep moved the end)."""
-        clock, weights = self.clock, self.weights.to(x.device, x.dtype)
+        clock, weights = self.timestep_of, self.weights.to(x.device, x.dtype)
         start = x / clock.scale(self.begin)
         slopes = torch.stack([memory["slope"]] * (len(self.inner) + 1))
         end, asked, sweep = self._at(start, weights[-1], slopes, self.end), 0, 0
@@ -219,7 +219,7 @@ class _Descent:
 
     def _at(self, start: Tensor, row: Tensor, slopes: Tensor, t: float) -> Tensor:
         """The state at t: start + row·slopes, unscaled."""
-        return self.clock.scale(t) * (start + (row @ slopes.flatten(1)).reshape(start.shape))
+        return self.timestep_of.scale(t) * (start + (row @ slopes.flatten(1)).reshape(start.shape))
 
     def _size(self, t: float) -> float:
-        return math.hypot(self.clock.path.alpha(t), self.clock.path.sigma(t))
+        return math.hypot(self.timestep_of.path.alpha(t), self.timestep_of.path.sigma(t))

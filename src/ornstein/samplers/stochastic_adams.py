@@ -80,7 +80,7 @@ class SASolver:
         finite = math.isfinite(h)
         nodes = [(at - now) / h for at, _ in points] if finite else [0.0]
         clean = [d for _, d in points][: len(nodes)]
-        white = noise.white(step.index, x.shape[1:]) if self.tau > 0.0 and path.sigma(step.s) > 0.0 else None
+        white = noise.normal(step.index, x.shape[1:]) if self.tau > 0.0 and path.sigma(step.s) > 0.0 else None
         memory["stretch"] = _Stretch(x, step, white, nodes, clean) if finite else None
         return self._leap(path, x, step, nodes[: self.predictor], clean[: self.predictor], white)
 

@@ -12,14 +12,14 @@ from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .base import Memory, Query, Step, Steps
-from .exponential import Leap, half_log_snr, moments, quadrature
+from .exponential import ExponentialStep, half_log_snr, moments, quadrature
 
 
 class _Stretch(NamedTuple):
     """A step already predicted: its start, coefficients, and the estimates it used at their nodes (in units of h)."""
 
     x: Tensor
-    leap: Leap
+    leap: ExponentialStep
     nodes: list[float]
     clean: list[Tensor]
 
@@ -69,7 +69,7 @@ class UniPC:
         if last is not None and self.corrector:
             weights = self._weights(last.leap.y, [*last.nodes, 1.0])
             x = last.leap.to(last.x, weights, [*last.clean, estimate.clean])
-        leap, now = Leap.between(path, step.t, step.s), half_log_snr(path, step.t)
+        leap, now = ExponentialStep.between(path, step.t, step.s), half_log_snr(path, step.t)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.p]
         memory["points"] = points if math.isfinite(now) else []
         if math.isinf(leap.h):
@@ -98,7 +98,7 @@ def _two_thirds(path: AffinePath, x: Tensor, clean: Tensor, step: Step) -> Steps
     """The clean estimate two thirds along the step in λ, with an error of h³: all but the end of Heun's third rule."""
     start, width = path.log_snr(step.t), path.log_snr(step.s) - path.log_snr(step.t)
     times = [path.time_of(start + width * part) for part in (1.0 / 3.0, 2.0 / 3.0)]
-    one, two = (Leap.between(path, step.t, time) for time in times)
+    one, two = (ExponentialStep.between(path, step.t, time) for time in times)
     first = yield Query(one.to(x, quadrature(one.y, [0.0]), [clean]), times[0])
     second = yield Query(two.to(x, quadrature(two.y, [0.0, 0.5]), [clean, first.clean]), times[1])
     return second.clean

@@ -5,7 +5,7 @@ The loop itself is imported when it is first asked for, so that opening a traine
 
 from typing import TYPE_CHECKING, Any
 
-from ..models.spec import Spec
+from ..models.spec import ModelSpec
 from ..storage.configs import from_dict, to_dict
 from .conditions import Text
 from .config import Averaging, Every, Optimizer, TrainConfig
@@ -20,8 +20,8 @@ __all__ = [
     "DivergedError",
     "Every",
     "Method",
+    "ModelSpec",
     "Optimizer",
-    "Spec",
     "Summary",
     "Text",
     "TrainConfig",

@@ -11,7 +11,7 @@ import tyro
 from ..errors import ConfigError
 from ..models.autoencoder import AutoencoderSpec
 from ..models.spec import PathName, Prediction
-from ..networks.autoencoder import KLConfig, PatchCritic
+from ..networks.autoencoder import KLConfig, PatchDiscriminator
 from ..networks.building import initialise
 from ..objectives import Objective
 from ..objectives.reconstruction import ReconstructionLoss
@@ -76,7 +76,7 @@ class AutoencoderConfig(TrainConfig):
         critic = None
         if self.objective.adversarial > 0.0:
             with torch.random.fork_rng(devices=[]):
-                critic = PatchCritic(width=self.critic_width)
+                critic = PatchDiscriminator(width=self.critic_width)
             critic = initialise(critic, mix(self.seed, "critic")).to(device)
         return self.objective.with_parts(device, critic)
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..interop.diffusers import is_pipeline
 from ..interop.fronts import PipelineFront, open_front
 from ..models.cascade import CascadeSpec
-from ..models.spec import Conditioned, Prediction, Spec
+from ..models.spec import Conditioned, ModelSpec, Prediction
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import CascadeLoss, Objective
 from .conditions import captions
@@ -113,7 +113,7 @@ class CascadeConfig(TrainConfig):
             raise ConfigError(f"--condition {self.condition}: the pipeline {self.front} is told nothing: leave it out")
         return front
 
-    def _front(self, source: Source) -> Spec:
+    def _front(self, source: Source) -> ModelSpec:
         from ..runs import open_own
 
         spec = open_own(self.front).spec

@@ -14,7 +14,7 @@ from .limits import at_least
 _CAPTIONS_READ = 4096
 
 
-class Told(NamedTuple):
+class Conditioning(NamedTuple):
     """Names of the labels, and the caption encoder; at most one of the two is there."""
 
     classes: tuple[str, ...] = ()
@@ -25,7 +25,7 @@ class Told(NamedTuple):
         return {"classes": len(self.classes), "text_width": 0 if self.text is None else self.text.width}
 
 
-def told(condition: str, wanted: Text, source: Source) -> Told:
+def told(condition: str, wanted: Text, source: Source) -> Conditioning:
     """What ``condition`` (none, label or text) means on this data, with a caption encoder as ``wanted``.
 
     Raises `ConfigError` where the data lacks the labels or captions that it asks for.
@@ -33,15 +33,15 @@ def told(condition: str, wanted: Text, source: Source) -> Told:
     if condition == "label":
         if not source.classes:
             raise ConfigError(f"--condition label: {source.name} has no labels; use none or text, or other data")
-        return Told(classes=tuple(source.classes))
+        return Conditioning(classes=tuple(source.classes))
     if condition == "text":
         known = vocabulary(captions(source), wanted.words)
         if not known:
             raise ConfigError(f"--condition text: {source.name} has no captions; use none or label, or other data")
         heads = wanted.width // 32
         text = TextConfig(vocabulary=known, length=wanted.length, width=wanted.width, layers=wanted.layers, heads=heads)
-        return Told(text=text)
-    return Told()
+        return Conditioning(text=text)
+    return Conditioning()
 
 
 def captions(source: Source, count: int = _CAPTIONS_READ) -> list[str]:

@@ -10,7 +10,7 @@ import torch
 import tyro
 
 from ..errors import ConfigError
-from ..models.spec import Conditioned, PathName, Prediction, Spec
+from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import Denoising, Objective
 from .conditions import Text
@@ -20,7 +20,7 @@ from .validation import Validation
 if TYPE_CHECKING:
     from ..data.base import Source
     from ..denoisers import Denoiser
-    from .watch import Guard
+    from .watch import DivergenceMonitor
 
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -209,7 +209,7 @@ class TrainConfig:
             raise ConfigError("--flip mirrors pictures, and the latents of mirrored pictures are others: leave it out")
         require_fit(self.network, "network", None if self.codec else self.size)
 
-    def specify(self, source: Source) -> Spec:
+    def specify(self, source: Source) -> ModelSpec:
         """The model on this data.
 
         Raises `ConfigError` where the data lacks the labels or captions that ``condition`` asks for.
@@ -219,7 +219,7 @@ class TrainConfig:
         known = told(self.condition, self.text, source)
         shape = shape_of(source)
         require_fit(self.network, "network", shape[-1])
-        return Spec(
+        return ModelSpec(
             shape=shape,
             path=self.path,
             predicts=self.predicts,
@@ -246,7 +246,7 @@ class TrainConfig:
         del device
         return self.objective
 
-    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
+    def loss_for(self, spec: ModelSpec, device: torch.device) -> Objective:
         """`loss`, where it must know the model: its classes, say."""
         del spec
         return self.loss(device)
@@ -260,12 +260,12 @@ class TrainConfig:
         del averages
         return objective
 
-    def guard(self) -> Guard | None:
+    def guard(self) -> DivergenceMonitor | None:
         """What looks at every batch before the optimizer does; here nothing."""
         return None
 
     def rivalry(self) -> Optimizer:
-        """The optimizer of the objective's own network, where it has one (`ornstein.objectives.Contested`)."""
+        """The optimizer of the discriminator, where the objective has one (`ornstein.objectives.AdversarialObjective`)."""
         return self.optimizer
 
 

@@ -13,7 +13,7 @@ from ..data.base import Source
 from ..errors import ConfigError
 from ..models.card import CONFIG, VERSION, read_document
 from ..models.registry import spec_class
-from ..models.spec import Spec
+from ..models.spec import ModelSpec
 from ..storage.configs import flat, from_dict, to_dict
 from ..storage.files import write_json
 from .config import TrainConfig
@@ -26,7 +26,7 @@ SUMMARY = "summary.json"
 _FREE = ("out", "data", "codec", "images", "workers", "keep", "device", "tensorboard", "every.")
 
 
-def document(config: TrainConfig, spec: Spec, source: Source) -> dict[str, Any]:
+def document(config: TrainConfig, spec: ModelSpec, source: Source) -> dict[str, Any]:
     """What config.json holds: how the model is built, and how it was trained."""
     return {
         "format": "ornstein-run",

@@ -18,7 +18,7 @@ import torch
 from ..data import Batch, batches, open_source
 from ..data.loader import read
 from ..errors import OrnsteinError
-from ..objectives import Examples
+from ..objectives import TrainBatch
 from ..randomness import mix
 from ..storage.configs import to_dict
 from ..storage.files import digest, read_json, write_json
@@ -195,7 +195,7 @@ def _step(session: Session, batch: Batch) -> None:
     rate = config.optimizer.rate(session.images)
     for group in session.optimizer.param_groups:
         group["lr"] = rate
-    examples = Examples(
+    examples = TrainBatch(
         clean=session.clean(batch),
         cond=session.cond(batch.labels, batch.captions),
         positions=batch.positions,
@@ -203,12 +203,12 @@ def _step(session: Session, batch: Batch) -> None:
     progress = min(session.images / config.images, 1.0)
     noise = session.noise(batch.positions)
     if session.rival is not None:
-        contest = session.rival.objective.contest
+        contest = session.rival.objective.discriminator_loss
         session.rival.learn(contest(session.denoiser, examples, noise, progress), session.images)
     losses = session.objective(session.denoiser, examples, noise, progress)
     hardware.backward(losses.total)
     norm = _clip(session)
-    admitted = session.admits(losses, norm)
+    admitted = session.accepts(losses, norm)
     if admitted:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)

@@ -2,11 +2,12 @@
 
 A method is a subclass of `TrainConfig` with its options, and four answers that the trainer asks it for:
 
-* ``specify(source)``: the `Spec` of its model on this data, a subclass of `Spec` where the plain one is not enough;
+* ``specify(source)``: the `ModelSpec` of its model on this data, a subclass of `ModelSpec` where the plain one is not
+  enough;
 * ``view(source)`` and ``validation(source, device)``: what of the data is trained on, and what is done with the rest;
 * ``prepare(model)``: what is done to fresh weights before training, such as loading those of another run;
 * ``loss(device)``: the `Objective` (``loss_for(spec, device)`` where it must know the model), which may have a
-  network of its own (`ornstein.objectives.Contested`), and ``rivalry()``, that network's optimizer;
+  network of its own (`ornstein.objectives.AdversarialObjective`), and ``rivalry()``, that network's optimizer;
 * and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
 
 Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new

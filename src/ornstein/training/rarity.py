@@ -18,9 +18,9 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.rarity import LITE0, Head, RaritySpec
 from ..models.rarity_network import Lite0Features, RunFeatures
-from ..models.spec import Conditioned, PathName, Prediction, Spec
+from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
 from ..networks import UNetConfig
-from ..objectives import Denoising, Examples, Losses
+from ..objectives import Denoising, Losses, TrainBatch
 from ..objectives.denoising import TimeLaw
 from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
@@ -34,7 +34,7 @@ _VALIDATED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rated:
+class ScoredDataset:
     """The examples of a source that stand in ``rows`` of a table; each one's label is its row."""
 
     source: Source
@@ -99,7 +99,7 @@ class RarityLoss:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Rating:
+class RarityObjective:
     """The `Objective`: the loss and what stands in the table, on the device. Labels −1 are no label."""
 
     loss: RarityLoss
@@ -109,13 +109,13 @@ class Rating:
     labels: Tensor  # (N,) int64
     conditional: bool
 
-    def __call__(self, model: Denoiser, batch: Examples, noise: Noise, progress: float) -> Losses:
+    def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """One term, ``rarity``, and the ``accuracy`` of the class, watched."""
         del progress
         rows = batch.cond["row"]
         clean = _cropped(batch.clean, noise, self.loss.crop)
         cond = {"label": self.labels[rows]} if self.conditional else {}
-        asked = self.loss.posing().pose(model.path, replace(batch, clean=clean, cond=cond), noise)
+        asked = self.loss.posing().make_noisy_batch(model.path, replace(batch, clean=clean, cond=cond), noise)
         raw = classify(model, asked.x, asked.t, asked.cond)
         terms, right = self.judged(raw, rows)
         return Losses(terms={"rarity": terms}, times=asked.t, watched={"accuracy": right})
@@ -142,8 +142,8 @@ def _cropped(images: Tensor, noise: Noise, least: float) -> Tensor:
     if least == 1.0:
         return images
     # 1/side is uniform, as where an image is enlarged first and then cropped to its size.
-    side = 1.0 / (1.0 + (1.0 / least - 1.0) * noise.uniforms("crop side"))
-    x, y = ((1.0 - side) * (2.0 * noise.uniforms(f"crop {axis}") - 1.0) for axis in ("x", "y"))
+    side = 1.0 / (1.0 + (1.0 / least - 1.0) * noise.uniform_per_sample("crop side"))
+    x, y = ((1.0 - side) * (2.0 * noise.uniform_per_sample(f"crop {axis}") - 1.0) for axis in ("x", "y"))
     zero = torch.zeros_like(side)
     theta = torch.stack((torch.stack((side, zero, x), 1), torch.stack((zero, side, y), 1)), 1).to(images)
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
@@ -151,12 +151,12 @@ def _cropped(images: Tensor, noise: Noise, least: float) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class HeldOut:
+class RarityValidation:
     """Accuracy and loss by noise level on held-out examples, with noise that is always the same."""
 
     source: Source
     rows: tuple[int, ...]
-    rating: Rating
+    rating: RarityObjective
     seed: int
     every: int
 
@@ -170,7 +170,7 @@ class HeldOut:
         """What a line of the log says of it."""
         path: Any = model.path
         device, rows = self.rating.classes.device, torch.tensor(self.rows)
-        levels = [s for s in _LEVELS if path.log_snr(path.span[1]) <= s <= path.log_snr(path.floor)]
+        levels = [s for s in _LEVELS if path.log_snr(path.t_range[1]) <= s <= path.log_snr(path.t_min)]
         losses, right = [], []
         for level in levels:
             sums = torch.zeros(2, dtype=torch.float64)
@@ -179,7 +179,7 @@ class HeldOut:
                 noise = Noise.of(mix(self.seed, "validation"), part.tolist())
                 clean = self.images[begin : begin + 64].to(device)
                 t = torch.full((len(part),), path.time_of(level), dtype=torch.float64)
-                x = path.diffuse(clean, t, noise.white(("validation", str(level)), clean.shape[1:]).to(clean))
+                x = path.diffuse(clean, t, noise.normal(("validation", str(level)), clean.shape[1:]).to(clean))
                 cond = {"label": self.rating.labels[part.to(device)]} if self.rating.conditional else {}
                 found = self.rating.judged(classify(model, x, t, cond), part.to(device))
                 sums += torch.stack([value.double().sum().cpu() for value in found])
@@ -189,7 +189,7 @@ class HeldOut:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Falling(Optimizer):
+class LinearDecayAdamW(Optimizer):
     """AdamW, its learning rate falling linearly to 0."""
 
     kind: ClassVar[str] = "falling"
@@ -259,7 +259,7 @@ class RarityConfig(TrainConfig):
     """The encoder, network:unet and its options; by default small for images, one level of width 128 for features."""
     objective: RarityLoss = field(default_factory=RarityLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The loss."""
-    optimizer: Falling = field(default_factory=Falling)
+    optimizer: LinearDecayAdamW = field(default_factory=LinearDecayAdamW)
     """The optimizer."""
     every: Every = field(default_factory=lambda: Every(samples=0))
     """Intervals."""
@@ -305,7 +305,7 @@ class RarityConfig(TrainConfig):
             sites=self.sites if front is not None else (),
         )
 
-    def _front(self) -> Spec:
+    def _front(self) -> ModelSpec:
         from ..runs import open_own
 
         spec = open_own(self.features).spec
@@ -317,15 +317,15 @@ class RarityConfig(TrainConfig):
             )
         return spec
 
-    def view(self, source: Source) -> Rated:
+    def view(self, source: Source) -> ScoredDataset:
         """The examples that are trained on. Raises `DataError` where the scores are those of other data."""
         table, classes, held = self._rated()
         table.check(source)
         rows = np.flatnonzero((classes >= 0) & ~held)
         about = digest(table.scores.tolist(), self.classes, self.hold, self.seed, self.condition)
-        return Rated(source=source, rows=tuple(rows.tolist()), about=about)
+        return ScoredDataset(source=source, rows=tuple(rows.tolist()), about=about)
 
-    def validation(self, source: Source, device: torch.device) -> HeldOut | None:
+    def validation(self, source: Source, device: torch.device) -> RarityValidation | None:
         """What is computed every ``validate`` images; ``source`` is the whole data. None where nothing is held out."""
         table, _, held = self._rated()
         table.check(source)
@@ -333,7 +333,7 @@ class RarityConfig(TrainConfig):
         if not len(rows):
             return None
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _VALIDATED)).round().astype(int)]
-        return HeldOut(
+        return RarityValidation(
             source=source, rows=tuple(chosen.tolist()), rating=self.loss(device), seed=self.seed, every=self.validate
         )
 
@@ -354,11 +354,11 @@ class RarityConfig(TrainConfig):
         net: Any = model.net
         net.features.net.load_state_dict(open_own(self.features).model.net.state_dict())
 
-    def loss(self, device: torch.device) -> Rating:
+    def loss(self, device: torch.device) -> RarityObjective:
         """The objective with the table."""
         table, classes, _ = self._rated()
         normal = np.nan_to_num(normal_scores(table.scores, self._groups(table)))
-        return Rating(
+        return RarityObjective(
             loss=self.objective,
             head=self.head,
             classes=torch.as_tensor(classes, device=device),
@@ -371,7 +371,7 @@ class RarityConfig(TrainConfig):
 _FOR_FEATURES = UNetConfig(width=128, multipliers=(1,), blocks=2, attention=(0,), head_width=64)
 
 
-def _channels(spec: Spec, at: tuple[str, ...]) -> int:
+def _channels(spec: ModelSpec, at: tuple[str, ...]) -> int:
     """Channels of the features at these sites."""
     net = spec.build().net
     features = RunFeatures(spec, net, at)

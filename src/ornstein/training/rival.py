@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..objectives import Contested, Losses, Objective
+from ..objectives import AdversarialObjective, Losses, Objective
 from ..paths.base import Path as Forward
 from ..storage.weights import Tensors, fill, read_tensors
 from . import checkpoint
 from .config import Optimizer
-from .tally import Tally, emptied, merged, record
+from .tally import LossStatistics, emptied, merged, record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -30,20 +30,20 @@ class Rival:
     Its gradients are averaged over the processes; it runs in float32 whatever the precision of the model.
     """
 
-    objective: Contested
+    objective: AdversarialObjective
     module: nn.Module
     settings: Optimizer
     optimizer: torch.optim.Optimizer
     stepper: Any  # the optimizer as accelerate wraps it
     accelerator: Accelerator
-    tally: Tally
+    tally: LossStatistics
 
     @classmethod
     def of(cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator) -> Rival | None:
         """The rival of an objective that has one."""
         from .optimizers import adam
 
-        module = objective.rival if isinstance(objective, Contested) else None
+        module = objective.rival if isinstance(objective, AdversarialObjective) else None
         if module is None:
             return None
         module.to(accelerator.device).train()
@@ -55,7 +55,7 @@ class Rival:
             optimizer=optimizer,
             stepper=accelerator.prepare(optimizer),
             accelerator=accelerator,
-            tally=Tally(path, accelerator.device),
+            tally=LossStatistics(path, accelerator.device),
         )
 
     def learn(self, losses: Losses | None, images: int) -> None:

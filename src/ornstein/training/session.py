@@ -21,7 +21,7 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..latents import Codec
 from ..latents.dataset import moments_of
-from ..models.spec import Conditioned, Shows, Spec
+from ..models.spec import Conditioned, ModelSpec, Shows
 from ..objectives import Losses, Objective
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
@@ -33,9 +33,9 @@ from . import checkpoint, ema
 from .config import TrainConfig
 from .optimizers import adam
 from .rival import Rival
-from .tally import Tally, emptied, merged
+from .tally import LossStatistics, emptied, merged
 from .validation import Validation
-from .watch import Guard
+from .watch import DivergenceMonitor
 
 _SAMPLES, _SAMPLE_STEPS = 16, 12
 
@@ -57,7 +57,7 @@ class Session:
     """The moving parts of a run. ``images`` and ``step`` count from the very beginning, over all sittings."""
 
     config: TrainConfig
-    spec: Spec
+    spec: ModelSpec
     source: Source
     accelerator: Accelerator
     model: Conditioned
@@ -67,9 +67,9 @@ class Session:
     objective: Objective
     parts: list[list[nn.Parameter]]  # whose gradients are clipped apart
     stepper: Any  # the optimizer as accelerate wraps it
-    tally: Tally
+    tally: LossStatistics
     others: dict[str, Conditioned]  # further averages
-    guard: Guard | None
+    guard: DivergenceMonitor | None
     rival: Rival | None = None
     validation: Validation | None = None
     codec: Codec | None = None
@@ -81,7 +81,7 @@ class Session:
 
     @classmethod
     def of(
-        cls, config: TrainConfig, spec: Spec, source: Source, accelerator: Accelerator, objective: Objective
+        cls, config: TrainConfig, spec: ModelSpec, source: Source, accelerator: Accelerator, objective: Objective
     ) -> Session:
         """A session before its first step."""
         device = accelerator.device
@@ -108,7 +108,7 @@ class Session:
             objective=config.bind(objective, {name: spec.denoiser(module) for name, module in others.items()}),
             parts=[part for part in parts if part],
             stepper=stepper,
-            tally=Tally(denoiser.path, device),
+            tally=LossStatistics(denoiser.path, device),
             others=others,
             guard=config.guard(),
             rival=Rival.of(objective, config.rivalry(), denoiser.path, accelerator),
@@ -134,7 +134,7 @@ class Session:
         moments = None if self.codec is None else moments_of(images, self.codec.channels)
         if moments is None:
             return images
-        white = self.noise(batch.positions).white("latent", moments.mean.shape[1:])
+        white = self.noise(batch.positions).normal("latent", moments.mean.shape[1:])
         return moments.draw(white.to(images, non_blocking=True))
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
@@ -149,7 +149,7 @@ class Session:
         return [f"skipped {name}: {reason}" for name, reason in new.items()]
 
     @property
-    def tallies(self) -> list[Tally]:
+    def tallies(self) -> list[LossStatistics]:
         """The sums of the log: the model's, and its rival's."""
         return [self.tally] if self.rival is None else [self.tally, self.rival.tally]
 
@@ -160,9 +160,9 @@ class Session:
         if self.guard is not None:
             self.guard.clear()
 
-    def admits(self, losses: Losses, norm: Tensor | None) -> bool:
+    def accepts(self, losses: Losses, norm: Tensor | None) -> bool:
         """Whether the optimizer may have this batch: always, where nothing guards it."""
-        return self.guard is None or norm is None or self.guard.admits(losses, norm, self.accelerator)
+        return self.guard is None or norm is None or self.guard.accepts(losses, norm, self.accelerator)
 
     def counted(self) -> dict[str, Any]:
         """The sums of the log over all processes (all of them must ask)."""
@@ -255,7 +255,7 @@ class Session:
             images = torch.stack([example.image for example in examples]).to(self.accelerator.device)
             return self.spec.show(self.average, images.float().div_(127.5).sub_(1.0))
         labels = torch.arange(_SAMPLES) % max(len(self.spec.classes), 1)
-        denoiser = denoiser.given(self.cond(labels, [example.caption for example in examples]))
+        denoiser = denoiser.with_condition(self.cond(labels, [example.caption for example in examples]))
         noise = Noise.of(mix(self.config.seed, "samples"), range(_SAMPLES), device=self.accelerator.device)
         grid = grids.default(denoiser.path, _SAMPLE_STEPS) if denoiser.grid is None else denoiser.grid(None)
         times = grid(denoiser.path)

@@ -15,18 +15,18 @@ from .. import grids
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.consistency import ConsistencySpec
-from ..models.spec import Conditioned, PathName, Prediction, Spec
+from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
 from ..networks import DiTConfig, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
 from ..paths.base import AffinePath
 from . import ema
 from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
-from .watch import Guard, Watch
+from .watch import DivergenceConfig, DivergenceMonitor
 
 if TYPE_CHECKING:
     from ..data.base import Source
-    from ..runs import Run
+    from ..runs import TrainedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class SLCTConfig(TrainConfig):
     """The averages of the weights."""
     precision: Precision = "no"
     """Mixed precision of the network, no or bf16; the loss is always in float32."""
-    watch: Watch = field(default_factory=Watch)
+    watch: DivergenceConfig = field(default_factory=DivergenceConfig)
     """What the training is watched for."""
 
     def __post_init__(self) -> None:
@@ -151,17 +151,17 @@ class SLCTConfig(TrainConfig):
         low = self.sigma_min
         if low > 0.0 and (self.origin or self.path != "ve"):  # a fresh VE path is made to end there
             path = alone.denoiser(torch.nn.Identity()).path
-            low = max(low, grids.affine(path).sigma_bar(path.floor))
+            low = max(low, grids.affine(path).sigma_bar(path.t_min))
         clock = "path" if self.origin else "log"
         return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
 
-    def _origin(self, source: Source) -> Spec:
+    def _origin(self, source: Source) -> ModelSpec:
         from ..runs import open_own
         from .conditions import captions
 
         run = open_own(self.origin)
         spec = run.spec
-        if type(spec) not in {Spec, ConsistencySpec} or not isinstance(run.denoiser.path, AffinePath):
+        if type(spec) not in {ModelSpec, ConsistencySpec} or not isinstance(run.denoiser.path, AffinePath):
             raise ConfigError(
                 f"--from {self.origin} is not a single denoiser on a path with α and σ: give a run of train ddpm"
             )
@@ -172,7 +172,7 @@ class SLCTConfig(TrainConfig):
             raise ConfigError(f"--from {self.origin} is told captions, and {source.name} has none: name other data")
         return spec
 
-    def _require_shape(self, run: Run, shape: tuple[int, int, int]) -> None:
+    def _require_shape(self, run: TrainedModel, shape: tuple[int, int, int]) -> None:
         """`ConfigError` for data of another shape than the samples of ``origin``, and for latents of another codec."""
         from ..latents import KLCodec
         from .latents import first_codec
@@ -233,9 +233,9 @@ class SLCTConfig(TrainConfig):
             teacher.net.train()
         return replace(objective, teacher=teacher)
 
-    def guard(self) -> Guard:
+    def guard(self) -> DivergenceMonitor:
         """Watches every step."""
-        return Guard(watch=self.watch)
+        return DivergenceMonitor(watch=self.watch)
 
 
 def _ict() -> ConsistencyLoss:

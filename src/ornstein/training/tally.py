@@ -15,7 +15,7 @@ EDGES = (-6.0, -4.0, -2.0, 0.0, 2.0, 4.0, 6.0)
 """Borders of the noise levels, in log-SNR; a path without one is cut into equal parts of its time."""
 
 
-class Tally:
+class LossStatistics:
     """Sums since the last line of the log, by level: losses, what is watched, samples; and the gradient's norm."""
 
     def __init__(self, path: Path, device: torch.device) -> None:
@@ -52,7 +52,7 @@ class Tally:
         if isinstance(self.path, AffinePath):
             level = torch.bucketize(self.path.log_snr(t), torch.tensor(EDGES, dtype=torch.float64))
         else:
-            low, high = self.path.span
+            low, high = self.path.t_range
             level = ((t - low) / (high - low) * (len(EDGES) + 1)).long().clamp(0, len(EDGES))
         return (level == torch.arange(len(EDGES) + 1)[:, None]).to(torch.float64)
 

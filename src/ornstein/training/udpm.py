@@ -10,7 +10,7 @@ import tyro
 
 from ..errors import CheckpointError, ConfigError
 from ..models.pyramid import Below, UDPMSpec
-from ..models.spec import Conditioned, Spec
+from ..models.spec import Conditioned, ModelSpec
 from ..networks import DiTConfig, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
@@ -135,7 +135,7 @@ class UDPMConfig(TrainConfig):
 
             model.load_state_dict(open_own(self.origin).model.state_dict())
 
-    def loss_for(self, spec: Spec, device: torch.device) -> Objective:
+    def loss_for(self, spec: ModelSpec, device: torch.device) -> Objective:
         """The losses with their metric and, unless it has no weight, the discriminator."""
         network = replace(self.discriminator, classes=len(spec.classes))
         objective = self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)

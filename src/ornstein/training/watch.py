@@ -21,7 +21,7 @@ _SETTLED = 200  # batches of a stage after which its gradients have a usual size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watch:
+class DivergenceConfig:
     """When a batch is left out, and when a run has diverged. A batch without a finite loss is always left out."""
 
     kind: ClassVar[str] = "watch"
@@ -40,14 +40,14 @@ class Watch:
 
 
 @dataclass(slots=True, kw_only=True)
-class Guard:
+class DivergenceMonitor:
     """Looks at every batch before the optimizer does. Its numbers belong to the checkpoint.
 
     It has to see loss and gradient on the host, so each step waits for the device once. All processes see the same
     numbers, and decide alike.
     """
 
-    watch: Watch
+    watch: DivergenceConfig
     stage: float = 0.0
     settled: int = 0  # batches of this stage
     slow: float = 0.0  # means of log ‖gradient‖: over the stage,
@@ -58,7 +58,7 @@ class Guard:
     left_out: dict[str, int] = field(default_factory=lambda: {"nonfinite": 0, "outlier": 0})
     cause: str = ""  # why the run has diverged; empty if it has not
 
-    def admits(self, losses: Losses, norm: Tensor, accelerator: Accelerator) -> bool:
+    def accepts(self, losses: Losses, norm: Tensor, accelerator: Accelerator) -> bool:
         """Whether the optimizer may have the batch."""
         numbers = [losses.total.detach().float(), norm.detach().float()]
         numbers += [losses.watched["output"].float().square().mean().sqrt()] if "output" in losses.watched else []

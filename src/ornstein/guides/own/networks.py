@@ -1,6 +1,6 @@
 """The five guide networks. Each takes float pictures (B, 3, H, W) in [−1, 1] of any size and answers in float32.
 
-They are modules, but not for training by their users: `ornstein.guides.own.files.read` gives them frozen and in
+They are modules, but not for training by their users: `ornstein.guides.own.files.to_estimate` gives them frozen and in
 evaluation mode. All are differentiable in the pictures.
 """
 
