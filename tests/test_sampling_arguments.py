@@ -18,7 +18,7 @@ from ornstein.parameterizations import LevelBelow
 from ornstein.paths import VE, VP, PyramidPath, ShiftedPath
 from ornstein.randomness import Noise
 from ornstein.samplers import DDIM, Ancestral, Heun, auto
-from ornstein.sampling import Request, resolve, usual_steps
+from ornstein.sampling import SamplingPlan, resolve, usual_steps
 
 SHAPE = (2, 4, 4)  # 32 numbers fill the vectors of every processor: no row ends in a tail that may round differently
 
@@ -129,7 +129,7 @@ def test_a_condition_bends_the_path_of_every_batch() -> None:
 def test_sampler_and_grid_by_every_combination_of_arguments() -> None:
     def resolved(
         sampler: Any = None, steps: Any = None, evaluations: Any = None, grid: Any = None, **o: Any
-    ) -> Request:
+    ) -> SamplingPlan:
         return resolve(o.get("model", model()), sampler, steps, evaluations, grid, o.get("shape"))
 
     path, size = VP(), 32

@@ -89,8 +89,8 @@ class Noise:
     ``shared`` is the seed of the numbers common to the batch (`uniform`). Build it with `Noise.of` unless you hold
     per-sample seeds already.
 
-    >>> a = Noise.of(0, range(4)).white("prior", (3, 8, 8))
-    >>> b = Noise.of(0, range(2, 4)).white("prior", (3, 8, 8))
+    >>> a = Noise.of(0, range(4)).normal("prior", (3, 8, 8))
+    >>> b = Noise.of(0, range(2, 4)).normal("prior", (3, 8, 8))
     >>> bool((a[2:] == b).all())
     True
     """

@@ -40,7 +40,7 @@ class Balanced(HTMLParser):
 
 def checked(html: str) -> Balanced:
     page = Balanced()
-    page.precondition(html)
+    page.feed(html)
     assert page.open == []
     assert page.fetched == []
     assert len(page.ids) == len(set(page.ids)), "ids clash between charts"

@@ -32,7 +32,7 @@ class Page(HTMLParser):
         self.facts: list[str] = []
         self.title = self.lead = ""
         self.open: list[str] = []
-        self.precondition(html)
+        self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         named = dict(attrs)

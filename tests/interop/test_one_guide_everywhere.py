@@ -7,7 +7,7 @@ from torch import nn
 import ornstein as orn
 from ornstein import grids
 from ornstein.denoisers import codec_of
-from ornstein.guidance import CFG, Backward, Colour, SelfMinority, Universal, stack, together, within
+from ornstein.guidance import CFG, Backward, Colour, SelfMinority, Universal, add, compose, interval
 from ornstein.interop.diffusers import from_pipeline
 from ornstein.latents import KLCodec, Normalisation
 from ornstein.paths import VE, VP
@@ -143,9 +143,9 @@ def test_the_codec_shows_through_everything():
     guide = GUIDES["estimate"]
     wrapped = [
         guide(denoiser),
-        stack(guide, guide)(denoiser),
-        together(guide)(denoiser),
-        within(guide, sigma=(0.1, 10.0))(denoiser),
+        compose(guide, guide)(denoiser),
+        add(guide)(denoiser),
+        interval(guide, sigma=(0.1, 10.0))(denoiser),
         orn.CachedDenoiser(denoiser),
         denoiser.with_condition({}),
         CFG(weight=2.0, null={})(denoiser),

@@ -208,7 +208,7 @@ def test_ranges_of_betas_and_schedules_at_their_edges() -> None:
         for options in ({"beta_min": 0.0}, {"beta_min": 2.0, "beta_max": 2.0}, {"beta_max": math.inf}):
             with pytest.raises(ConfigError, match="0 < beta_min < beta_max"):
                 make(**options)
-    for options in ({"offset": 0.0}, {"span": (0.0, 1.0)}):
+    for options in ({"offset": 0.0}, {"t_range": (0.0, 1.0)}):
         with pytest.raises(ConfigError, match="offset > 0"):
             Cosine(**options)  # type: ignore[arg-type]
     for options in ({"sigma_min": 0.0}, {"sigma_min": 80.0}, {"sigma_max": math.inf}):

@@ -17,17 +17,17 @@ from ornstein.randomness import Noise
 
 PUBLISHED: dict[Any, dict[str, Any]] = {
     # Ho et al. 2020 and Song et al. 2021: β from 0.1 to 20 over [0, 1], asked from 1e-3 on.
-    Linear: {"beta_min": 0.1, "beta_max": 20.0, "span": (0.0, 1.0), "floor": 1e-3},
+    Linear: {"beta_min": 0.1, "beta_max": 20.0, "t_range": (0.0, 1.0), "t_min": 1e-3},
     # Rombach et al. 2022: 0.00085 and 0.012 times 1000 steps.
-    ScaledLinear: {"beta_min": 0.85, "beta_max": 12.0, "span": (0.0, 1.0), "floor": 1e-3},
+    ScaledLinear: {"beta_min": 0.85, "beta_max": 12.0, "t_range": (0.0, 1.0), "t_min": 1e-3},
     # Nichol & Dhariwal 2021: s = 0.008; α vanishes at 1.
-    Cosine: {"offset": 0.008, "span": (0.0, 0.999), "floor": 1e-3},
+    Cosine: {"offset": 0.008, "t_range": (0.0, 0.999), "t_min": 1e-3},
     # Karras et al. 2022, table 1.
     VE: {"sigma_min": 0.002, "sigma_max": 80.0},
     EDM: {"sigma_data": 0.5},
     grids.karras: {"rho": 7.0, "start": None},
     grids.churn: {"total": 40.0, "low": 0.05, "high": 50.0},
-    Flow: {"floor": 1e-3},
+    Flow: {"t_min": 1e-3},
     # Song et al. 2023, appendix C.
     Consistency: {"sigma_data": 0.5, "sigma_min": 0.002},
     Anchored: {"sigma_min": 0.002, "width": 0.01},
@@ -39,7 +39,7 @@ PUBLISHED: dict[Any, dict[str, Any]] = {
         "rule": "exact",
         "kernel": (),
     },
-    LevelBelow: {"scaled": True, "precondition": True, "sigma_data": 0.5},
+    LevelBelow: {"scaled": True, "preconditioned": True, "sigma_data": 0.5},
     # Yang et al. 2024: α(1 − α).
     ShiftedPath: {"base": VP(), "bend": "quadratic", "cond": {}},
     VP: {"schedule": Linear()},
@@ -81,7 +81,7 @@ PUBLISHED: dict[Any, dict[str, Any]] = {
     interpolation.Square: {"seed": 0},
     interpolation.Varied: {"keep": 0.0, "seed": 0},
     Noise: {"shared": 0, "name": ""},
-    Denoiser: {"predicts": "noise", "shape": None, "clock": None, "cond": {}, "grid": None, "codec": None},
+    Denoiser: {"predicts": "noise", "shape": None, "timestep_of": None, "cond": {}, "grid": None, "codec": None},
     estimates.Estimate: {"clean": None, "noise": None, "velocity": None, "extras": {}},
     sampling.sample: {
         "n": 1,

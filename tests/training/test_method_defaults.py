@@ -454,7 +454,7 @@ def test_an_autoencoder_of_this_data():
 def test_a_consistency_model_of_this_data():
     data = source_of(3)
     spec = made("slct", size=16).specify(data)
-    assert (spec.sigma_min, spec.sigma_max, spec.middle, spec.timestep_of) == (0.002, 80.0, (0.53,), "log")
+    assert (spec.sigma_min, spec.sigma_max, spec.middle, spec.clock) == (0.002, 80.0, (0.53,), "log")
     assert spec.network == replace(SMALL, norm="nonscaling")
     path = spec.denoiser(torch.nn.Identity()).path
     assert (path.sigma_min, path.sigma_max) == (0.002, 80.0)

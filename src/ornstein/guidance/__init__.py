@@ -3,7 +3,7 @@
 from ornstein import guidance as guide
 
 model = guide.CFG(weight=4.0, null=run.null())(run.denoiser)
-both = guide.stack(guide.CFG(weight=4.0, null=run.null()), guide.within(guide.PAG(scale=2.0), sigma=(0.3, 5.0)))
+both = guide.compose(guide.CFG(weight=4.0, null=run.null()), guide.interval(guide.PAG(scale=2.0), sigma=(0.3, 5.0)))
 images = orn.sample(both(run.denoiser), n=4, cond=run.cond(labels=[3]))
 """
 

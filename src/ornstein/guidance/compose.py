@@ -70,7 +70,7 @@ def compose(*guidances: Guidance) -> Composition:
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: 2.0 * x, path=orn.VE(), predicts="clean")
     >>> from ornstein.guidance import Threshold
-    >>> stack(Threshold(), Threshold())(model)(torch.ones(1, 1, 2, 2), 1.0).clean.amax().item()
+    >>> compose(Threshold(), Threshold())(model)(torch.ones(1, 1, 2, 2), 1.0).clean.amax().item()
     1.0
     """
     return Composition(tuple(guidances))

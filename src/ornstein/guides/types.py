@@ -79,9 +79,9 @@ class GuideType:
 class GuideSpec:
     """A guide as it was asked for; ``weight`` None stands for the kind's own. ``str`` writes it as it is read.
 
-    >>> str(Wish.read("colour:#3366cc:20"))
+    >>> str(GuideSpec.read("colour:#3366cc:20"))
     'colour:#3366cc:20'
-    >>> Wish.read('text:"left: a cat":5').arg
+    >>> GuideSpec.read('text:"left: a cat":5').arg
     'left: a cat'
     """
 

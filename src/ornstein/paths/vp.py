@@ -276,9 +276,9 @@ class VP(AffinePath):
     """x_t = α(t)·x_0 + √(1 − α²)·z.
 
     >>> VP()  # continuous, linear betas
-    VP(schedule=Linear(beta_min=0.1, beta_max=20.0, span=(0.0, 1.0), floor=0.001))
+    VP(schedule=Linear(beta_min=0.1, beta_max=20.0, t_range=(0.0, 1.0), t_min=0.001))
     >>> path = VP.table("scaled-linear")  # the 1000 steps of latent diffusion
-    >>> path.clock(1.0)
+    >>> path.timestep_of(1.0)
     999.0
     """
 
