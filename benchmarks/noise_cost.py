@@ -32,15 +32,15 @@ def measure(side: int, batch: int) -> dict[str, float | int]:
     net, x, t = UNet(UNetConfig.small()).eval(), torch.zeros(batch, 3, side, side), torch.zeros(batch)
     with torch.no_grad():
         forward = seconds(lambda _: net(x, t), 1, rounds=3) / batch
-    white = seconds(lambda i: noise.normal(i, event), max(2, 64 // batch)) / batch
+    z = seconds(lambda i: noise.normal(i, event), max(2, 64 // batch)) / batch
     randn = seconds(lambda _: torch.randn(batch, *event), max(2, 64 // batch)) / batch
     return {
         "side": side,
         "batch": batch,
-        "white_us": round(white * 1e6, 1),
+        "white_us": round(z * 1e6, 1),
         "torch_randn_us": round(randn * 1e6, 1),
         "forward_us": round(forward * 1e6, 1),
-        "ratio": round(white / forward, 5),
+        "ratio": round(z / forward, 5),
     }
 
 

@@ -42,8 +42,8 @@ def milliseconds(what: Callable[[], Any], repeat: int = 5) -> float:
 def measure(name: str, clean: Tensor) -> dict[str, Any]:
     """One batch paired with white noise by both solvers."""
     batch = len(clean)
-    white = Noise.of(0, range(batch)).normal("noise", clean.shape[1:])
-    cost = costs(clean, white)
+    noise = Noise.of(0, range(batch)).normal("noise", clean.shape[1:])
+    cost = costs(clean, noise)
     one, two = assignment(cost), transport(cost)
     return {
         "samples": name,
@@ -51,7 +51,7 @@ def measure(name: str, clean: Tensor) -> dict[str, Any]:
         "numbers": clean[0].numel(),
         "agree": bool((one == two).all()),
         "cost_ratio": round(float(cost[np.arange(batch), one].sum() / np.trace(cost)), 4),
-        "costs_ms": milliseconds(lambda: costs(clean, white)),
+        "costs_ms": milliseconds(lambda: costs(clean, noise)),
         "assignment_ms": milliseconds(lambda: assignment(cost)),
         "pot_ms": milliseconds(lambda: transport(cost)),
     }
@@ -60,9 +60,9 @@ def measure(name: str, clean: Tensor) -> dict[str, Any]:
 def strong(clean: Tensor, batch: int) -> dict[str, Any]:
     """How far from isotropic the data are, and the correlation of noise and sample, paired in batches, by direction."""
     rows = len(clean) // batch * batch
-    x, white = clean[:rows], Noise.of(0, range(rows)).normal("noise", clean.shape[1:])
+    x, noise = clean[:rows], Noise.of(0, range(rows)).normal("noise", clean.shape[1:])
     paired = [
-        z[torch.from_numpy(assignment(costs(c, z)))] for c, z in zip(x.split(batch), white.split(batch), strict=True)
+        z[torch.from_numpy(assignment(costs(c, z)))] for c, z in zip(x.split(batch), noise.split(batch), strict=True)
     ]
     centred = x.flatten(1) - x.flatten(1).mean(0)
     _, deviations, directions = torch.linalg.svd(centred, full_matrices=False)

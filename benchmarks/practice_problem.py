@@ -52,7 +52,7 @@ class Coupled:
 
     target: lab.MixtureTarget
     path: AffinePath
-    white: Tensor
+    noise: Tensor
     exact: Tensor
 
     def errors(self, found: Tensor) -> dict[str, float]:
@@ -63,7 +63,7 @@ class Coupled:
     def ours(self, sampler: Sampler, times: Sequence[float]) -> tuple[Tensor, int]:
         """(ends, calls) of one of our samplers."""
         counted = Counted(self.target.denoiser(self.path))
-        x = self.white * self.path.sigma(times[0]) if isinstance(self.path, VE) else self.white
+        x = self.noise * self.path.sigma(times[0]) if isinstance(self.path, VE) else self.noise
         noise = Noise.of(SEED, range(len(x)), dtype=torch.float64)
         return run(solve(sampler, self.path, x, times, noise), counted), counted.calls
 
@@ -71,12 +71,12 @@ class Coupled:
         """(ends, calls) of a diffusers scheduler."""
         scheduler, steps = setting.build(table), setting.steps(evaluations)
         if table == "flow":
-            return theirs.drive_flow(scheduler, steps, self.white, self._velocity)
-        white = self.white
+            return theirs.drive_flow(scheduler, steps, self.noise, self._velocity)
+        noise = self.noise
         if table == "ve":  # they start at √(σ² + 1); the start is the same for everybody
             scheduler.set_timesteps(steps)
-            white = white * (self.path.t_range[1] / float(scheduler.init_noise_sigma))
-        return theirs.drive(scheduler, steps, white, self._noise)
+            noise = noise * (self.path.t_range[1] / float(scheduler.init_noise_sigma))
+        return theirs.drive(scheduler, steps, noise, self._noise)
 
     def _noise(self, x: Tensor, bar: float) -> Tensor:
         gain = 1.0 / math.sqrt(1.0 + bar**2)
@@ -100,18 +100,18 @@ class Counted:
 def coupled(target: str, path: str, cache: FilePath | None, samples: int = SAMPLES, steps: int = 1600) -> Coupled:
     """The problem, its reference read from ``cache`` or computed and kept there."""
     law, way = target_of(target), path_of(path)
-    white = Noise.of(SEED, range(samples), dtype=torch.float64).normal("practice", (law.dim,))
+    noise = Noise.of(SEED, range(samples), dtype=torch.float64).normal("practice", (law.dim,))
     file = None if cache is None else cache / f"reference-{path}-{target}-{samples}-{steps}.safetensors"
     if file is not None and file.exists():
-        return Coupled(law, way, white, load_file(file)["exact"])
-    exact = solution(law, way, white, steps)
+        return Coupled(law, way, noise, load_file(file)["exact"])
+    exact = solution(law, way, noise, steps)
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         save_file({"exact": exact}, file)
-    return Coupled(law, way, white, exact)
+    return Coupled(law, way, noise, exact)
 
 
-def solution(target: lab.MixtureTarget, path: AffinePath, white: Tensor, steps: int) -> Tensor:
+def solution(target: lab.MixtureTarget, path: AffinePath, noise: Tensor, steps: int) -> Tensor:
     """The probability-flow ODE by the classical Runge–Kutta rule in λ = −log σ̄, from the noisy end to the clean one.
 
     A start of pure noise (flow) is placed at σ̄ = 10⁵ first, where u = mean + σ̄·z within 10⁻⁵ standard deviations.
@@ -120,9 +120,9 @@ def solution(target: lab.MixtureTarget, path: AffinePath, white: Tensor, steps: 
     if math.isinf(top):
         top = 1e5
         mean = (target.weights[:, None] * target.means).sum(0)
-        u = mean + top * white
+        u = mean + top * noise
     else:
-        u = top * white if isinstance(path, VE) else white / path.alpha(path.t_range[1])
+        u = top * noise if isinstance(path, VE) else noise / path.alpha(path.t_range[1])
     bars = np.exp(np.linspace(math.log(top), math.log(LOWEST), 2 * steps + 1)).tolist()
     h = math.log(bars[0] / bars[2])
 

@@ -117,13 +117,13 @@ def default(family: str, table: str) -> Setting:
     return next(setting for setting in settings(table) if setting.family == family)
 
 
-def drive(scheduler: Any, steps: int, white: Tensor, predict: Predict) -> tuple[Tensor, int]:
+def drive(scheduler: Any, steps: int, noise: Tensor, predict: Predict) -> tuple[Tensor, int]:
     """(what the scheduler returns from the start ``normal``, calls of the model); on discrete tables and on "ve"."""
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
     edm = type(scheduler).__name__.startswith("EDM")
-    x = white * float(scheduler.init_noise_sigma)
+    x = noise * float(scheduler.init_noise_sigma)
     calls = 0
     for t in scheduler.timesteps:
         fed = scheduler.scale_model_input(x, t)
@@ -145,12 +145,12 @@ def drive(scheduler: Any, steps: int, white: Tensor, predict: Predict) -> tuple[
     return x, calls
 
 
-def drive_flow(scheduler: Any, steps: int, white: Tensor, velocity: Predict) -> tuple[Tensor, int]:
+def drive_flow(scheduler: Any, steps: int, noise: Tensor, velocity: Predict) -> tuple[Tensor, int]:
     """The same for rectified flow; ``velocity(x, t)`` is z − x_0 at flow time t."""
     scheduler.set_timesteps(steps)
     if hasattr(scheduler, "set_begin_index"):
         scheduler.set_begin_index(0)
-    x, calls = white, 0
+    x, calls = noise, 0
     for t in scheduler.timesteps:
         time = float(scheduler.sigmas[scheduler.step_index or 0])
         calls += 1

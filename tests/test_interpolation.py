@@ -66,10 +66,10 @@ def test_mixtures_stay_white():
     assert shares[-1] == (0.0, 1.0)
     assert all(cosine**2 + sine**2 == pytest.approx(1.0) for cosine, sine in shares)
     source = Between(a=0, b=1, frames=6)(range(6), torch.device("cpu"), torch.float32)
-    white = source.normal("prior", (3, 64, 64))
-    torch.testing.assert_close(white.flatten(1).std(1), torch.ones(6), rtol=0.02, atol=0)
+    noise = source.normal("prior", (3, 64, 64))
+    torch.testing.assert_close(noise.flatten(1).std(1), torch.ones(6), rtol=0.02, atol=0)
     forked = source.fork("other").normal("prior", (3, 64, 64))
-    assert not torch.equal(forked, white)
+    assert not torch.equal(forked, noise)
     assert torch.equal(forked[0], Noise.of(0, [0]).fork("other").normal("prior", (3, 64, 64))[0])
     steps = source.brownian_increment("w", 0.0, 0.25, (64, 64))
     torch.testing.assert_close(steps.flatten(1).std(1), torch.full((6,), 0.5), rtol=0.05, atol=0)
@@ -84,11 +84,11 @@ def test_a_variation_of_a_level_leaves_the_others_noise_alone():
         source = Varied(image=5, key=level_key(path, level), keep=0.6)(range(3), device, dtype)
         own = Noise.of(0, [5] * 3)
         for key in ("prior", 0, 1):
-            white, before = source.normal(key, (4, 4)), own.normal(key, (4, 4))
-            assert torch.equal(white[0], before[0])
+            noise, before = source.normal(key, (4, 4)), own.normal(key, (4, 4))
+            assert torch.equal(noise[0], before[0])
             changed = key == level_key(path, level)
-            assert torch.equal(white[1:], before[1:]) != changed
-            assert not changed or not torch.equal(white[1], white[2])
+            assert torch.equal(noise[1:], before[1:]) != changed
+            assert not changed or not torch.equal(noise[1], noise[2])
     for keep, same in ((1.0, True), (0.0, False)):
         images = orn.sample(pyramid(), 3, noise=Varied(image=5, key="prior", keep=keep))
         assert torch.equal(images[0], orn.sample(pyramid(), 1, first=5)[0])

@@ -54,7 +54,7 @@ def pictures(folder: Path) -> dict[str, str]:
     found = {}
     for model, options in MODELS.items():
         for sampler in SAMPLERS.get(model, ["ddim", "dpmpp-2m", "ancestral"]):
-            for guide in ([], GUIDE):
+            for guide in ([],) if model == "critters-udpm" else ([], GUIDE):
                 name = f"{model} {sampler} {' '.join(guide)}".strip()
                 out = folder / name.replace(" ", "-").replace("#", "").replace(":", "-")
                 words = [] if sampler == "multistep-default" else ["--sampler", sampler]

@@ -119,9 +119,9 @@ class Cascade:
         extras = {**front.extras, "front": heads.start, "back": heads.back, "gate": heads.gate}
         return Estimate(x, t, path, clean=self._clipped(heads.blend()), extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """[the front's target | x_0 | 0]: every gate blends right images into the right one."""
-        own = self.front.target(path, clean, white, x, t)
+        own = self.front.target(path, clean, noise, x, t)
         back = clean - self.start(self.front.to_estimate(path, x, t, own)) if self.residual else clean
         return torch.cat((own, back, torch.zeros_like(clean[:, :1])), dim=1)
 

@@ -55,8 +55,8 @@ class Denoiser:
 
     ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module is fed in the
     precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
-    "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to the
-    time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
+    "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to
+    the time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
     which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
     `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
 

@@ -22,11 +22,11 @@ class Gaussian:
     mean: Tensor
     root: float | Tensor | Callable[[Tensor], Tensor]
 
-    def sample(self, white: Tensor) -> Tensor:
-        """mean + root(white)."""
+    def sample(self, noise: Tensor) -> Tensor:
+        """mean + root(noise)."""
         if callable(self.root):
-            return self.mean + self.root(white)
-        return self.mean + expand(self.root, white) * white
+            return self.mean + self.root(noise)
+        return self.mean + expand(self.root, noise) * noise
 
 
 class Law(Protocol):

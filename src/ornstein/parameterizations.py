@@ -36,7 +36,7 @@ class Parameterization(Protocol):
         """The estimate that a raw output stands for."""
         ...
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """The raw output of a network that knows x_0 and z."""
         ...
 
@@ -80,9 +80,9 @@ class Clean:
         prediction, extras = _split(raw, x)
         return Estimate(x, t, path, clean=prediction, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """x_0."""
-        del path, white, x, t
+        del path, noise, x, t
         return clean
 
 
@@ -100,10 +100,10 @@ class NoisePrediction:
         prediction, extras = _split(raw, x)
         return Estimate(x, t, _affine(path, "noise"), noise=prediction, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """z."""
         del path, clean, x, t
-        return white
+        return noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,11 @@ class V:
         clean = expand(alpha / norm, x) * x - expand(sigma / norm, x) * prediction
         return Estimate(x, t, affine, clean=clean, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """α·z − σ·x_0."""
         del x
         affine = _affine(path, "v")
-        return expand(affine.alpha(t), clean) * white - expand(affine.sigma(t), clean) * clean
+        return expand(affine.alpha(t), clean) * noise - expand(affine.sigma(t), clean) * clean
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +148,11 @@ class Velocity:
         prediction, extras = _split(raw, x)
         return Estimate(x, t, _affine(path, "velocity"), velocity=prediction, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """α'·x_0 + σ'·z."""
         del x
         d_alpha, d_sigma = _affine(path, "velocity").rates(t)
-        return expand(d_alpha, clean) * clean + expand(d_sigma, clean) * white
+        return expand(d_alpha, clean) * clean + expand(d_sigma, clean) * noise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,9 +189,9 @@ class EDM:
         _, skip, out = self._scales(path, t)
         return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """(x_0 − c_skip·u)/c_out."""
-        del white
+        del noise
         _, skip, out = self._scales(path, t)
         return (clean - expand(skip, x) * x) / expand(out, x)
 
@@ -228,9 +228,9 @@ class Consistency:
         _, skip, out = self._scales(path, t)
         return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """(x_0 − c_skip·u)/c_out; infinite at the boundary itself, where the network has no say."""
-        del white
+        del noise
         _, skip, out = self._scales(path, t)
         return (clean - expand(skip, x) * x) / expand(out, x)
 
@@ -271,14 +271,14 @@ class Anchored:
         anchor, rest = self._scales(path, t)
         return inner.replace(clean=expand(anchor, x) * x + expand(rest, x) * inner.clean)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """The inner output for the clean sample (x_0 − w·u)/(1 − w); infinite at the boundary itself."""
-        del white
+        del noise
         anchor, rest = self._scales(path, t)
         wanted = (clean - expand(anchor, x) * x) / expand(rest, x)
         affine = _affine(path, "anchored")
-        noise = (x - expand(affine.alpha(t), x) * wanted) / expand(affine.sigma(t), x)
-        return self.inner.target(path, wanted, noise, x, t)
+        implied = (x - expand(affine.alpha(t), x) * wanted) / expand(affine.sigma(t), x)
+        return self.inner.target(path, wanted, implied, x, t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -319,9 +319,9 @@ class LevelBelow:
             clean = clean + self._skipped(levels, x, level)
         return Estimate(x, t, path, clean=clean * self._unit(levels, level))
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """(B, C, f·h, f·w)."""
-        del white
+        del noise
         levels, level = _pyramid(path), _level(t)
         target = levels.down(clean, 0, level - 1) / self._unit(levels, level)
         return target - self._skipped(levels, x, level) if self.preconditioned else target

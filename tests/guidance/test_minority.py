@@ -57,7 +57,7 @@ def normal(path, v: float = 1.0) -> Denoiser:
             a, s = path.alpha(t), path.sigma(t)
             return orn.Estimate(x, t, path, clean=a * v / (a * a * v + s * s) * x)
 
-        def target(self, path, clean, white, x, t):
+        def target(self, path, clean, noise, x, t):
             return clean
 
     return Denoiser(lambda x, time: x, path, Exact())
@@ -310,13 +310,13 @@ def test_the_token_follows_the_gradient_of_what_is_raised():
     model, start = prompted(text), TEXT["text"].mean(1, keepdim=True)
     from ornstein.guidance.minority import _white
 
-    white, level = _white(X, t, 0, 0).expand_as(X), path.time_of(-2.81)
+    noise, level = _white(X, t, 0, 0).expand_as(X), path.time_of(-2.81)
 
     def clean(token: Tensor) -> Tensor:
         return model.with_condition({"text": torch.cat((TEXT["text"], token), 1)})(X, t).clean
 
     def again(first: Tensor) -> Tensor:
-        return model(path.diffuse(first, level, white), level).clean
+        return model(path.diffuse(first, level, noise), level).clean
 
     first, second = clean(start), again(clean(start))
 

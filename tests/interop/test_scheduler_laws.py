@@ -219,8 +219,8 @@ def test_flow_matching_has_its_own_floor_and_clock(make, steps):
 
 def test_wrapped_parameterizations_read_what_they_aim_at():
     path, t = VP.table("scaled-linear"), 0.437
-    clean, white = 0.2 * randn(2, 3, 4, 4).clamp(-3, 3), randn(2, 3, 4, 4, seed=1)
-    x = path.alpha(t) * clean + path.sigma(t) * white
+    clean, noise = 0.2 * randn(2, 3, 4, 4).clamp(-3, 3), randn(2, 3, 4, 4, seed=1)
+    x = path.alpha(t) * clean + path.sigma(t) * noise
     for reading in (
         Negated(inner=EDM(sigma_data=0.7)),
         Negated(inner=V()),
@@ -228,12 +228,12 @@ def test_wrapped_parameterizations_read_what_they_aim_at():
         Bounded(inner=EDM(sigma_data=0.7), quantile=0.5, most=2.0),
         Bounded(inner=NoisePrediction()),
     ):
-        raw = reading.target(path, clean, white, x, t)
+        raw = reading.target(path, clean, noise, x, t)
         torch.testing.assert_close(reading.to_estimate(path, x, t, raw).clean, clean, rtol=1e-9, atol=1e-9)
         assert torch.equal(reading.precondition(path, x, t), reading.inner.precondition(path, x, t))
     inner = EDM(sigma_data=0.7)
-    assert torch.equal(Negated(inner=inner).target(path, clean, white, x, t), -inner.target(path, clean, white, x, t))
-    assert torch.equal(Bounded(inner=inner).target(path, clean, white, x, t), inner.target(path, clean, white, x, t))
+    assert torch.equal(Negated(inner=inner).target(path, clean, noise, x, t), -inner.target(path, clean, noise, x, t))
+    assert torch.equal(Bounded(inner=inner).target(path, clean, noise, x, t), inner.target(path, clean, noise, x, t))
     assert (Bounded(inner=inner).bound, Bounded(inner=inner).quantile, Bounded(inner=inner).most) == (1.0, None, 1.0)
 
 

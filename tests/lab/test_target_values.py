@@ -204,10 +204,10 @@ def test_points_are_weighted_by_their_distance():
 def test_draws_by_hand():
     """The component by a uniform number under its own key, then the frame times the scaled normals."""
     target = M2()
-    number, white = NOISE.uniform_per_sample(("target", "component")), NOISE.normal("target", (2,))
+    number, noise = NOISE.uniform_per_sample(("target", "component")), NOISE.normal("target", (2,))
     edges = [0.25, 0.45, 0.70, 0.85]
     rows = []
-    for u, z in zip(number.tolist(), white, strict=True):
+    for u, z in zip(number.tolist(), noise, strict=True):
         k = sum(u >= edge for edge in edges)
         rows.append(target.means[k] + target.frames[k] @ (target.variances[k].sqrt() * z))
     torch.testing.assert_close(target.sample(NOISE), torch.stack(rows), rtol=1e-13, atol=1e-13)
@@ -264,8 +264,8 @@ def test_fields_are_conditioned_by_dense_algebra(path):
     drawing = Drawing(field, path, NOISE)
     for drawn in (drawing(x, t), drawing.with_condition({})(x, t), *drawing.predict_conditions(x, t, [{}])):
         values, frame = torch.linalg.eigh(left)
-        white = NOISE.normal(("x0", str(t)), (1, 4, 4)).flatten(1)
+        noise = NOISE.normal(("x0", str(t)), (1, 4, 4)).flatten(1)
         # Eigenvectors of equal values are not unique: compare what does not depend on them, the distance to the mean.
         gap = (drawn.clean - clean).flatten(1)
-        expected = ((white @ (frame * values.clamp_min(0.0).sqrt()).T) ** 2).sum(1)
+        expected = ((noise @ (frame * values.clamp_min(0.0).sqrt()).T) ** 2).sum(1)
         torch.testing.assert_close(gap.square().sum(1), expected, rtol=1e-8, atol=1e-10)

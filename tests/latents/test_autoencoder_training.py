@@ -60,9 +60,9 @@ def test_the_terms_are_what_they_say():
     denoiser, objective = model(critic=False, kl=0.1)
     batch, noise = examples(), Noise.of(0, range(4))
     losses = objective(denoiser, batch, noise, 0.0)
-    white = noise.normal("latent", (4, 4, 4))
+    z = noise.normal("latent", (4, 4, 4))
     with torch.no_grad():
-        again, mean, logvar = denoiser.net(batch.clean, torch.zeros(4), noise=white)
+        again, mean, logvar = denoiser.net(batch.clean, torch.zeros(4), noise=z)
     torch.testing.assert_close(losses.terms["pixels"], (again - batch.clean).abs().flatten(1).mean(1))
     own = torch.distributions.Normal(mean, (0.5 * logvar).exp())
     unit = torch.distributions.Normal(torch.zeros_like(mean), torch.ones_like(mean))

@@ -128,8 +128,8 @@ def test_what_a_pyramid_cannot_say_is_named() -> None:
 
 
 def test_gaussian_roots() -> None:
-    mean, white = CLEAN, WHITE
-    torch.testing.assert_close(Gaussian(mean=mean, root=2.0).sample(white), mean + 2 * white)
+    mean, noise = CLEAN, WHITE
+    torch.testing.assert_close(Gaussian(mean=mean, root=2.0).sample(noise), mean + 2 * noise)
     rows = torch.tensor([1.0, 2.0, 3.0, 4.0])
-    torch.testing.assert_close(Gaussian(mean=mean, root=rows).sample(white)[3], mean[3] + 4 * white[3])
-    torch.testing.assert_close(Gaussian(mean=mean, root=lambda z: -z).sample(white), mean - white)
+    torch.testing.assert_close(Gaussian(mean=mean, root=rows).sample(noise)[3], mean[3] + 4 * noise[3])
+    torch.testing.assert_close(Gaussian(mean=mean, root=lambda z: -z).sample(noise), mean - noise)

@@ -120,9 +120,9 @@ def test_float_and_tensor_times_agree(path: AffinePath) -> None:
     np.testing.assert_allclose(path.spread(s_, t_).numpy(), spreads, rtol=1e-13, atol=1e-14)
     snr = torch.linspace(-8, 8, 9, dtype=torch.float64)
     np.testing.assert_allclose(path.time_of(snr).numpy(), [path.time_of(v) for v in snr.tolist()], 1e-14, 1e-15)
-    clean, white = torch.randn(2, len(t), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    rows = [path.diffuse(clean[i : i + 1], u, white[i : i + 1]) for i, u in enumerate(t)]
-    torch.testing.assert_close(path.diffuse(clean, t_, white), torch.cat(rows), rtol=1e-14, atol=1e-14)
+    clean, noise = torch.randn(2, len(t), 2, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows = [path.diffuse(clean[i : i + 1], u, noise[i : i + 1]) for i, u in enumerate(t)]
+    torch.testing.assert_close(path.diffuse(clean, t_, noise), torch.cat(rows), rtol=1e-14, atol=1e-14)
 
 
 @every_path
@@ -178,16 +178,16 @@ def test_span_and_check(path: AffinePath) -> None:
 )
 def test_any_event_batch_and_dtype(path: AffinePath, event: tuple[int, ...], batch: int, dtype: torch.dtype) -> None:
     noise = Noise.of(0, range(batch), dtype=dtype)
-    clean, white = noise.normal("clean", event), noise.normal("white", event)
+    clean, z = noise.normal("clean", event), noise.normal("white", event)
     for t in (0.5, torch.full((batch,), 0.5, dtype=torch.float64)):
-        x = path.diffuse(clean, t, white)
+        x = path.diffuse(clean, t, z)
         estimate = Estimate(x, t, path, clean=clean)
         assert x.dtype == estimate.noise.dtype == estimate.velocity.dtype == dtype
         assert x.shape == estimate.score.shape == (batch, *event)
-    x = path.diffuse(clean, 0.5, white)
+    x = path.diffuse(clean, 0.5, z)
     for out in (
-        path.posterior(x, Estimate(x, 0.5, path, clean=clean), 0.5, 0.25).sample(white),
-        path.renoise(x, 0.5, 0.75, white),
+        path.posterior(x, Estimate(x, 0.5, path, clean=clean), 0.5, 0.25).sample(z),
+        path.renoise(x, 0.5, 0.75, z),
         path.prior(noise, event),
     ):
         assert out.dtype == dtype
@@ -249,11 +249,11 @@ def test_small_times_keep_their_digits() -> None:
 
 def test_priors() -> None:
     noise = Noise.of(3, range(2))
-    white = noise.normal("prior", (3, 4, 4))
-    assert torch.equal(VP().prior(noise, (3, 4, 4)), white)
-    assert torch.equal(VE().prior(noise, (3, 4, 4)), 80.0 * white)
-    assert torch.equal(VE().prior(noise, (3, 4, 4), 5.0), 5.0 * white)
-    assert torch.equal(Flow().prior(noise, (3, 4, 4)), white)
+    z = noise.normal("prior", (3, 4, 4))
+    assert torch.equal(VP().prior(noise, (3, 4, 4)), z)
+    assert torch.equal(VE().prior(noise, (3, 4, 4)), 80.0 * z)
+    assert torch.equal(VE().prior(noise, (3, 4, 4), 5.0), 5.0 * z)
+    assert torch.equal(Flow().prior(noise, (3, 4, 4)), z)
 
 
 def test_the_kinds_are_nested() -> None:

@@ -78,8 +78,8 @@ def test_the_chain_has_the_closed_form_law(path: PyramidPath) -> None:
     means, factors = chain(path, 8)
     for level in range(1, path.levels + 1):
         side = 8 // path.factor(0, level)
-        white = torch.zeros(64, 1, side, side, dtype=DOUBLE)
-        found = matrix(lambda v, t=level, w=white: path.diffuse(v, t, w), 8)
+        noise = torch.zeros(64, 1, side, side, dtype=DOUBLE)
+        found = matrix(lambda v, t=level, w=noise: path.diffuse(v, t, w), 8)
         np.testing.assert_allclose(found, means[level], atol=1e-14)
         np.testing.assert_allclose(
             factors[level] @ factors[level].T, path.stds[level] ** 2 * np.eye(side * side), atol=1e-14
@@ -155,8 +155,8 @@ def test_published_rule_differs_off_the_range_only() -> None:
 
     torch.testing.assert_close(parts(one.mean)[0], parts(two.mean)[0], rtol=1e-12, atol=1e-14)
     torch.testing.assert_close(parts(two.mean)[1], 0.990099 * parts(one.mean)[1], rtol=1e-6, atol=1e-12)
-    white = normal(1, 1, 4, 4, seed=5)
-    drawn, said = one.sample(white) - one.mean, two.sample(white) - two.mean
+    noise = normal(1, 1, 4, 4, seed=5)
+    drawn, said = one.sample(noise) - one.mean, two.sample(noise) - two.mean
     torch.testing.assert_close(parts(drawn)[0], parts(said)[0], rtol=1e-10, atol=1e-12)
     torch.testing.assert_close(parts(said)[1], math.sqrt(0.990099) * parts(drawn)[1], rtol=1e-6, atol=1e-12)
 

@@ -73,12 +73,12 @@ def test_the_kernel_of_the_sheet_has_the_correlations_of_the_sheet():
 
 def test_a_kernel_that_is_the_box_is_the_box():
     plain = PyramidPath(alphas=BOX.alphas, sigmas=BOX.sigmas, factors=BOX.factors)
-    x, white, clean = normal(2, 3, 3, 3), normal(2, 3, 6, 6, seed=1), normal(2, 3, SIDE, SIDE, seed=2)
+    x, noise, clean = normal(2, 3, 3, 3), normal(2, 3, 6, 6, seed=1), normal(2, 3, SIDE, SIDE, seed=2)
     torch.testing.assert_close(BOX.down(clean, 0, 2), shrink(clean, 4))
     one, two = (p.posterior(x, Estimate(x, 2.0, p, clean=clean), 2.0, 1.0) for p in (plain, BOX))
     torch.testing.assert_close(one.mean, two.mean)
-    torch.testing.assert_close(one.sample(white), two.sample(white))
-    torch.testing.assert_close(plain.diffuse(clean, 1, white), BOX.diffuse(clean, 1, white))
+    torch.testing.assert_close(one.sample(noise), two.sample(noise))
+    torch.testing.assert_close(plain.diffuse(clean, 1, noise), BOX.diffuse(clean, 1, noise))
 
 
 @PATHS
@@ -103,8 +103,8 @@ def test_the_chain_has_the_law_of_its_steps(path):
 class Given:
     """A noise source of one tensor."""
 
-    def __init__(self, white: Tensor) -> None:
-        self.given = white
+    def __init__(self, noise: Tensor) -> None:
+        self.given = noise
 
     def normal(self, key, event) -> Tensor:
         return self.given

@@ -82,8 +82,8 @@ def near(found: np.ndarray, wanted: np.ndarray) -> None:
 class Given:
     """A noise source of one tensor, and the event that it was asked for."""
 
-    def __init__(self, white: Tensor) -> None:
-        self.given, self.asked = white, list[tuple[Any, tuple[int, ...]]]()
+    def __init__(self, noise: Tensor) -> None:
+        self.given, self.asked = noise, list[tuple[Any, tuple[int, ...]]]()
 
     def normal(self, key: Any, event: Any) -> Tensor:
         self.asked.append((key, tuple(event)))
@@ -144,8 +144,8 @@ def test_the_posterior_is_dense_conditioning(path: PyramidPath) -> None:
             zero = torch.zeros_like(found.mean)
             root = matrix(lambda v, f=found, z=zero: type(f)(mean=z, root=f.root).sample(v), size[s])
             near_square(root, left)
-            white = torch.zeros(1, 1, *size[t], dtype=DOUBLE)
-            gain = matrix(lambda v, s=s, t=t, w=white: path.renoise(v, s, t, w), size[s])
+            noise = torch.zeros(1, 1, *size[t], dtype=DOUBLE)
+            gain = matrix(lambda v, s=s, t=t, w=noise: path.renoise(v, s, t, w), size[s])
             near(gain, step)
             still = torch.zeros(1, 1, *size[s], dtype=DOUBLE)
             added = matrix(lambda v, s=s, t=t, x=still: path.renoise(x, s, t, v), size[t])
@@ -211,15 +211,15 @@ def test_shapes_that_do_not_fit_are_refused_in_both_directions() -> None:
 
 
 def test_levels_are_whole_and_one_for_the_batch() -> None:
-    x, white = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)
-    wanted = MIXED.diffuse(x, 1, white)
+    x, noise = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)
+    wanted = MIXED.diffuse(x, 1, noise)
     for t in (1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0]), torch.tensor([1, 1])):
-        assert torch.equal(MIXED.diffuse(x, t, white), wanted)
+        assert torch.equal(MIXED.diffuse(x, t, noise), wanted)
     with pytest.raises(PathError, match="one level for the whole batch"):
-        MIXED.diffuse(x, torch.tensor([1.0, 2.0]), white)
+        MIXED.diffuse(x, torch.tensor([1.0, 2.0]), noise)
     for t in (0.5, -1.0, 4.0, torch.tensor([0.5, 0.5])):
         with pytest.raises(GridError, match="whole levels 0 … 3"):
-            MIXED.diffuse(x, t, white)
+            MIXED.diffuse(x, t, noise)
     for t in (0, 3, 3.0):
         MIXED.check(t)
     assert MIXED.renoise_needs_clean is False

@@ -51,12 +51,12 @@ def bent(clean: Tensor, cond: object, t: object) -> Tensor:
 @pytest.mark.parametrize("sampler", [Ancestral(), Ancestral("large"), DDIM(), DDIM(0.5)], ids=repr)
 def test_no_shift_is_the_base_bit_for_bit(sampler: Sampler) -> None:
     path, noise = ShiftedPath(base=TABLE, shift=nothing), Noise.of(0, range(3))
-    clean, white = noise.normal("c", (2, 4)), noise.normal("w", (2, 4))
+    clean, z = noise.normal("c", (2, 4)), noise.normal("w", (2, 4))
     assert torch.equal(path.prior(noise, (2, 4)), TABLE.prior(noise, (2, 4)))
-    assert torch.equal(path.diffuse(clean, 0.3, white), TABLE.diffuse(clean, 0.3, white))
+    assert torch.equal(path.diffuse(clean, 0.3, z), TABLE.diffuse(clean, 0.3, z))
     times = torch.tensor([0.1, 0.5, 0.9], dtype=DOUBLE)
-    assert torch.equal(path.diffuse(clean, times, white), TABLE.diffuse(clean, times, white))
-    for one, two in [(p.posterior(white, Estimate(white, 0.5, p, clean=clean), 0.5, 0.3) for p in (path, TABLE))]:
+    assert torch.equal(path.diffuse(clean, times, z), TABLE.diffuse(clean, times, z))
+    for one, two in [(p.posterior(z, Estimate(z, 0.5, p, clean=clean), 0.5, 0.3) for p in (path, TABLE))]:
         assert torch.equal(one.mean, two.mean)
         assert one.root == two.root
     shrunk = lambda x, t: (0.5 * x.tanh(), None)  # noqa: E731
@@ -198,11 +198,11 @@ def test_the_gradient_reaches_the_shift_only_through_the_bend() -> None:
             return self.layer(clean)
 
     path = ShiftedPath(base=VP(), shift=Adapter())
-    clean, white = torch.randn(2, 4, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
+    clean, noise = torch.randn(2, 4, 3, dtype=DOUBLE, generator=torch.Generator().manual_seed(1))
     times = torch.tensor([0.0, 0.2, 0.4, 0.6], dtype=DOUBLE)
 
     def loss(rows: slice) -> Tensor:
-        return (clean[rows] - path.diffuse(clean[rows], times[rows], white[rows])).square().sum()
+        return (clean[rows] - path.diffuse(clean[rows], times[rows], noise[rows])).square().sum()
 
     (at_zero,) = torch.autograd.grad(loss(slice(0, 1)), layer.weight)
     (inside,) = torch.autograd.grad(loss(slice(1, 4)), layer.weight)

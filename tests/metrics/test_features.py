@@ -123,8 +123,8 @@ def test_lite0_orders_corruptions_of_drawn_pictures(lite0):
         return x.round().clamp(0, 255).to(torch.uint8)
 
     def noisy(sigma):
-        white = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
-        return (other + sigma * white).round().clamp(0, 255).to(torch.uint8)
+        noise = torch.randn(other.shape, generator=torch.Generator().manual_seed(0))
+        return (other + sigma * noise).round().clamp(0, 255).to(torch.uint8)
 
     reference = metrics.statistics(clean, lite0)
     for corrupt, strengths in ((blurred, (0.7, 1.5, 3.0)), (noisy, (5, 15, 40))):

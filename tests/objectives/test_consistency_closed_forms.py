@@ -217,7 +217,7 @@ def test_times_and_states_of_every_path(path):
         torch.testing.assert_close(path.sigma_bar(t)[inside], level[inside], rtol=1e-7, atol=0)
         assert (t[~inside] == path.t_min).all()
         assert t.max() <= path.t_range[1]
-        torch.testing.assert_close(x, path.diffuse(data.clean, t, pair.white), rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(x, path.diffuse(data.clean, t, pair.noise), rtol=1e-6, atol=1e-6)
 
 
 def test_the_pairs_of_a_ratio():
@@ -277,15 +277,15 @@ def test_noise_is_paired_within_what_the_condition_tells(cond, within, groups):
     pair = ConsistencyTraining(loss=loss).make_noisy_batch(
         orn.Denoiser(Conditioning(), VE(), "consistency"), data, source, 10
     )
-    white = source.normal("noise", EVENT)
+    noise = source.normal("noise", EVENT)
     rows = torch.arange(24)
     own = {
         "label": lambda: cond["label"],
         "alone": lambda: rows,
         "half": lambda: torch.where(rows % 2 == 0, rows, -1),
     }.get(groups, lambda: None)()
-    wanted = pairing(data.clean, white, "assignment", own)
-    assert torch.equal(pair.white, white[wanted])
+    wanted = pairing(data.clean, noise, "assignment", own)
+    assert torch.equal(pair.noise, noise[wanted])
     assert groups == "alone" or not torch.equal(wanted, rows)
 
 
@@ -326,5 +326,5 @@ def test_conditions_are_dropped_before_the_noise_is_paired():
     wanted = torch.where(us < bound, -1, cond["label"])
     assert torch.equal(pair.cond["label"], wanted)
     assert int((wanted == -1).sum()) == 5
-    white = source.normal("noise", EVENT)
-    assert torch.equal(pair.white, white[pairing(data.clean, white, "assignment", wanted)])
+    noise = source.normal("noise", EVENT)
+    assert torch.equal(pair.noise, noise[pairing(data.clean, noise, "assignment", wanted)])

@@ -71,7 +71,7 @@ SLCT = ConsistencyLoss(coupling="none")
 def test_the_map_of_a_gaussian(loss):
     """f(x, t) = x·√((s² + σ_min²)/(s² + t²)), well apart from the mean of x_0, x·s²/(s² + t²)."""
     s = 0.5
-    model = learned(lambda white: s * white, loss)
+    model = learned(lambda noise: s * noise, loss)
     for t in (0.3, 1.0, 3.0, 10.0, 80.0):
         x = states(t, s)
         exact, mean = x * math.sqrt((s**2 + 4e-6) / (s**2 + t**2)), x * s**2 / (s**2 + t**2)
@@ -85,7 +85,7 @@ def test_the_map_to_two_points():
 
     Not at σ = 80: of the levels that training draws, hardly any lies there, and a few tails still go the wrong way.
     """
-    model = learned(lambda white: 0.5 * white.sign(), SLCT)
+    model = learned(lambda noise: 0.5 * noise.sign(), SLCT)
     for t in (1.0, 10.0):
         answer = model(states(t, 0.5), t).clean.flatten()
         assert (answer.abs() - 0.5).abs().median() < 0.25, t

@@ -73,10 +73,10 @@ def test_an_anchor_leaves_the_rest_as_it_is(path):
     assert torch.allclose(held(x, t).clean, plain(x, t).clean, atol=1e-5)
     t = path.t_range[1]  # pure noise on a flow
     assert held(x, t).clean.isfinite().all()
-    clean, white = data(2), torch.randn(2, 3, 4, 4)
+    clean, noise = data(2), torch.randn(2, 3, 4, 4)
     times = torch.full((2,), path.time_of(-2.0 * math.log(0.3)), dtype=torch.float64)
-    state = path.diffuse(clean.double(), times, white.double())
-    raw = Anchored(inner=inner).target(path, clean.double(), white.double(), state, times)
+    state = path.diffuse(clean.double(), times, noise.double())
+    raw = Anchored(inner=inner).target(path, clean.double(), noise.double(), state, times)
     assert torch.allclose(Anchored(inner=inner).to_estimate(path, state, times, raw).clean, clean.double(), atol=1e-10)
 
 
@@ -165,7 +165,7 @@ def test_both_states_are_of_one_sample_and_one_noise(path):
     pair = objective.make_noisy_batch(f, batch(clean), Noise.of(0, range(256), dtype=torch.float64), 40)
     u, u_next = ((x / path.alpha(t).reshape(-1, 1, 1, 1)) for x, t in ((pair.x, pair.t), (pair.x_next, pair.t_next)))
     upper, lower = (v.reshape(-1, 1, 1, 1) for v in (pair.upper, pair.lower))
-    assert torch.allclose(u, clean + upper * pair.white, rtol=1e-9)
+    assert torch.allclose(u, clean + upper * pair.noise, rtol=1e-9)
     euler = u + (u - clean) / upper * (lower - upper)
     assert torch.allclose(u_next, euler, rtol=1e-5)
     assert (pair.upper > pair.lower).all()
@@ -177,8 +177,8 @@ def test_pairing_moves_noise_and_keeps_samples():
     f, source = model(lambda x, time: 0 * x), noise(rows=32)
     paired = objective.make_noisy_batch(f, batch(clean), source, 10)
     plain = ConsistencyTraining(loss=ConsistencyLoss(coupling="none")).make_noisy_batch(f, batch(clean), source, 10)
-    assert sorted(map(tuple, paired.white.flatten(1).tolist())) == sorted(map(tuple, plain.white.flatten(1).tolist()))
-    assert (clean - paired.white).square().sum() < (clean - plain.white).square().sum()
+    assert sorted(map(tuple, paired.noise.flatten(1).tolist())) == sorted(map(tuple, plain.noise.flatten(1).tolist()))
+    assert (clean - paired.noise).square().sum() < (clean - plain.noise).square().sum()
     assert torch.equal(paired.upper, plain.upper)
 
 
@@ -196,14 +196,14 @@ def test_conditions_are_the_same_on_both_sides_and_keep_their_noise_apart():
     assert torch.equal(*seen)
     assert 4 < (seen[0] == -1).sum() < 28
     pair = objective.make_noisy_batch(f, batch(data(32), {"label": labels}), noise(rows=32), 10)
-    white = noise(rows=32).normal("noise", (3, 4, 4))
-    places = [int((white == row).flatten(1).all(1).nonzero()) for row in pair.white]
+    z = noise(rows=32).normal("noise", (3, 4, 4))
+    places = [int((z == row).flatten(1).all(1).nonzero()) for row in pair.noise]
     assert torch.equal(pair.cond["label"][places], pair.cond["label"])
     words = torch.randint(1, 9, (32, 5))
     pair = objective.make_noisy_batch(f, batch(data(32), {"words": words}), noise(rows=32), 10)
     told = pair.cond["words"].any(1)
-    assert torch.equal(pair.white[told], white[told])
-    assert not torch.equal(pair.white, white)
+    assert torch.equal(pair.noise[told], z[told])
+    assert not torch.equal(pair.noise, z)
 
 
 # --------------------------------------------------------------------------------------------------- stops and dropout
@@ -274,7 +274,7 @@ def test_the_denoising_loss_is_the_mean_over_low_noise():
 # ------------------------------------------------------------------------------------------------- iCT, independently
 
 
-def ict(net, clean, white, us, count, c, sums):
+def ict(net, clean, noise, us, count, c, sums):
     """Improved consistency training, written down from the paper with numpy and torch alone."""
     i = np.arange(count + 1)
     t = (80.0 ** (1 / 7) + i / count * (0.002 ** (1 / 7) - 80.0 ** (1 / 7))) ** 7
@@ -288,7 +288,7 @@ def ict(net, clean, white, us, count, c, sums):
         return skip * x + out * net(x / (at**2 + 0.25).sqrt(), 0.25 * at.flatten().log())
 
     upper, lower = t[place], t[place + 1]
-    states = [clean + torch.tensor(at).float().reshape(-1, 1, 1, 1) * white for at in (upper, lower)]
+    states = [clean + torch.tensor(at).float().reshape(-1, 1, 1, 1) * noise for at in (upper, lower)]
     with torch.no_grad():
         target = f(states[1], lower)
     r = (f(states[0], upper) - target).square().flatten(1)
@@ -308,8 +308,8 @@ def test_with_its_parts_off_it_is_ict(reduce, progress):
     ours = ConsistencyTraining(loss=loss, steps=700, of=700.0)(model(net), batch(clean), source, progress)
     count = min(10 * 2 ** (round(progress * 700) // 100), 640)
     assert ours.schedule == {"intervals": count, "c": pytest.approx(0.00054 * math.sqrt(48))}
-    us, white = source.uniform_per_sample("time").numpy(), source.normal("noise", (3, 4, 4))
-    theirs = ict(net, clean, white, us, count, 0.00054 * math.sqrt(48), reduce == "sum")
+    us, z = source.uniform_per_sample("time").numpy(), source.normal("noise", (3, 4, 4))
+    theirs = ict(net, clean, z, us, count, 0.00054 * math.sqrt(48), reduce == "sum")
     assert ours.total.item() == pytest.approx(theirs.item(), rel=2e-4)
     ours.total.backward()
     found = [p.grad.clone() for p in net.parameters() if p.grad is not None]

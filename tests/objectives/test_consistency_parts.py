@@ -64,9 +64,9 @@ def test_slope_is_finite_where_there_is_no_difference():
 
 
 def test_optimal_pairs_are_a_permutation_of_least_cost():
-    clean, white = (torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
-    cost = costs(clean, white)
-    direct = (clean.flatten(1)[:, None] - white.flatten(1)[None]).square().sum(2)
+    clean, noise = (torch.randn(7, 3, 2, 2, generator=torch.Generator().manual_seed(k)) for k in (0, 1))
+    cost = costs(clean, noise)
+    direct = (clean.flatten(1)[:, None] - noise.flatten(1)[None]).square().sum(2)
     assert np.allclose(cost, direct.numpy(), atol=1e-4)
     found = assignment(cost)
     assert sorted(found) == list(range(7))
@@ -79,8 +79,8 @@ def test_optimal_pairs_are_a_permutation_of_least_cost():
 def test_both_solvers_agree():
     pytest.importorskip("ot")
     for seed in range(5):
-        clean, white = (torch.randn(64, 48, generator=torch.Generator().manual_seed(2 * seed + k)) for k in (0, 1))
-        assert torch.equal(pairing(clean, white, "pot"), pairing(clean, white, "assignment"))
+        clean, noise = (torch.randn(64, 48, generator=torch.Generator().manual_seed(2 * seed + k)) for k in (0, 1))
+        assert torch.equal(pairing(clean, noise, "pot"), pairing(clean, noise, "assignment"))
     tied = np.zeros((6, 6))  # every plan is optimal: still a permutation
     assert sorted(transport(tied)) == list(range(6))
 
@@ -93,15 +93,15 @@ def test_one_sample_has_nothing_to_exchange():
 
 def test_noise_stays_within_its_group():
     generator = torch.Generator().manual_seed(3)
-    clean, white = torch.randn(12, 5, generator=generator), torch.randn(12, 5, generator=generator)
+    clean, noise = torch.randn(12, 5, generator=generator), torch.randn(12, 5, generator=generator)
     groups = torch.tensor([0, 1, -1] * 4)
-    found = pairing(clean, white, "assignment", groups)
+    found = pairing(clean, noise, "assignment", groups)
     assert sorted(found.tolist()) == list(range(12))
     assert torch.equal(groups[found], groups)
     for label in (0, 1, -1):
         rows = groups == label
-        inside = costs(clean[rows], white[rows])
-        paired = (clean[rows] - white[found][rows]).square().sum().item()
+        inside = costs(clean[rows], noise[rows])
+        paired = (clean[rows] - noise[found][rows]).square().sum().item()
         assert paired == pytest.approx(inside[np.arange(4), assignment(inside)].sum(), rel=1e-5)
 
 

@@ -183,7 +183,7 @@ def test_a_state_is_made_of_its_own_time_noise_and_condition():
     asked = Denoising(stratified=False).make_noisy_batch(VE(sigma_max=40.0), batch(4, cond), source)
     z = source.normal("noise", (3, 2, 4))
     torch.testing.assert_close(asked.x, asked.clean + asked.t[:, None, None, None] * z, rtol=1e-14, atol=0)
-    assert torch.equal(asked.white, z)
+    assert torch.equal(asked.noise, z)
     assert asked.cond["label"].tolist() == [-1, -1, 6, 7]
     assert asked.cond["text"].flatten(1).sum(1).tolist() == [0.0, 0.0, 6.0, 6.0]
     every = Denoising(drop=0.0).make_noisy_batch(VE(), batch(4, cond), source)
@@ -227,7 +227,7 @@ def test_the_loss_is_the_weighted_error_of_the_clean_sample(path, reading, name)
     t, clean = asked.t, data.clean
     snr = (path.alpha(t) / path.sigma(t)) ** 2
     if name == "none" or (name == "auto" and reading != "clean"):
-        target = made.target(path, clean, asked.white, asked.x, t)
+        target = made.target(path, clean, asked.noise, asked.x, t)
         wanted = (model.raw(asked.x, t) - target).square().flatten(1).mean(1)
     else:
         s = 0.7 if reading == "edm" else 0.5

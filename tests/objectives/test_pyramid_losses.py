@@ -80,9 +80,9 @@ def test_reading_the_target_gives_the_level_below(scaled, precondition, kernel):
     path = PyramidPath(alphas=(0.5, 0.6, 0.2), sigmas=(0.1, 0.2, 0.3), factors=(2, 1, 4), kernel=kernel)
     reading, clean = LevelBelow(scaled=scaled, preconditioned=precondition), images().double()
     for level in (1, 2, 3):
-        white = torch.ones(B, *path.state_shape(clean.shape[1:], level)).double()
-        x = path.diffuse(clean, level, white)
-        estimate = reading.to_estimate(path, x, float(level), reading.target(path, clean, white, x, float(level)))
+        noise = torch.ones(B, *path.state_shape(clean.shape[1:], level)).double()
+        x = path.diffuse(clean, level, noise)
+        estimate = reading.to_estimate(path, x, float(level), reading.target(path, clean, noise, x, float(level)))
         torch.testing.assert_close(estimate.clean, path.down(clean, 0, level - 1), rtol=1e-12, atol=1e-12)
 
 
@@ -108,8 +108,8 @@ def test_scaled_outputs_are_images_and_states_are_fed_at_unit_variance():
         x = PATH.diffuse(ones, level, torch.zeros(1, *PATH.state_shape(ones.shape[1:], level)))
         assert torch.allclose(reading.target(PATH, ones, x, x, float(level)), ones[..., :1, :1])
         clean = 0.5 * torch.randn(64, 3, 1, 1, generator=torch.Generator().manual_seed(1)).expand(64, 3, 16, 16)
-        white = torch.randn(64, *PATH.state_shape(clean.shape[1:], level), generator=torch.Generator().manual_seed(2))
-        fed = LevelBelow().precondition(PATH, PATH.diffuse(clean, level, white), float(level))
+        noise = torch.randn(64, *PATH.state_shape(clean.shape[1:], level), generator=torch.Generator().manual_seed(2))
+        fed = LevelBelow().precondition(PATH, PATH.diffuse(clean, level, noise), float(level))
         assert fed.std().item() == pytest.approx(1.0, rel=0.15)
 
 

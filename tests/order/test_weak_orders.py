@@ -68,8 +68,8 @@ def drawn(count: int = 15_000) -> tuple[Tensor, Tensor]:
     gen = torch.Generator().manual_seed(0)
     law = M1().law(PATH, PATH.time_of(ENDS[0]))
     chosen = torch.multinomial(law.weights, count, True, generator=gen)
-    white = torch.randn(count, 1, generator=gen, dtype=torch.float64)
-    start = law.means[chosen] + law.variances[chosen].sqrt() * white
+    noise = torch.randn(count, 1, generator=gen, dtype=torch.float64)
+    start = law.means[chosen] + law.variances[chosen].sqrt() * noise
     return start, torch.randn(FINEST, count, generator=gen, dtype=torch.float64)
 
 

@@ -175,8 +175,8 @@ def test_memory_is_dropped_on_the_way_up(method: Sampler) -> None:
     model, x = M2().denoiser(path), noise.normal("prior", (2,)) * 5.0
     down, up, last = (5.0, 3.0, 1.0), 2.0, 0.5
     middle = run(solve(method, path, x, down, noise), model)
-    white = noise.normal(("up", len(down) - 1), (2,))
-    climbed = path.renoise(middle, down[-1], up, white)
+    z = noise.normal(("up", len(down) - 1), (2,))
+    climbed = path.renoise(middle, down[-1], up, z)
     whole = run(solve(method, path, x, (*down, up, last), noise), model)
 
     class Shifted:

@@ -250,7 +250,7 @@ def test_variances_of_ancestral_steps_by_hand(path: AffinePath) -> None:
     """small: σ̄_s²·(1 − σ̄_s²/σ̄_t²); large: σ̄_t² − σ̄_s² as a transition in x; learned: between their logarithms."""
     t, s = times_of(path, (1.9, 0.6))
     x = M2().start(FLOAT64, path, t)
-    u, clean, white = x / path.alpha(t), M2().denoiser(path)(x, t).clean, FLOAT64.normal(0, (2,))
+    u, clean, noise = x / path.alpha(t), M2().denoiser(path)(x, t).clean, FLOAT64.normal(0, (2,))
     mean = path.alpha(s) * (0.36 / 3.61 * u + (1.0 - 0.36 / 3.61) * clean)
     small = path.alpha(s) * 0.6 * math.sqrt(1.0 - 0.36 / 3.61)
     large = path.alpha(t) * math.sqrt(3.61 - 0.36)
@@ -259,7 +259,7 @@ def test_variances_of_ancestral_steps_by_hand(path: AffinePath) -> None:
         learned = small ** (1.0 - part) * large**part
         for rule, std in ((Ancestral(), small), (Ancestral("large"), large), (Ancestral("learned"), learned)):
             found = run(solve(rule, path, x, (t, s), FLOAT64), Headed(path, head))  # type: ignore[arg-type]
-            torch.testing.assert_close(found, mean + std * white, rtol=1e-11, atol=1e-11)
+            torch.testing.assert_close(found, mean + std * noise, rtol=1e-11, atol=1e-11)
     with pytest.raises(PathError, match="predicts none"):
         run(solve(Ancestral("learned"), path, x, (t, s), FLOAT64), M2().denoiser(path))
 
@@ -293,10 +293,10 @@ def test_brownian_noise_is_the_normalised_increment_over_the_stretch(path: Affin
     told = Conditioning()
     found = ended(DPMSolver(stochastic=True, brownian=True), path, x, (t, s), told)
     assert told.stretches == [("brownian", pytest.approx(part(s)), pytest.approx(part(t)))]
-    white = FLOAT64.brownian_increment("brownian", part(s), part(t), (2,)) / math.sqrt(part(t) - part(s))
+    noise = FLOAT64.brownian_increment("brownian", part(s), part(t), (2,)) / math.sqrt(part(t) - part(s))
     plain = ended(DPMSolver(stochastic=True), path, x, (t, s))
     std = path.sigma(s) * math.sqrt(1.0 - (0.6 / 1.9) ** 2)
-    torch.testing.assert_close(found - plain, std * (white - FLOAT64.normal(0, (2,))), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found - plain, std * (noise - FLOAT64.normal(0, (2,))), rtol=1e-9, atol=1e-11)
 
     told, middle = Conditioning(), times_of(path, (math.sqrt(1.9 * 0.6),))[0]
     ended(DPMSolver2S(stochastic=True, brownian=True), path, x, (t, s), told)

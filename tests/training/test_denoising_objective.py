@@ -32,9 +32,9 @@ def test_the_right_answer_has_no_loss(path, predicts):
 
     def oracle(x, time):
         t = Denoising().draw(path, batch.positions, noise)
-        white = noise.normal("noise", (3, 4, 4))
-        state = path.diffuse(batch.clean, t, white)
-        return model.parameterization.target(path, batch.clean, white, state, t)
+        z = noise.normal("noise", (3, 4, 4))
+        state = path.diffuse(batch.clean, t, z)
+        return model.parameterization.target(path, batch.clean, z, state, t)
 
     model = Denoiser(oracle, path, predicts)
     assert float(Denoising()(model, batch, noise, 0.0).total) < 1e-9

@@ -34,8 +34,8 @@ class Boosted:
 
     def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Noise (B, *event)."""
-        white = self.source.normal(key, event)
-        return self.gamma * white if key == "prior" else white
+        noise = self.source.normal(key, event)
+        return self.gamma * noise if key == "prior" else noise
 
     def uniform(self, key: Key) -> float:
         """As the inner source."""

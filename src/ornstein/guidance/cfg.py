@@ -57,7 +57,9 @@ class CFG(Rule):
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time, label: 0 * x + label[:, None], path=orn.VP(), predicts="clean")
-    >>> guided = CFG(weight=3.0, null={"label": torch.tensor([1.0])})(model).with_condition({"label": torch.tensor([2.0])})
+    >>> guided = CFG(weight=3.0, null={"label": torch.tensor([1.0])})(model).with_condition(
+    ...     {"label": torch.tensor([2.0])}
+    ... )
     >>> guided(torch.zeros(1, 1), 0.5).clean.item()
     4.0
     """

@@ -106,11 +106,11 @@ def _white(x: Tensor, t: Time, seed: int, draw: int) -> Tensor:
     return noise.normal(("minority", place, draw), x.shape[1:])
 
 
-def _again(inner: DenoiserLike, path: AffinePath, clean: Tensor, white: Tensor, log_snr: float) -> Tensor:
+def _again(inner: DenoiserLike, path: AffinePath, clean: Tensor, noise: Tensor, log_snr: float) -> Tensor:
     """D(α·clean + σ·z) at a log-SNR."""
     t = path.time_of(log_snr)
     path.check(t)
-    return inner(path.diffuse(clean, t, white.expand_as(clean)), t).clean
+    return inner(path.diffuse(clean, t, noise.expand_as(clean)), t).clean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

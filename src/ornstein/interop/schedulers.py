@@ -60,9 +60,9 @@ class Bounded:
         bound = at.reshape(-1, *(1,) * (x.ndim - 1))
         return answer.replace(clean=torch.minimum(torch.maximum(answer.clean, -bound), bound) / bound)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """The inner one's."""
-        return self.inner.target(path, clean, white, x, t)
+        return self.inner.target(path, clean, noise, x, t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,9 @@ class Negated:
         """Of −raw."""
         return self.inner.to_estimate(path, x, t, -raw)
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """The negative of the inner one's."""
-        return -self.inner.target(path, clean, white, x, t)
+        return -self.inner.target(path, clean, noise, x, t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

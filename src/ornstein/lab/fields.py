@@ -106,8 +106,8 @@ class Drawing:
         clean, covariance = self.target.posterior(self.path, x, float(t))
         values, frame = torch.linalg.eigh(covariance)
         root = frame * values.clamp_min(0.0).sqrt()
-        white = self.noise.normal(("x0", str(float(t))), self.target.mean.shape)
-        return Estimate(x, t, self.path, clean=clean + (white.flatten(1) @ root.T).reshape(clean.shape))
+        noise = self.noise.normal(("x0", str(float(t))), self.target.mean.shape)
+        return Estimate(x, t, self.path, clean=clean + (noise.flatten(1) @ root.T).reshape(clean.shape))
 
     def with_condition(self, cond: Cond) -> Drawing:
         """The path may depend on the condition."""

@@ -39,7 +39,7 @@ class _UnrecordedError(Exception):
 class _Rows:
     """Which request for noise owns which rows. Filled by a first run, read by the second."""
 
-    white: dict[Slot, int] = field(default_factory=dict)
+    noise: dict[Slot, int] = field(default_factory=dict)
     times: dict[Slot, set[float]] = field(default_factory=dict)
     drawn: list[Key] = field(default_factory=list)
 
@@ -62,25 +62,25 @@ class NoiseBasis:
 
     def recorded(self, first: int) -> NoiseBasis:
         """The source of the second run, with ``first`` rows before its own."""
-        total, white = first, {}
-        for slot in self.rows.white:
-            white[slot] = total
+        total, noise = first, {}
+        for slot in self.rows.noise:
+            noise[slot] = total
             total += self._width(slot)
         for slot, times in self.rows.times.items():
-            white[slot] = total
+            noise[slot] = total
             total += self._width(slot) * max(len(times) - 1, 0)
-        return NoiseBasis(_Rows(white, self.rows.times), first, total, self.dense, self.times, self.name)
+        return NoiseBasis(_Rows(noise, self.rows.times), first, total, self.dense, self.times, self.name)
 
     def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """The unit rows of this key: the same for the same key."""
         slot = (self.name, key, tuple(event))
         if not self.total:
-            self.rows.white.setdefault(slot, 0)
+            self.rows.noise.setdefault(slot, 0)
             return torch.zeros(1, *event, dtype=torch.float64)
-        if slot not in self.rows.white:
+        if slot not in self.rows.noise:
             raise _UnrecordedError
         out = self._zeros(event)
-        self._fill(out, self.rows.white[slot], 1.0)
+        self._fill(out, self.rows.noise[slot], 1.0)
         return out
 
     def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
@@ -95,7 +95,7 @@ class NoiseBasis:
         sign = 1.0 if t1 >= t0 else -1.0
         for i, (low, high) in enumerate(itertools.pairwise(nodes)):
             if min(t0, t1) <= low and high <= max(t0, t1):
-                self._fill(out, self.rows.white[slot] + i * self._width(slot), sign * math.sqrt(high - low))
+                self._fill(out, self.rows.noise[slot] + i * self._width(slot), sign * math.sqrt(high - low))
         return out
 
     def uniform(self, key: Key) -> float:
@@ -115,7 +115,7 @@ class NoiseBasis:
     @property
     def stochastic(self) -> bool:
         """Whether normals have been asked for."""
-        return bool(self.rows.white or self.rows.times)
+        return bool(self.rows.noise or self.rows.times)
 
     @property
     def draws_times(self) -> bool:

@@ -119,8 +119,8 @@ class MixtureTarget:
         """One draw a sample of ``noise``: (B, d), float64."""
         edges = self.weights.cumsum(0)[:-1]
         chosen = torch.searchsorted(edges, noise.uniform_per_sample((key, "component")).cpu(), right=True)
-        white = noise.normal(key, (self.dim,)).to("cpu", torch.float64)
-        local = self.variances[chosen].sqrt() * white
+        z = noise.normal(key, (self.dim,)).to("cpu", torch.float64)
+        local = self.variances[chosen].sqrt() * z
         if self.frames is not None:
             local = torch.einsum("bij,bj->bi", self.frames[chosen], local)
         return self.means[chosen] + local

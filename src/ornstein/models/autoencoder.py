@@ -39,9 +39,9 @@ class NoSamples:
         del raw
         raise AssertionError(self.precondition(path, x, t))
 
-    def target(self, path: Path, clean: Tensor, white: Tensor, x: Tensor, t: Time) -> Tensor:
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """Refused."""
-        del clean, white
+        del clean, noise
         return self.precondition(path, x, t)
 
 

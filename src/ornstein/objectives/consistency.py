@@ -132,7 +132,7 @@ class Pair(NamedTuple):
     ``quiet`` (B,) marks the samples of low noise.
     """
 
-    white: Tensor
+    noise: Tensor
     x: Tensor
     t: Tensor
     x_next: Tensor
@@ -191,19 +191,19 @@ class ConsistencyTraining:
         """What is asked of a batch at ``count`` intervals: levels, paired noise, and for some no condition."""
         loss, path, low = self.loss, grids.affine(model.path), sigma_min(model)
         upper, lower, quiet = self.levels(path, low, batch.positions, noise, count)
-        white = noise.normal("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
+        z = noise.normal("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
         cond = batch.cond
         if cond and loss.drop > 0.0:
             cond = without(cond, noise.uniform_per_sample("drop") < loss.drop)
         if loss.coupling != "none":
             groups = _groups(cond) if loss.within else None
-            white = white[pairing(batch.clean, white, loss.coupling, groups).to(white.device)]
+            z = z[pairing(batch.clean, z, loss.coupling, groups).to(z.device)]
         t, t_next = _times(path, upper), _times(path, lower)
         return Pair(
-            white=white,
-            x=path.diffuse(batch.clean, t, white),
+            noise=z,
+            x=path.diffuse(batch.clean, t, z),
             t=t,
-            x_next=path.diffuse(batch.clean, t_next, white),
+            x_next=path.diffuse(batch.clean, t_next, z),
             t_next=t_next,
             upper=torch.tensor(upper, dtype=torch.float64),
             lower=torch.tensor(lower, dtype=torch.float64),
@@ -233,7 +233,7 @@ class ConsistencyTraining:
         """The teacher's answer at the lower level; at σ_min the state itself, which it would answer."""
         found = _answer(teacher, pair.x_next, pair.t_next, pair.cond)
         bottom = pair.lower <= sigma_min(teacher)
-        state = clean + expand(pair.lower, clean) * pair.white
+        state = clean + expand(pair.lower, clean) * pair.noise
         rows = bottom.to(clean.device, non_blocking=True).reshape(-1, *(1,) * (clean.ndim - 1))
         return torch.where(rows, state, found).detach()
 

@@ -20,9 +20,9 @@ from ..errors import ConfigError
 CouplingName = Literal["none", "assignment", "pot"]
 
 
-def costs(clean: Tensor, white: Tensor) -> npt.NDArray[np.float64]:
+def costs(clean: Tensor, noise: Tensor) -> npt.NDArray[np.float64]:
     """‖x_a − z_b‖² of (B, *event) samples and (B, *event) noise, (B, B) float64 on the host."""
-    x, z = clean.detach().flatten(1).float(), white.detach().flatten(1).float()
+    x, z = clean.detach().flatten(1).float(), noise.detach().flatten(1).float()
     square = x.square().sum(1)[:, None] + z.square().sum(1)[None] - 2.0 * (x @ z.T)
     return square.clamp_min(0.0).cpu().double().numpy()
 
@@ -54,8 +54,8 @@ def transport(cost: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
     return places if len(np.unique(places)) == len(places) else assignment(-plan)
 
 
-def pairing(clean: Tensor, white: Tensor, name: CouplingName, groups: Tensor | None = None) -> Tensor:
-    """The permutation p (B,) for which ``white[p]`` is paired with ``clean``, on the host.
+def pairing(clean: Tensor, noise: Tensor, name: CouplingName, groups: Tensor | None = None) -> Tensor:
+    """The permutation p (B,) for which ``noise[p]`` is paired with ``clean``, on the host.
 
     Samples keep their places, and so do their conditions. ``groups`` (B,): only noise of equal groups is exchanged, as
     conditional models need it (a condition must not tell anything about the noise).
@@ -68,7 +68,7 @@ def pairing(clean: Tensor, white: Tensor, name: CouplingName, groups: Tensor | N
     solve: Callable[[npt.NDArray[np.float64]], npt.NDArray[np.int64]] = (
         assignment if name == "assignment" else transport
     )
-    cost = costs(clean, white)
+    cost = costs(clean, noise)
     if groups is None:
         return torch.from_numpy(solve(cost))
     found, labels = np.arange(rows), groups.detach().cpu().numpy()

@@ -30,7 +30,7 @@ class NoisyBatch:
     """A batch of questions: x_t (B, *event) made of ``clean`` and ``normal`` at times t (B,), and the conditions."""
 
     clean: Tensor
-    white: Tensor
+    noise: Tensor
     x: Tensor
     t: Tensor
     cond: Mapping[str, Tensor]
@@ -78,15 +78,15 @@ class Denoising:
     def make_noisy_batch(self, path: Path, batch: TrainBatch, noise: Noise) -> NoisyBatch:
         """What the network is asked about a batch: a time, noise and, for some, no condition."""
         t = self.draw(path, batch.positions, noise)
-        white = noise.normal("noise", path.state_shape(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
+        z = noise.normal("noise", path.state_shape(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
         cond = batch.cond
         if cond and self.drop > 0.0:
             cond = without(cond, noise.uniform_per_sample("drop") < self.drop)
-        return NoisyBatch(clean=batch.clean, white=white, x=path.diffuse(batch.clean, t, white), t=t, cond=cond)
+        return NoisyBatch(clean=batch.clean, noise=z, x=path.diffuse(batch.clean, t, z), t=t, cond=cond)
 
     def error(self, reading: Parameterization, path: Path, asked: NoisyBatch, raw: Tensor) -> Tensor:
         """weight(t) · mean((raw − target)²), (B,)."""
-        target = reading.target(path, asked.clean, asked.white, asked.x, asked.t)
+        target = reading.target(path, asked.clean, asked.noise, asked.x, asked.t)
         error = (raw.float() - target.float()).square().flatten(1).mean(1)
         sigma_data = reading.sigma_data if isinstance(reading, EDM) else 0.5
         by = weight(self.weight, reading, path, asked.t, gamma=self.gamma, sigma_data=sigma_data)

@@ -128,8 +128,8 @@ def asked(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor
     """The network's answer about pictures, with the noise of these samples for its latents."""
     inner = unwrapped(net)
     shape = inner.latent_shape(image.shape[1:])
-    white = noise.normal("latent", shape).to(image, non_blocking=True)
-    return net(image, image.new_zeros(len(image)), noise=white)
+    z = noise.normal("latent", shape).to(image, non_blocking=True)
+    return net(image, image.new_zeros(len(image)), noise=z)
 
 
 def last_layer(net: Any) -> Tensor:

@@ -61,11 +61,11 @@ class Path(Protocol):
         """A draw from the law at t (default: the end of the span) that needs no data; ``shape`` is the clean event."""
         ...
 
-    def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
+    def diffuse(self, clean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """x_t given x_0; ``normal`` has the shape of x_t."""
         ...
 
-    def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
+    def renoise(self, x: Tensor, s: float, t: float, noise: Tensor, clean: Tensor | None = None) -> Tensor:
         """x_t given x_s for s < t; ``clean`` only where the law's transition depends on x_0."""
         ...
 
@@ -161,9 +161,9 @@ class LocationPath(ABC):
         """std(t)·z, the law of x_t once the mean has died out or is small beside the noise."""
         return noise.normal("prior", shape) * self.std(self.t_range[1] if t is None else t)
 
-    def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
+    def diffuse(self, clean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """mean(x_0, t) + std(t)·z."""
-        return self.mean(clean, t) + expand(self.std(t), clean) * white
+        return self.mean(clean, t) + expand(self.std(t), clean) * noise
 
     def spread(self, s: T, t: T) -> T:
         """Standard deviation of the transition: spread² = std_t² − gain²·std_s²."""
@@ -180,10 +180,10 @@ class LocationPath(ABC):
         """Only where the mean is not proportional to x_0."""
         return False
 
-    def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
+    def renoise(self, x: Tensor, s: float, t: float, noise: Tensor, clean: Tensor | None = None) -> Tensor:
         """gain·x_s + spread·z: the transition of a path whose mean is proportional to x_0."""
         del clean
-        return expand(self.gain(s, t), x) * x + expand(self.spread(s, t), x) * white
+        return expand(self.gain(s, t), x) * x + expand(self.spread(s, t), x) * noise
 
     def posterior(self, x: Tensor, estimate: Estimate, t: float, s: float) -> Gaussian:
         """See the class's formula."""

@@ -194,24 +194,24 @@ class PyramidPath:
         level = self.t_range[1] if t is None else t
         return self._coloured(noise.normal("prior", self.state_shape(shape, level)), self._level(level))
 
-    def diffuse(self, clean: Tensor, t: Time, white: Tensor) -> Tensor:
+    def diffuse(self, clean: Tensor, t: Time, noise: Tensor) -> Tensor:
         """ᾱ_t·H^t x_0 + σ̃_t·z; one level for the whole batch, because shapes differ between levels."""
         level = self._level(t)
-        return self.gains[level] * self.down(clean, 0, level) + self._coloured(white, level)
+        return self.gains[level] * self.down(clean, 0, level) + self._coloured(noise, level)
 
     @property
     def renoise_needs_clean(self) -> bool:
         """The chain is Markov."""
         return False
 
-    def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
+    def renoise(self, x: Tensor, s: float, t: float, noise: Tensor, clean: Tensor | None = None) -> Tensor:
         """(ᾱ_t/ᾱ_s)·H x_s + √(σ̃_t² − (ᾱ_t/ᾱ_s)²σ̃_s²)·z."""
         del clean
         gain, spread = self._transition(s, t)
         if not self.kernel:
-            return gain * shrink(x, self.factor(s, t)) + spread * white
+            return gain * shrink(x, self.factor(s, t)) + spread * noise
         _, carried, high = self._spectra(x, s, t)
-        return gain * self.down(x, s, t) + Circulant(np.sqrt(np.maximum(high - carried, 0.0)))(white)
+        return gain * self.down(x, s, t) + Circulant(np.sqrt(np.maximum(high - carried, 0.0)))(noise)
 
     def posterior(self, x: Tensor, estimate: Estimate, t: float, s: float) -> Gaussian:
         """x_s given x_t and H^s x_0.
@@ -239,8 +239,8 @@ class PyramidPath:
         mean = known + (low**2 * gain / high**2) * grow(x - gain * shrink(known, factor), factor)
         removed = 1.0 - spread / high  # √(1 − ρ) = spread/σ̃_t
 
-        def root(white: Tensor) -> Tensor:
-            return low * (white - removed * grow(shrink(white, factor), factor))
+        def root(noise: Tensor) -> Tensor:
+            return low * (noise - removed * grow(shrink(noise, factor), factor))
 
         return Gaussian(mean=mean, root=root)
 
@@ -252,17 +252,17 @@ class PyramidPath:
         surprise = whiten(x - gain * self.down(known, s, t))
         mean = known + gain * before(self.up(surprise, s, t))
 
-        def root(white: Tensor) -> Tensor:
-            seen = kept(gain * self.down(half(white), s, t))
-            return half(white - gain * half(self.up(seen, s, t)))
+        def root(noise: Tensor) -> Tensor:
+            seen = kept(gain * self.down(half(noise), s, t))
+            return half(noise - gain * half(self.up(seen, s, t)))
 
         return Gaussian(mean=mean, root=root)
 
-    def _coloured(self, white: Tensor, level: int) -> Tensor:
+    def _coloured(self, noise: Tensor, level: int) -> Tensor:
         """Σ_l^½·z, σ̃_l·z for orthonormal kernels."""
         if not self.kernel:
-            return self.stds[level] * white
-        return Circulant(np.sqrt(self._spectrum(level, *white.shape[-2:])))(white)
+            return self.stds[level] * noise
+        return Circulant(np.sqrt(self._spectrum(level, *noise.shape[-2:])))(noise)
 
     def _spectrum(self, level: int, height: int, width: int) -> Spectrum:
         """Σ_l of a state of this size."""

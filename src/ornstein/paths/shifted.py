@@ -100,14 +100,14 @@ class ShiftedPath(LocationPath):
         """The transition subtracts the bias at s and adds the one at t, and both know x_0."""
         return True
 
-    def renoise(self, x: Tensor, s: float, t: float, white: Tensor, clean: Tensor | None = None) -> Tensor:
+    def renoise(self, x: Tensor, s: float, t: float, noise: Tensor, clean: Tensor | None = None) -> Tensor:
         """gain·(x_s − b_s) + b_t + spread·z with b = k·r(x_0, c, ·)."""
         if clean is None:
             raise PathError("ShiftedPath.renoise needs the clean sample (or an estimate): pass clean=")
         if self.bend == "data" and s == self.t_range[0]:
             raise PathError("bend='data' moves the data itself: a climb cannot start at the clean end")
         gain, spread = expand(self.gain(s, t), x), expand(self.spread(s, t), x)
-        return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * white
+        return gain * (x - self.mean(clean, s)) + self.mean(clean, t) + spread * noise
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """The base's prior; with "prior", shifted by k·r(0, c, t), exact for an r of the condition alone."""

@@ -68,14 +68,14 @@ class Recipe:
             raise ConfigError(f"the log-SNR of the score must be finite, got {self.log_snr}")
 
 
-def one_step(denoiser: DenoiserLike, clean: Tensor, white: Tensor, log_snr: float) -> Tensor:
+def one_step(denoiser: DenoiserLike, clean: Tensor, noise: Tensor, log_snr: float) -> Tensor:
     """x̂_0(α·x_0 + σ·z) of images x_0 and noise z, both (B, *event), at a log-SNR, without gradients.
 
     Raises `UsageError` for a log-SNR that the path does not reach, `PathError` for a path without one.
     """
     path, t = _level(denoiser, log_snr)
     with torch.no_grad():
-        return denoiser(path.diffuse(clean, t, white), t).clean
+        return denoiser(path.diffuse(clean, t, noise), t).clean
 
 
 def _level(denoiser: DenoiserLike, log_snr: float) -> tuple[AffinePath, float]:
@@ -95,8 +95,8 @@ def rarities(denoiser: DenoiserLike, clean: Tensor, noise: Noise, recipe: Recipe
     """
     total = torch.zeros(len(clean), dtype=torch.float64)
     for draw in range(recipe.draws):
-        white = noise.normal(("rarity", draw), clean.shape[1:]).to(clean)
-        found = one_step(denoiser, clean, white, recipe.log_snr)
+        z = noise.normal(("rarity", draw), clean.shape[1:]).to(clean)
+        found = one_step(denoiser, clean, z, recipe.log_snr)
         if recipe.clamp is not None:
             found = found.clamp(-recipe.clamp, recipe.clamp)
         with torch.no_grad():

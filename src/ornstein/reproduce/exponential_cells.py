@@ -103,9 +103,9 @@ def trained(seed: int, steps: int, tau: float = 0.1, width: int = 128) -> dict[s
         for group in optimizer.param_groups:
             group["lr"] = 2e-3 * 0.5 * (1.0 + math.cos(math.pi * i / steps))
         clean = _draws(target, rng, 512)
-        white = torch.from_numpy(rng.standard_normal((512, 2)))
-        x = path.alpha(t) * clean + path.sigma(t) * white
-        loss = (net(x.float()) - white.float()).square().mean()
+        z = torch.from_numpy(rng.standard_normal((512, 2)))
+        x = path.alpha(t) * clean + path.sigma(t) * z
+        loss = (net(x.float()) - z.float()).square().mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

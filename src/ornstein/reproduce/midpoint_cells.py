@@ -33,8 +33,8 @@ def gaussian(rounds: int, evaluations: int, places: str, form: str, draws: int, 
     parts = closed.parts_of(rng, levels, draws, places)  # pyright: ignore[reportArgumentType]
     tops = closed.climbs(levels, bars[rounds * half])
     law = closed.propagate(v, levels, tops, parts, form=form)  # pyright: ignore[reportArgumentType]
-    white = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
-    return {"root_kl": math.sqrt(law.kl(v).sum(1).mean()), "tv": float(law.tv(v, white).mean())}
+    noise = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
+    return {"root_kl": math.sqrt(law.kl(v).sum(1).mean()), "tv": float(law.tv(v, noise).mean())}
 
 
 def over_draws(rounds: int, evaluations: int, form: str) -> dict[str, float]:
@@ -80,8 +80,8 @@ def plateau(error: float, evaluations: int, draws: int, seed: int) -> float:
     tops, parts = closed.climbs(levels, bars[8 * half]), closed.parts_of(rng, levels, draws)
     wrong = error * off / np.linalg.norm(off)
     law = closed.propagate(v, levels, tops, parts, form="score", error=wrong)
-    white = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
-    return float(law.tv(v, white).mean())
+    noise = generator("reproduce", "midpoint", "white", seed).standard_normal((POINTS, len(v)))
+    return float(law.tv(v, noise).mean())
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -44,7 +44,7 @@ class Law:
         delta = self.variance / exact - 1.0
         return 0.5 * (delta - np.log1p(delta)) + self.mean**2 / (2.0 * exact)
 
-    def tv(self, v: Array, white: Array) -> Array:
+    def tv(self, v: Array, noise: Array) -> Array:
         """TV(found, exact) for every draw, (S,): ½E|q/p − 1| over the exact law, drawn by ``normal`` (n, d)."""
         exact = v + self.bar**2
         ratio, shift = exact / self.variance, self.mean / np.sqrt(exact)
@@ -52,7 +52,7 @@ class Law:
         for i in range(0, len(ratio), _CHUNK):
             r, m = ratio[i : i + _CHUNK], shift[i : i + _CHUNK]
             # log q/p = ½∑( log r + z² − r·(z − m)² )
-            log = 0.5 * ((1.0 - r) @ (white**2).T) + (r * m) @ white.T
+            log = 0.5 * ((1.0 - r) @ (noise**2).T) + (r * m) @ noise.T
             log += 0.5 * (np.log(r) - r * m**2).sum(1, keepdims=True)
             out.append(0.5 * np.abs(np.expm1(log)).mean(1))
         return np.concatenate(out)

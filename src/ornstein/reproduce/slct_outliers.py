@@ -73,14 +73,14 @@ def shares(run: TrainedModel, config: TrainConfig, clean: Tensor) -> Mapping[str
     spec: Any = run.spec
     nodes = grid(loss.end, spec.sigma_min, spec.sigma_max, loss.rho)
     c = loss.scale_at(loss.end, clean[0].numel())
-    white = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).normal("shares", clean.shape[1:])
+    noise = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).normal("shares", clean.shape[1:])
     names: tuple[DistanceName, ...] = get_args(DistanceName)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     heavy: list[float] = []
     for wanted in LEVELS:
         place = min(range(len(nodes) - 1), key=lambda i: abs(math.log(nodes[i] / wanted)))
         upper, lower = nodes[place], nodes[place + 1]
-        gap = torch.cat([_gap(run, x, z, upper, lower) for x, z in zip(clean.split(64), white.split(64), strict=True)])
+        gap = torch.cat([_gap(run, x, z, upper, lower) for x, z in zip(clean.split(64), noise.split(64), strict=True)])
         heavy.append(float(gap.pow(4).mean() / gap.pow(2).mean().square().clamp_min(1e-30)) - 3.0)
         for name in names:
             parts[name].append(carried(name, gap, c))
@@ -109,7 +109,7 @@ def _share(values: Tensor, by: Tensor) -> float:
     return float(values[top].sum() / values.sum().clamp_min(1e-300))
 
 
-def _gap(run: TrainedModel, clean: Tensor, white: Tensor, upper: float, lower: float) -> Tensor:
+def _gap(run: TrainedModel, clean: Tensor, noise: Tensor, upper: float, lower: float) -> Tensor:
     """f(x_t, t) − f(x_t', t') of samples and their noise."""
     model = run.denoiser
-    return model(clean + upper * white, upper).clean - model(clean + lower * white, lower).clean
+    return model(clean + upper * noise, upper).clean - model(clean + lower * noise, lower).clean

@@ -302,11 +302,11 @@ def classifier(*, noisy: bool, batches: int = 250) -> Classifier:
         labels = torch.tensor([example.label for example in chosen])
         log_snr = torch.full((32,), _CLEAN)
         if noisy:
-            white = Noise.of(batch, range(32)).normal("classifier", images.shape[1:])
+            noise = Noise.of(batch, range(32)).normal("classifier", images.shape[1:])
             log_snr = torch.from_numpy(draw.uniform(-8.0, _CLEAN, 32)).float()
             t = torch.tensor([path.time_of(float(value)) for value in log_snr])  # pyright: ignore[reportAttributeAccessIssue]
             # The guidance feeds x/√(α² + σ²), which is x itself on this path.
-            images = path.diffuse(images, t, white)
+            images = path.diffuse(images, t, noise)
         loss = functional.cross_entropy(net(images, log_snr), labels)
         optimizer.zero_grad()
         loss.backward()

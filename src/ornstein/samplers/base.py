@@ -134,8 +134,8 @@ class Problem:
             clean: Tensor | None = None
             if self.path.renoise_needs_clean:
                 clean = x if step.t == self.path.t_range[0] else (yield Query(x, step.t)).clean
-            white = noise.normal(("up", step.index), self.path.state_shape(x.shape[1:], step.s, at=step.t))
-            x = self.path.renoise(x, step.t, step.s, white, clean)
+            z = noise.normal(("up", step.index), self.path.state_shape(x.shape[1:], step.s, at=step.t))
+            x = self.path.renoise(x, step.t, step.s, z, clean)
         return x
 
 

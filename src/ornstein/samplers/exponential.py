@@ -181,8 +181,8 @@ class DPMSolver:
         x_s = leap.to(x, weights, [clean for _, clean in points])
         if leap.fresh == 0.0:
             return x_s
-        white = _draw(path, noise, step.index, step.t, step.s, x, self.brownian)
-        return torch.add(x_s, white, alpha=leap.fresh)
+        z = _draw(path, noise, step.index, step.t, step.s, x, self.brownian)
+        return torch.add(x_s, z, alpha=leap.fresh)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

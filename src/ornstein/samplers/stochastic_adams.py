@@ -22,7 +22,7 @@ class _Stretch(NamedTuple):
 
     x: Tensor
     step: Step
-    white: Tensor | None
+    noise: Tensor | None
     nodes: list[float]
     clean: list[Tensor]
 
@@ -71,7 +71,7 @@ class SASolver:
         if last is not None and self.corrector:
             keep = min(len(last.clean), self.corrector)
             nodes, clean = [*last.nodes[:keep], 1.0], [*last.clean[:keep], estimate.clean]
-            x = self._leap(path, last.x, last.step, nodes, clean, last.white)
+            x = self._leap(path, last.x, last.step, nodes, clean, last.noise)
         now = half_log_snr(path, step.t)
         wanted = max(self.predictor, self.corrector)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][:wanted]
@@ -80,9 +80,9 @@ class SASolver:
         finite = math.isfinite(h)
         nodes = [(at - now) / h for at, _ in points] if finite else [0.0]
         clean = [d for _, d in points][: len(nodes)]
-        white = noise.normal(step.index, x.shape[1:]) if self.tau > 0.0 and path.sigma(step.s) > 0.0 else None
-        memory["stretch"] = _Stretch(x, step, white, nodes, clean) if finite else None
-        return self._leap(path, x, step, nodes[: self.predictor], clean[: self.predictor], white)
+        z = noise.normal(step.index, x.shape[1:]) if self.tau > 0.0 and path.sigma(step.s) > 0.0 else None
+        memory["stretch"] = _Stretch(x, step, z, nodes, clean) if finite else None
+        return self._leap(path, x, step, nodes[: self.predictor], clean[: self.predictor], z)
 
     def _leap(
         self,
@@ -91,13 +91,13 @@ class SASolver:
         step: Step,
         nodes: Sequence[float],
         clean: Sequence[Tensor],
-        white: Tensor | None,
+        noise: Tensor | None,
     ) -> Tensor:
         h = half_log_snr(path, step.s) - half_log_snr(path, step.t)
         square, gain = self.tau**2, path.alpha(step.s)
         keep = path.sigma(step.s) / path.sigma(step.t) * (math.exp(-square * h) if square else 1.0)
         weights = quadrature((1.0 + square) * h, nodes)
         out = combine(x, keep, [(gain * w, d) for w, d in zip(weights, clean, strict=True)])
-        if white is None:
+        if noise is None:
             return out
-        return torch.add(out, white, alpha=path.sigma(step.s) * math.sqrt(-math.expm1(-2.0 * square * h)))
+        return torch.add(out, noise, alpha=path.sigma(step.s) * math.sqrt(-math.expm1(-2.0 * square * h)))

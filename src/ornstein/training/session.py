@@ -134,8 +134,8 @@ class Session:
         moments = None if self.codec is None else moments_of(images, self.codec.channels)
         if moments is None:
             return images
-        white = self.noise(batch.positions).normal("latent", moments.mean.shape[1:])
-        return moments.draw(white.to(images, non_blocking=True))
+        noise = self.noise(batch.positions).normal("latent", moments.mean.shape[1:])
+        return moments.draw(noise.to(images, non_blocking=True))
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """What the network is told, as tensors on its device."""
