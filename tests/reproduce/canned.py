@@ -337,12 +337,21 @@ def requests(name: str) -> dict[str, dict[str, list[Any]]]:
     return out
 
 
+def lines(tree: Any, levels: int = 3) -> str:
+    """JSON with a line for each finding, table and plot."""
+    if not levels or not isinstance(tree, (dict, list)) or not tree:
+        return json.dumps(tree, ensure_ascii=False)
+    if isinstance(tree, list):
+        return "[\n" + ",\n".join(lines(value, levels - 1) for value in tree) + "\n]"
+    return "{\n" + ",\n".join(f"{json.dumps(key)}: {lines(value, levels - 1)}" for key, value in tree.items()) + "\n}"
+
+
 def write(names: Sequence[str]) -> None:
     """The golden files again."""
     GOLDEN.mkdir(exist_ok=True)
     for name in names:
         tree = {**{world: made(name, world) for world in WORLDS}, "requests": requests(name)}
-        (GOLDEN / f"{name}.json").write_text(json.dumps(tree, ensure_ascii=False, indent=0) + "\n", "utf-8")
+        (GOLDEN / f"{name}.json").write_text(lines(tree) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
