@@ -56,6 +56,9 @@ def test_defaults_and_refusals() -> None:
     assert (plain.reading, plain.shape, plain.clock, plain.cond) == (model().reading, None, None, {})
     assert (plain.grid, plain.codec) == (None, None)
     assert isinstance(Denoiser(weigh, VP(), Clean()).predicts, Clean)
+    assert "codec" not in repr(model(codec=SimpleNamespace(decode=None)))
+    with pytest.raises(TypeError, match="positional"):
+        Denoiser(weigh, VP(), "noise", None)  # type: ignore[misc] - the rest goes by name
     with pytest.raises(ConfigError, match="path must be a forward path"):
         Denoiser(weigh, "vp")  # type: ignore[arg-type]
     wrong = Denoiser(lambda x, time: SimpleNamespace(sample=None), VP())  # type: ignore[arg-type, return-value]
