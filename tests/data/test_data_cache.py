@@ -24,8 +24,8 @@ def draw(index: int) -> tuple[np.ndarray, dict[str, str]]:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "fresh"))
-    return tmp_path / "fresh"
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "deep" / "fresh"))
+    return tmp_path / "deep" / "fresh"
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -79,6 +80,24 @@ def test_columns_of_a_table_are_found_by_name_then_by_kind(tmp_path: Path) -> No
     assert [(source[i].caption, source[i].label) for i in range(2)] == [("", -1), ("t", 0)]
 
 
+def test_every_usual_name_of_a_column_is_known(tmp_path: Path) -> None:
+    """In this order: a column of the list before any other of the kind, an earlier one of the list before a later."""
+    pictures = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
+    labels, captions = ("label", "labels", "cls", "class", "fine_label"), ("caption", "text", "prompt", "captions")
+    for names, decoy, of in (
+        (pictures, [png(1)], lambda example: int(example.image[0, 0, 0])),
+        (labels, ["x"], lambda example: example.label),
+        (captions, ["x"], lambda example: example.caption),
+    ):
+        for first, later in itertools.pairwise((*names, None)):
+            value = {pictures: [png(2)], labels: ["fox"], captions: ["words"]}[names]
+            columns = {"other": decoy, **({later: decoy} if later else {}), first: value}
+            columns |= {} if names is pictures else {"image": [png(3)]}
+            source = open_source(parquet(tmp_path / "a.parquet", **columns), size=8)
+            assert of(source[0]) == {pictures: 2, labels: 0, captions: "words"}[names], first
+            assert names is not labels or source.classes == ("fox",)
+
+
 def test_a_cell_may_name_a_file(tmp_path: Path) -> None:
     fill(tmp_path, "deep/x.png")
     cells = [{"bytes": None, "path": str(tmp_path / "deep" / "x.png")}, {"bytes": png(9), "path": "y/name.png"}]
@@ -108,16 +127,24 @@ def test_tables_are_known_by_names_content_and_size(tmp_path: Path) -> None:
     assert (single.name, whole.name) == (str(path), str(path.parent))
 
 
-def test_progress_bars_are_as_they_were(tmp_path: Path) -> None:
+def test_progress_bars_are_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     path = parquet(tmp_path / "a.parquet", image=[png(1)])
-    before = datasets.are_progress_bars_disabled()
+    before, seen = datasets.are_progress_bars_disabled(), []
+    read = datasets.Dataset.from_parquet
+
+    def watched(files: list[str]) -> object:
+        seen.append(datasets.are_progress_bars_disabled())
+        return read(files)
+
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", watched)
     try:
         for disable in (datasets.disable_progress_bars, datasets.enable_progress_bars):
             disable()
             expected = datasets.are_progress_bars_disabled()
             open_source(path, size=8)
             assert datasets.are_progress_bars_disabled() == expected
+        assert seen == [True, True]  # no bars for local files
     finally:
         (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
 
@@ -130,6 +157,7 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = [None, {"url": {"checksum": "1"}}, {"url": {"checksum": "2"}}]
 
     def load(name: str, split: str) -> object:
+        assert not datasets.are_progress_bars_disabled()  # a download shows its progress
         asked.append((name, split))
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["x", "y"]))
         rows = datasets.Dataset.from_dict({"image": [{"bytes": png(4), "path": None}], "label": [1]}, features=features)
