@@ -146,6 +146,9 @@ def test_a_variance_is_split_off_only_where_the_channels_double() -> None:
             assert torch.equal(estimate.clean, raw[:, :2])
         else:
             assert Clean().read(VP(), X, 0.5, raw).clean.shape[1] == channels
+    flat, wide = X[:, :, 0], NOISE.white("wide", (4,))  # points of two numbers
+    assert torch.equal(Clean().read(VP(), flat, 0.5, wide).clean, wide[:, :2])
+    assert torch.equal(Clean().read(VP(), flat, 0.5, wide).extras["variance"], wide[:, 2:])
     points = torch.ones(3, dtype=DOUBLE)  # no channels at all
     assert torch.equal(Clean().read(VP(), points, 0.5, points).clean, points)
 
@@ -157,6 +160,8 @@ def test_the_networks_time_is_float32_and_one_a_row() -> None:
         assert (found.shape, found.dtype, found.device) == ((3,), torch.float32, X.device)
         assert torch.equal(found, torch.tensor([0.1] * 3))
     assert torch.equal(clock_tensor(torch.tensor([1 / 3, 2.0, 5.0], dtype=DOUBLE), X), torch.tensor([1 / 3, 2.0, 5.0]))
+    assert clock_tensor(5, X).tolist() == [5.0] * 3
+    assert clock_tensor(5, X).dtype == torch.float32
     assert clock_tensor(1.0, torch.empty(2, 5, device="meta")).device.type == "meta"
     assert clock_tensor(torch.ones(2), torch.empty(2, 5, device="meta")).device.type == "meta"
 
@@ -206,8 +211,8 @@ def test_pixels_are_shuffled_as_torch_does() -> None:
     x = torch.zeros(1, 1, 1, 1, dtype=DOUBLE)
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     raw = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=DOUBLE).reshape(1, 5, 1, 1)
-    found = LevelBelow().read(path, x, 1.0, raw).clean
-    assert found.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
+    for t in (1.0, torch.ones(1, dtype=DOUBLE)):
+        assert LevelBelow().read(path, x, t, raw).clean.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
 def test_other_answers_at_a_level_are_refused() -> None:
@@ -216,3 +221,6 @@ def test_other_answers_at_a_level_are_refused() -> None:
     for shape in ((7, 4, 8), (2, 4, 8), (2, 8, 8), (2, 16, 8), (3, 8, 16), (8, 8, 16), (8, 4, 16)):
         with pytest.raises(PathError, match="8 channels or with 2 times the size"):
             LevelBelow().read(path, x, 1.0, torch.zeros(1, *shape, dtype=DOUBLE))
+    three = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(3,))
+    with pytest.raises(PathError, match="18 channels or with 3 times the size"):
+        LevelBelow().read(three, x, 1.0, torch.zeros(1, 17, 4, 8, dtype=DOUBLE))

@@ -161,10 +161,16 @@ def test_a_hair_below_a_node_is_the_node() -> None:
         for near in (t, t * (1.0 + 1e-15), t * (1.0 - 1e-15)):
             assert both(table.rate, near) == pytest.approx([4.0 * (LOGS[place + 1] - LOGS[place])] * 3, rel=1e-12)
             assert both(table.log_alpha, near) == pytest.approx([LOGS[place + 1]] * 3, rel=1e-12)
+        for hair, segment in ((0.8e-9, place), (1.2e-9, place + 1)):  # a billionth of a segment
+            slope = 4.0 * (LOGS[segment + 1] - LOGS[segment])
+            assert both(table.rate, t + hair / 4) == pytest.approx([slope] * 3, rel=1e-12)
     whole = Table(betas=tuple(np.linspace(1e-4, 0.02, 1000).tolist()))
     exact = 0.5 * np.cumsum(np.log1p(-np.linspace(1e-4, 0.02, 1000)))
     found = [whole.log_alpha((k + 1) / 1000) for k in range(1000)]
-    assert found[:-1] == exact[:-1].tolist()  # the nodes themselves, bit for bit; the last ends a segment
+    tensors = whole.log_alpha(torch.arange(1, 1001, dtype=DOUBLE) / 1000).tolist()
+    assert (
+        found[:-1] == tensors[:-1] == exact[:-1].tolist()
+    )  # the nodes themselves, bit for bit; the last ends a segment
     assert found[-1] == pytest.approx(exact[-1], rel=1e-14)
 
 
@@ -195,7 +201,17 @@ def test_the_cosine_table_is_that_of_diffusers_to_its_last_step() -> None:
 def test_ranges_of_betas_and_schedules_at_their_edges() -> None:
     for betas in ((0.5,), (1.0,), (0.3, 1.0), (1e-9, 1 - 1e-9)):
         Table(betas=betas)
-    for betas in ((0.0,), (0.5, 0.0), (0.0, 0.5), (1.0, 0.5), (-0.1, 0.5), (0.5, 1.0 + 1e-9), (0.5, math.nan)):
+    for betas in (
+        (0.5, 0.0, 0.5),
+        (0.5, 0.5, 1.5, 0.5),
+        (0.0,),
+        (0.5, 0.0),
+        (0.0, 0.5),
+        (1.0, 0.5),
+        (-0.1, 0.5),
+        (0.5, 1.0 + 1e-9),
+        (0.5, math.nan),
+    ):
         with pytest.raises(ConfigError, match="check"):
             Table(betas=betas)
     for make in (Linear, ScaledLinear):
@@ -237,6 +253,7 @@ def test_transition_and_bridge_in_closed_form(path: AffinePath, s: float, t: flo
     assert LocationPath.spread(path, *times).tolist() == pytest.approx([spread] * 3, rel=1e-9)
     assert path.bridge_std(t, s) == pytest.approx(s_s * spread / s_t, rel=1e-9, abs=1e-12)
     torch.testing.assert_close(path.renoise(X, s, t, WHITE), gain * X + spread * WHITE, rtol=1e-9, atol=1e-9)
+    assert path.renoise_needs_clean is False
     torch.testing.assert_close(path.diffuse(CLEAN, t, WHITE), a_t * CLEAN + s_t * WHITE, rtol=1e-12, atol=1e-12)
     weight = gain * s_s**2 / s_t**2
     found = path.posterior(X, Estimate(X, t, path, clean=CLEAN), t, s)
@@ -333,7 +350,10 @@ def scaled(clean: Tensor, cond: Any, t: Any) -> Tensor:
 @pytest.mark.parametrize("base", [LINEAR, VE(), Flow()], ids=["vp", "ve", "flow"])
 def test_every_bend_in_closed_form(bend: Any, base: AffinePath) -> None:
     cond = {"c": torch.tensor([[0.3], [-1.2], [2.0]], dtype=DOUBLE)[..., None]}
-    path = ShiftedPath(base=base, shift=scaled, bend=bend).given(cond)
+    given = dict(cond)
+    path = ShiftedPath(base=base, shift=scaled, bend=bend).given(given)
+    given["c"] = torch.zeros(1)  # the caller's mapping is not ours
+    assert path.renoise_needs_clean is True
     s, t = 0.21, 0.47
     strength = {"quadratic": lambda a: a * (1 - a), "prior": lambda a: 1 - a, "data": lambda a: -a}[bend]
     k_s, k_t = (strength(base.alpha(u)) for u in (s, t))

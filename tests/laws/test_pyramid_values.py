@@ -19,7 +19,8 @@ DOUBLE = torch.float64
 SHAPE = (4, 12)
 MIXED = PyramidPath(alphas=(0.9, 0.6, 0.8), sigmas=(0.3, 0.5, 0.4), factors=(2, 1, 2))
 SKEW = PyramidPath(alphas=(0.9, 0.7, 0.5), sigmas=(0.3, 0.5, 0.4), factors=(2, 1, 2), kernel=(1.0, 4.0, -0.5))
-LONG = PyramidPath(alphas=(0.8, 0.6), sigmas=(0.2, 0.4), factors=(1, 2), kernel=(1.0, 2.0, 0.3, 0.7, 0.1))
+# Nearly all of its noise at level 2 is that of level 1: the posterior is narrow.
+LONG = PyramidPath(alphas=(0.8, 0.9), sigmas=(0.9, 0.2), factors=(1, 2), kernel=(1.0, 2.0, 0.3, 0.7, 0.1))
 PATHS = pytest.mark.parametrize("path", [MIXED, SKEW, LONG], ids=["box", "skew", "long"])
 
 
@@ -213,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused_in_both_directions() -> None:
 def test_levels_are_whole_and_one_for_the_batch() -> None:
     x, white = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)
     wanted = MIXED.diffuse(x, 1, white)
-    for t in (1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0]), torch.tensor([1, 1])):
+    for t in (1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0]), torch.tensor([1, 1]), torch.tensor([1.0])):
         assert torch.equal(MIXED.diffuse(x, t, white), wanted)
     with pytest.raises(PathError, match="one level for the whole batch"):
         MIXED.diffuse(x, torch.tensor([1.0, 2.0]), white)
@@ -248,6 +249,7 @@ def test_nonsense_at_the_edges_of_every_option() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             PyramidPath(**{**one, **options})  # type: ignore[arg-type]
+    PyramidPath(**one, kernel=(0.1, 0.1))  # type: ignore[arg-type]
     PyramidPath(**one, kernel=(-1.0, -2.0))  # type: ignore[arg-type] - a sign is no reason
     PyramidPath(**one, rule="published")  # type: ignore[arg-type]
 
@@ -257,3 +259,17 @@ def test_a_prior_is_drawn_in_the_picture_of_its_level() -> None:
     drawn = MIXED.prior(noise, (1, 4, 12))
     assert torch.equal(drawn, MIXED.stds[3] * noise.white("prior", (1, 1, 3)))
     assert torch.equal(MIXED.prior(noise, (1, 4, 12), 1.0), MIXED.stds[1] * noise.white("prior", (1, 2, 6)))
+
+
+def test_pictures_without_channels_under_a_kernel() -> None:
+    clean, x, white = normal(2, 4, 12), normal(2, 1, 3, seed=1), normal(2, 2, 6, seed=2)
+    torch.testing.assert_close(SKEW.down(clean, 0, 3), SKEW.down(clean[:, None], 0, 3)[:, 0])
+    for s, told in ((2.0, clean), (2.0, SKEW.down(clean, 0, 1))):
+        flat, deep = (
+            SKEW.posterior(one, Estimate(one, 3.0, SKEW, clean=known), 3.0, s)
+            for one, known in ((x, told), (x[:, None], told[:, None]))
+        )
+        torch.testing.assert_close(flat.mean, deep.mean[:, 0])
+        torch.testing.assert_close(flat.sample(white), deep.sample(white[:, None])[:, 0])
+    with pytest.raises(PathError, match="must divide"):
+        SKEW.down(clean[:, :3], 0, 1)
