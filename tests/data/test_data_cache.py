@@ -78,6 +78,8 @@ def test_another_key_count_or_size_is_another_entry(fresh: Path) -> None:
     assert drawn(("a", 1), 3, 8) == 3
     assert [drawn(["a", 1], 3, 8), drawn("a", 3, 8), drawn("a", 4, 8)] == [0, 0, 0]
     assert len(list(fresh.glob("pictures-*.npy"))) == len(list(fresh.glob("pictures-*.json"))) == 5
+    # The name of an entry is for good, or every picture is drawn again after an update.
+    assert (fresh / "pictures-ee3423b74524f29e883d558ecc1099e6.npy").is_file()
 
 
 @pytest.mark.parametrize(

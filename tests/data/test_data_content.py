@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from ornstein.data import Source, UnreadableError, open_source
+from ornstein.data.base import digest
 from ornstein.data.folder import caption_of, name_labels, open_folder
 from ornstein.data.shards import is_shards, open_shards
 from ornstein.errors import DataError
@@ -108,7 +109,9 @@ def test_a_changed_tar_is_indexed_again(tmp_path: Path, monkeypatch: pytest.Monk
     same_size = [("2.txt", b"word" * 3_000), ("2.png", png(2))]
     os.utime(tar(file, same_size), ns=(0, 5))  # the same size and name, another time
     assert open_source(str(file), size=8)[0].name == "a.tar/2"
-    assert len(list((tmp_path / "deep" / "cache").glob("shard-*.json"))) == 3
+    kept = tmp_path / "deep" / "cache"
+    assert len(list(kept.glob("shard-*.json"))) == 3
+    assert (kept / f"shard-{digest(str(file.resolve()), file.stat().st_size, 5, 1)}.json").is_file()
     monkeypatch.setenv("ORNSTEIN_CACHE", str(file / "cache"))  # no folder: indexed every time
     assert open_source(str(file), size=8)[0].name == "a.tar/2"
 

@@ -73,6 +73,10 @@ def test_every_critter_option_has_words() -> None:
 def test_a_source_says_what_it_holds() -> None:
     """Names, seeds, labels and licences of one style and of several; the published number of pictures."""
     assert embedded.DEFAULT_COUNT == 4096
+    assert " ".join(embedded.STYLES) == (  # their order is that of the labels
+        "cameo clay constellation critters cutouts gaze landscape lorelei marbles moods notionists open-peeps "
+        "pixel-art pixelbot planets shapes sprouts stack thumbs voxel-art voxel-bot blobs"
+    )
     one, several = open_source("stack:5", size=16), open_source("dicebear:stack,critters:7", size=16)
     assert (one.name, one.classes, len(one), one[3].label, one[3].name) == ("stack:5", (), 5, -1, "stack/3")
     assert (several.classes, [several[i].label for i in range(7)]) == (("stack", "critters"), [0, 1, 0, 1, 0, 1, 0])
@@ -127,6 +131,14 @@ def test_every_default_style_draws_distinct_pictures() -> None:
     assert source.classes == embedded.STYLES
     assert len({source[i].image.numpy().tobytes() for i in range(110)}) == 110
     assert all(captions.noun(s) in source[i].caption for i, s in enumerate(embedded.STYLES))
+
+
+def test_another_version_of_a_renderer_or_of_the_styles_is_another_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    prints, version = [open_source("stack:2", size=16).fingerprint], embedded.version
+    for changed in ("dicebear-core", "dicebear-styles", "resvg_py"):
+        monkeypatch.setattr(embedded, "version", lambda name, changed=changed: version(name) + "!" * (name == changed))
+        prints.append(open_source("stack:2", size=16).fingerprint)
+    assert len(set(prints)) == 4
 
 
 def test_other_licences_must_be_named() -> None:

@@ -160,7 +160,9 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         assert not datasets.are_progress_bars_disabled()  # a download shows its progress
         asked.append((name, split))
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["x", "y"]))
-        rows = datasets.Dataset.from_dict({"image": [{"bytes": png(4), "path": None}], "label": [1]}, features=features)
+        count = 1 + (name == "two")
+        cells = {"image": [{"bytes": png(4), "path": None}] * count, "label": [1] * count}
+        rows = datasets.Dataset.from_dict(cells, features=features)
         rows.info.download_checksums = sums[min(len(asked), len(sums)) - 1]
         return rows
 
@@ -177,8 +179,13 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         prints.append(open_source(where, size=size).fingerprint)
     assert asked[2:] == [("a", "train"), ("a", "train"), ("b", "train"), ("a", "test[:5%]")]
     asked[:] = [()]
-    prints.append(open_source("hf:a", size=8).fingerprint)
+    prints.append(open_source("hf:a", size=8).fingerprint)  # other files
+    asked.clear()
+    prints.append(open_source("hf:two", size=8).fingerprint)
     assert all_different(prints)
+    monkeypatch.setattr(datasets.Dataset, "__len__", lambda self: 3)
+    asked.clear()
+    assert open_source("hf:two", size=8).fingerprint != prints[-1]  # other rows
     for wrong in ("hf:a/b/c", "hf:a:", "hf:a b"):
         with pytest.raises(DataError, match=r"write hf:OWNER/NAME or hf:OWNER/NAME:SPLIT"):
             open_source(wrong, size=8)
@@ -218,6 +225,8 @@ def test_a_limit_draws_no_more_than_it_needs() -> None:
     assert len(source) == 5
     assert [len(open_source("critters:4", size=9, limit=n)) for n in (3, 4, 7)] == [3, 4, 4]
     assert len(open_source("critters:3+stack:3", size=9, limit=4)) == 4
+    with pytest.raises(DataError, match="needs at least one picture, got 0"):
+        open_source("critters:0", size=9, limit=5)
 
 
 def test_what_is_inside_a_folder_decides_how_it_is_read(folder: Path) -> None:
@@ -252,6 +261,7 @@ def test_built_in_names_win_over_folders(tmp_path: Path, monkeypatch: pytest.Mon
         ("dicebear:,:4", "write dicebear:STYLE[,STYLE…][:COUNT]"),
         ("dicebear:critters:stack", "write dicebear:STYLE[,STYLE…][:COUNT]"),
         ("critters:0", "critters:0 needs at least one picture, got 0"),
+        ("dicebear:0", "dicebear:0 needs at least one picture, got 0"),
         ("mnsit", "did you mean mnist?"),
         ("opnmoji:3", "did you mean openmoji?"),
         ("dicebaer:3", "did you mean dicebear?"),
