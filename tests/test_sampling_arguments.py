@@ -282,8 +282,10 @@ def test_strict_leaves_the_process_as_it_was(before: bool, warn_only: bool, monk
         assert within[1:] == [(True, False)] * 2
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert modes() == here
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # what the user has chosen stays
         with pytest.raises(RuntimeError, match="broken"):
             orn.sample(denoiser, 2, steps=1, strict=True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
         assert modes() == here
     finally:
         torch.use_deterministic_algorithms(False)

@@ -380,8 +380,31 @@ def test_numbers_of_steps_are_whole_numbers() -> None:
             make(bad)
 
 
+NAMES = {
+    "uniform(3)": grids.uniform(3),
+    "power(3, 2)": grids.power(3),
+    "karras(3, rho=7)": grids.karras(3),
+    "log_snr(3)": grids.log_snr(3),
+    "tangent(3, first=2, last=1, centre=0.3, width=2)": grids.tangent(3, first=2.0, last=1.0),
+    "span_log_snr(3, -1, 2)": grids.span_log_snr(3, -1.0, 2.0),
+    "provable(30, c0=2, c1=4)": grids.provable(30),
+    "logits(40, c0=2, c1=5)": grids.logits(40),
+    "early_stopping(20, delta=0.01)": grids.early_stopping(20),
+    "rounds(2)": grids.rounds([1.0, 0.5], 2),
+    "indices(2)": grids.indices([999, 499]),
+    "levels": grids.levels(),
+    "partial": grids.partial([1.0, 0.0], 0.5),
+    "skip(1)": grids.skip([1.0, 0.5, 0.0], 1),
+    "churn(40)": grids.churn([1.0, 0.0]),
+    "recur(2)": grids.recur([1.0, 0.0], 2),
+    "restart(0.2, 0.5, 3)": grids.restart([1.0, 0.0], low=0.2, high=0.5, rounds=3),
+    "multistep(0.7, 0.1)": grids.multistep(0.7, 0.1),
+}
+
+
 def test_a_grid_shows_its_name_and_not_its_rule() -> None:
-    assert repr(grids.uniform(3)) == "Grid(name='uniform(3)')"
+    for name, grid in NAMES.items():
+        assert repr(grid) == f"Grid(name={name!r})"
 
 
 def test_levels_need_a_path_with_them() -> None:

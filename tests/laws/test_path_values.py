@@ -422,6 +422,23 @@ def test_times_keep_their_dtype_and_need_no_graph(path: AffinePath) -> None:
             assert value.tolist() == pytest.approx([wanted(0.3), wanted(0.6)], rel=1e-5)
 
 
+def test_priors_shapes_and_conditions_of_a_path_that_needs_none() -> None:
+    noise = Noise.of(2, range(2), dtype=DOUBLE)
+    white = noise.white("prior", (3, 4))
+    for path, t, size in (
+        (VP(), None, 1.0),
+        (VP(), 0.3, 1.0),
+        (Flow(), None, 1.0),
+        (Flow(), 0.3, 0.3),
+        (VE(), 5.0, 5.0),
+    ):
+        assert torch.equal(path.prior(noise, (3, 4), t), size * white)
+        for at in (None, 0.2):
+            event = path.event([3, 4], 0.5, at)
+            assert (event, type(event)) == (torch.Size([3, 4]), torch.Size)
+        assert path.given({"label": white}) is path
+
+
 def test_a_velocity_needs_rates_to_be_read() -> None:
     from ornstein.errors import PathError
 
