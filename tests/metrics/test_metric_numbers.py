@@ -129,6 +129,7 @@ def test_parts_of_the_inception_score_are_drawn_by_hash():
     score.update(range(12), np.eye(12) * 900.0)
     parts = [int(score.totals[:, i].argmax()) for i in range(12)]
     assert parts == PARTS
+    assert {array.dtype for array in (score.totals, score.counts, score.entropies)} == {np.dtype(np.int64)}
     for group in range(4):
         order = sorted(range(3), key=lambda i: mix("metrics/classes", 3 * group + i))
         assert [order.index(i) for i in range(3)] == parts[3 * group : 3 * group + 3]
