@@ -141,7 +141,7 @@ def test_every_number_is_philox_under_the_published_key() -> None:
     assert generator("crop", 3).integers(1 << 40, size=4).tolist() == mapped.integers(1 << 40, size=4).tolist()
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 5, 10_001])
 def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
     noise = Noise.of(2, range(3))
     half = (size + 1) // 2
@@ -152,7 +152,7 @@ def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
         # The second half of the words is read as signed angles of a whole turn.
         angle = np.where(u[half:] < 2.0**31, u[half:], u[half:] - 2.0**32) * 2.0**-31 * math.pi
         wanted = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
-        np.testing.assert_allclose(row, wanted, rtol=0, atol=2e-6)  # its series are in float32
+        np.testing.assert_allclose(row, wanted, rtol=0, atol=5e-6)  # its series are in float32
 
 
 @pytest.mark.parametrize("t", [0.25, 0.375, 0.3, 1.0, 0.0])

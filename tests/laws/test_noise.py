@@ -93,16 +93,6 @@ def test_events_larger_than_a_block_are_mapped_row_by_row() -> None:
     assert stats.kstest(whole.flatten().double().numpy(), "norm").pvalue > 0.01
 
 
-def test_the_map_is_box_and_mullers() -> None:
-    noise = Noise.of(3, range(4))
-    words = noise._raw("k", 5000).view(np.uint32)
-    u = (words[:, :5000].astype(np.float32) + np.float32(0.5)).astype(np.float64) * 2.0**-32
-    angle = words[:, 5000:].view(np.int32).astype(np.float64) * math.pi * 2.0**-31
-    radius = np.sqrt(-2.0 * np.log(u))
-    expected = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)], axis=1)
-    np.testing.assert_allclose(noise.white("k", (10000,)).numpy(), expected, rtol=0, atol=5e-6)
-
-
 def test_the_extreme_words_are_finite() -> None:
     from ornstein.randomness import _box_muller
 
