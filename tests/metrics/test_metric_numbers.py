@@ -72,7 +72,16 @@ def test_defaults_are_the_published_ones():
     ):
         assert {name: inspect.signature(function).parameters[name].default for name in ks} == ks
     assert KEEPS == ("spatial", "classes", "vectors")
-    assert list(METRICS) == ["fd", "sfd", "kid", "is", "prdc", "avgknn", "lof", "rarity"]
+    assert {name: metric.what for name, metric in METRICS.items()} == {
+        "fd": "Fréchet distance",
+        "sfd": "Fréchet distance of spatial features",
+        "kid": "kernel distance",
+        "is": "inception score",
+        "prdc": "precision, recall, density, coverage",
+        "avgknn": "average distance to neighbours",
+        "lof": "local outlier factor",
+        "rarity": "rarity score",
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- chosen
@@ -168,7 +177,7 @@ SIZES = [(8, 30, 4, 2, 7), (4100, 9000, 5, 820, 1000), (7, 7, 1, 7, 7)]
 
 
 @pytest.mark.parametrize(("n", "m", "count", "mine", "theirs"), SIZES)
-def test_countof_the_kernel_distance(n, m, count, mine, theirs):
+def test_blocks_of_the_kernel_distance(n, m, count, mine, theirs):
     """As many of at most a thousand as the smaller side fills, each paired with the next one of the other side."""
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(n, 2)), rng.normal(size=(m, 2)) + 0.2
@@ -189,7 +198,7 @@ def test_countof_the_kernel_distance(n, m, count, mine, theirs):
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def test_countcarry_numbers_names_and_captions():
+def test_blocks_carry_numbers_names_and_captions():
     class Source:
         def __len__(self):
             return 70
@@ -220,7 +229,22 @@ def test_countcarry_numbers_names_and_captions():
     assert (grey.indices, grey.names, grey.captions) == ([5], [""], [""])
 
 
-def test_countare_filled_up_with_black_and_sizes_agree():
+@pytest.mark.parametrize("other", [(4, 4), (6, 6), (6, 4)], ids=str)
+def test_pictures_of_one_height_or_one_width_are_not_of_one_size(other):
+    one, two = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((4, 6), other))
+    block, first, second = Block(), DiversityMeter(), DiversityMeter()
+    block.take(0, one)
+    first.see(block)
+    block.take(1, two)
+    alone = Block()
+    alone.take(1, two)
+    second.see(alone)
+    for act in (block.stack, lambda: DiversityMeter().see(block), lambda: first.merge(second)):
+        with pytest.raises(UsageError, match="images of different resolutions"):
+            act()
+
+
+def test_blocks_are_filled_up_with_black_and_sizes_agree():
     x = pictures(31)
     full = padded(x)
     assert torch.equal(full[:31], x)
