@@ -191,10 +191,12 @@ def test_the_usual_tables_have_the_usual_betas(steps: int) -> None:
 def test_the_cosine_table_is_that_of_diffusers_to_its_last_step() -> None:
     from diffusers import DDPMScheduler
 
-    # Theirs in float32; ᾱ of the last step is 2.4e-9, so only relative digits can tell its cap.
+    # Theirs is a product of float32 numbers; ᾱ of the last step is 2.4e-9, so only relative digits tell its cap, and
+    # 1 − 0.999 has lost three of them there.
     theirs = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod.double().numpy()
     ours = np.array([VP.table("cosine").alpha((k + 1) / 1000) ** 2 for k in range(1000)])
-    np.testing.assert_allclose(ours, theirs, rtol=2e-4)
+    np.testing.assert_allclose(ours[:-1], theirs[:-1], rtol=3e-6)
+    np.testing.assert_allclose(ours[-1], theirs[-1], rtol=3e-5)
     assert VP.table("cosine").schedule.betas[-1] == 0.999  # type: ignore[attr-defined]
 
 
