@@ -324,10 +324,10 @@ def test_a_model_of_this_data():
     )  # fmt: skip
     assert shape_of(data) == (3, 16, 16)
     latent = source_of(3)
-    latent.shape = (4, 8, 8)
-    assert shape_of(latent) == (4, 8, 8)
+    latent.shape = (4, 16, 8)
+    assert shape_of(latent) == (4, 16, 8)
     found = made("ddpm", codec="c", size=64).specify(latent)
-    assert (found.shape, found.network) == ((4, 8, 8), replace(SMALL, channels=4))
+    assert (found.shape, found.network) == ((4, 16, 8), replace(SMALL, channels=4))
     with pytest.raises(ConfigError, match="size 8 does not divide by 16"):
         made("ddpm", codec="c", network=DiTConfig(patch=16)).specify(latent)
     text = Text(width=32)

@@ -118,6 +118,9 @@ def test_counts_are_those_since_the_last_line():
     guard = settled(30, outlier=3.0)
     guard.clear()
     assert guard.record() == {"left_out": {"nonfinite": 0.0, "outlier": 0.0}}
+    guard.judge([math.nan, 10.0, 0.5], 4.0)
+    assert guard.record() == {"left_out": {"nonfinite": 1.0, "outlier": 0.0}}
+    guard.clear()
     for norm in (10.0, 1e9, math.nan, 10.0):
         guard.judge([1.0, norm, 0.5], 4.0)
     assert guard.record() == {"left_out": {"nonfinite": 0.25, "outlier": 0.25}}
