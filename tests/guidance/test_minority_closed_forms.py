@@ -216,7 +216,7 @@ def test_a_class_of_rarity_is_told_the_labels_that_it_knows():
             (torch.tensor([1]), [2.0] * 3),
             (None, [1.0] * 3),
         ):
-            model = Denoiser(labelled, VE(), "clean", cond={} if label is None else {"label": torch.tensor(label)})
+            model = Denoiser(labelled, VE(), "clean", cond={} if label is None else {"label": label})
             found = guide.Minority(Told(), target, 0.6)(model)(X, 1.7).clean
             slope = factor * torch.tensor(told, dtype=F64)[:, None, None] * unit
             torch.testing.assert_close(found, plain + 0.6 * 1.7**2 * slope.expand(3, 2, 2), rtol=1e-12, atol=1e-12)
