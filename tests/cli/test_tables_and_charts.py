@@ -191,8 +191,9 @@ def test_dimensions_as_a_table(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, quick: Any, sizes: Any
 ) -> None:
     asked: list[Any] = []
+    both = ((0.1, 0.2), (0.3, 0.6))
     growth = dimension.Growth(sampler="ddim", family="product", measure="m", steps=9, evaluations=17,
-                              dimensions=(4, 16), errors=((0.1, 0.2), (0.3, 0.6)), exponent=0.5, half_width=0.0123)  # fmt: skip
+                              dimensions=(4, 16), errors=both, exponent=0.5, half_width=0.0123)  # fmt: skip
     found = dimension.DimensionReport(
         path="vp", grid="log-snr", seconds=3.4, growths=(growth, replace(growth, family="x"))
     )
