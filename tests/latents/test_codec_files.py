@@ -1,4 +1,4 @@
-"""Codecs in files: what is written comes back whole, what is damaged is one line, and what is no codec is told apart."""
+"""Codecs in files: what is written comes back whole, damage is one line, and what is no codec is told apart."""
 
 from __future__ import annotations
 
