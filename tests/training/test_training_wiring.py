@@ -279,13 +279,13 @@ class Data:
     name, size, fingerprint = "data", 16, "f"
 
     def __init__(self, classes=(), caption=""):
-        self.classes, self.caption = tuple(classes), caption
+        self.classes, self.captions = tuple(classes), ("", caption)
 
     def __len__(self):
         return 2
 
     def __getitem__(self, index):
-        return Example(image=torch.zeros(3, 16, 16, dtype=torch.uint8), label=-1, caption=self.caption, name=str(index))
+        return Example(image=torch.zeros(3, 16, 16, dtype=torch.uint8), label=-1, caption=self.captions[index], name="")
 
 
 def test_the_lowest_level_is_the_paths_where_that_is_not_made_for_it():

@@ -76,6 +76,7 @@ def test_a_surge_is_seen_when_the_fast_mean_leaves_the_slow_one(quiet):
             break
     guard = settled(quiet)
     assert first(guard, [1.0, 2e4, 0.5]) == count
+    assert guard.slow - math.log(10.0) == pytest.approx(slow, rel=1e-9)
     ratio = math.exp(far * (1 - 0.9**count) - slow)
     assert guard.cause == f"the gradient is {ratio:.3g} times as large as in the stage so far"
 
@@ -187,6 +188,7 @@ def test_a_loss_is_counted_at_its_noise_level(path):
     levels = [-7.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 6.5, 6.6]
     times = torch.tensor([path.time_of(level) for level in levels], dtype=torch.float64)
     tally = Tally(path, CPU)
+    assert tally.counts.dtype == tally.norm.dtype == torch.float64  # whole numbers beyond 2²⁴
     a, b = torch.arange(1.0, 10.0), 0.1 * torch.arange(1.0, 10.0)
     tally.add(Losses(terms={"a": a, "b": b}, times=times, watched={"w": 2 * a}), torch.tensor(3.0))
     tally.add(Losses(terms={"a": a[:2], "b": b[:2]}, times=times[:2], watched={"w": a[:2]}), torch.tensor(5.0))
