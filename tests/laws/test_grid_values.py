@@ -14,7 +14,7 @@ from ornstein.paths.vp import Linear
 from ornstein.randomness import Noise
 
 OFF = VP(Linear(beta_min=0.3, beta_max=7.0, span=(0.1, 0.8), floor=0.2))
-"""Nothing about it is 0, 1 or equal: it ends at 0.1, networks are asked down to 0.2."""
+"""A span that neither begins at 0 nor ends at 1, and a floor inside it."""
 ZERO = VP.from_betas((0.1, 0.45, 0.2, 1.0))
 SHIFTED = ShiftedPath(base=VE(), shift=lambda clean, cond, t: clean)
 
@@ -179,7 +179,7 @@ def test_the_schedule_of_early_stopping() -> None:
 def test_levels_beyond_the_path_are_left_out_until_one_step_is_left() -> None:
     grid, top = grids.early_stopping(5), math.sqrt(math.expm1(10.0))
     whole = grid(VE(sigma_max=1e9))
-    for nearer, count in ((0.0, 6), (4e-10, 6), (6e-10, 5)):  # rounding of 1e-9 in the log-SNR is forgiven
+    for nearer, count in ((0.0, 6), (4e-10, 6), (6e-10, 5)):  # differences below 1e-9 in the log-SNR are rounding
         path = VE(sigma_max=top * (1.0 - nearer))
         found = grid(path)
         assert len(found) == count
@@ -317,7 +317,14 @@ def test_restart_in_closed_form() -> None:
 
 def test_multistep_climbs_to_its_levels() -> None:
     ve = VE(sigma_min=0.2)
-    assert grids.multistep(5.0, 0.21, 0.2, 0.1)(ve) == (80.0, 0.0, 5.0, 0.0, 0.21, 0.0)  # the floor is worth nothing
+    assert grids.multistep(5.0, 0.21, 0.2, 0.1)(ve) == (
+        80.0,
+        0.0,
+        5.0,
+        0.0,
+        0.21,
+        0.0,
+    )  # none at or below the floor
     assert grids.multistep(0.5, start=3.0)(ve) == (3.0, 0.0, 0.5, 0.0)
     found = grids.multistep(0.7)(OFF)
     assert (found[0], found[1], found[3]) == (0.8, 0.1, 0.1)

@@ -1,4 +1,4 @@
-"""What every parameterization feeds, reads and asks for, in closed form on paths where α² + σ² is not one."""
+"""Inputs, estimates and targets of every parameterization in closed form, on paths where α² + σ² is not one."""
 
 import math
 from typing import Any
@@ -74,7 +74,7 @@ def test_edm_and_consistency(path: AffinePath, t: Any) -> None:
         near(what.read(path, X, t, RAW).clean, clean)
         target = what.target(path, CLEAN, WHITE, X, t)
         near(target, RAW + (CLEAN - clean) / (clean - what.read(path, X, t, RAW - 1.0).clean))
-        assert torch.equal(target, what.target(path, CLEAN, 0.0 * WHITE, X, t))  # x_0 and x_t say it all
+        assert torch.equal(target, what.target(path, CLEAN, 0.0 * WHITE, X, t))  # a function of x_0 and x_t
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
@@ -100,7 +100,7 @@ def test_an_anchor_is_exact_at_its_boundary_and_keeps_the_extras() -> None:
     far = what.read(VE(), X, 40.0, double[:, :2]).clean
     inner = EDM().read(VE(), X, 40.0, double[:, :2]).clean  # (width/σ)² is 6e-8 there
     torch.testing.assert_close(far, inner, rtol=1e-6, atol=1e-6)
-    # At pure noise of a flow the state has no say at all.
+    # At pure noise of a flow the weight of the state is zero.
     assert torch.equal(Anchored(inner=Velocity()).read(Flow(), X, 1.0, RAW).clean, X - RAW)
 
 
@@ -215,7 +215,7 @@ def test_pixels_are_shuffled_as_torch_does() -> None:
         assert LevelBelow().read(path, x, t, raw).clean.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
-def test_other_answers_at_a_level_are_refused() -> None:
+def test_outputs_of_other_shapes_are_refused_at_a_level() -> None:
     x = torch.zeros(1, 2, 4, 8, dtype=DOUBLE)
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     for shape in ((7, 4, 8), (2, 4, 8), (2, 8, 8), (2, 16, 8), (3, 8, 16), (8, 8, 16), (8, 4, 16)):

@@ -280,7 +280,7 @@ def test_a_step_from_any_prediction_is_the_formula(path: AffinePath) -> None:
         torch.testing.assert_close(path.carried(X, estimate, keep, s), wanted, rtol=1e-10, atol=1e-10)
     assert from_noise.held("clean") is None  # two passes: nothing else was made of it
     assert torch.equal(X, Noise.of(4, range(3), dtype=DOUBLE).white("x", (2, 5)))  # and nothing was changed
-    # Another state than the one that was asked at: the clean sample stays the estimate's.
+    # Another state than that of the estimate: the clean sample stays the estimate's.
     for estimate in (*cases, Estimate(X, t, path, noise=noise)):
         other = path.carried(WHITE, estimate, keep, s)
         wanted = path.alpha(s) * CLEAN + keep * (WHITE - path.alpha(t) * CLEAN)
@@ -295,7 +295,7 @@ def test_a_step_from_any_prediction_is_the_formula(path: AffinePath) -> None:
 def test_a_step_from_pure_noise_uses_the_clean_sample() -> None:
     path = Flow()
     velocity = Estimate(X, 1.0, path, velocity=X - CLEAN)
-    _ = velocity.noise  # both are known now, and only one of them can be carried
+    _ = velocity.noise  # both predictions are held now
     for estimate in (velocity, Estimate(X, 1.0, path, clean=CLEAN)):
         torch.testing.assert_close(path.carried(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
 
@@ -371,11 +371,11 @@ def test_every_bend_in_closed_form(bend: Any, base: AffinePath) -> None:
     own = Estimate(X, t, path, clean=CLEAN)
     torch.testing.assert_close(path.located(own, s), m_s, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(path.carried(X, own, 0.37, s), m_s + 0.37 * (X - m_t), rtol=1e-12, atol=1e-12)
-    told = Estimate(X, t, path, clean=CLEAN, extras={"shift": WHITE})
+    predicted = Estimate(X, t, path, clean=CLEAN, extras={"shift": WHITE})
     moved = base.alpha(s) * CLEAN + k_s * WHITE
-    torch.testing.assert_close(path.located(told, s), moved, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path.located(predicted, s), moved, rtol=1e-12, atol=1e-12)
     wanted = moved + 0.37 * (X - base.alpha(t) * CLEAN - k_t * WHITE)
-    torch.testing.assert_close(path.carried(X, told, 0.37, s), wanted, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(path.carried(X, predicted, 0.37, s), wanted, rtol=1e-12, atol=1e-12)
     values = (path.std(t), path.gain(s, t), path.spread(s, t), path.span, path.floor, path.clock(t))
     assert values == (base.std(t), gain, spread, base.span, base.floor, base.clock(t))
     noise = Noise.of(2, range(3), dtype=DOUBLE)

@@ -71,7 +71,7 @@ def matrix(f: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def near_square(root: np.ndarray, wanted: np.ndarray) -> None:
-    """root·rootᵀ is the covariance, and more noise is more, not less: the sign of the root is no matter of taste."""
+    """root·rootᵀ is the covariance, and the root adds noise: its sign is plus."""
     near(root @ root.T, wanted)
     assert np.trace(root) >= 0.0
 
@@ -81,13 +81,13 @@ def near(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 class Given:
-    """A noise source of one tensor, and the event that it was asked for."""
+    """A noise source of one tensor, with the keys and events of its calls."""
 
     def __init__(self, white: Tensor) -> None:
-        self.given, self.asked = white, list[tuple[Any, tuple[int, ...]]]()
+        self.given, self.calls = white, list[tuple[Any, tuple[int, ...]]]()
 
     def white(self, key: Any, event: Any) -> Tensor:
-        self.asked.append((key, tuple(event)))
+        self.calls.append((key, tuple(event)))
         return self.given
 
 
@@ -118,7 +118,7 @@ def test_every_level_is_the_chain(path: PyramidPath) -> None:
         source = Given(normal(1, 1, *size[t]))
         drawn = path.prior(source, (1, *SHAPE), float(t))  # type: ignore[arg-type]
         near(drawn.flatten().numpy(), root @ source.given.flatten().numpy())
-        assert source.asked == [("prior", (1, *size[t]))]
+        assert source.calls == [("prior", (1, *size[t]))]
         if t == path.levels:
             assert torch.equal(path.prior(source, (1, *SHAPE)), drawn)  # type: ignore[arg-type]
 
@@ -139,8 +139,8 @@ def test_the_posterior_is_dense_conditioning(path: PyramidPath) -> None:
             mean = mean + slope @ (x.flatten().numpy() - step @ mean)
             left = cov[s] - slope @ step @ cov[s]
             for level in range(s + 1):  # the estimate may stand anywhere from the picture to the level below
-                told = Estimate(x, float(t), path, clean=path.down(clean, 0, level))
-                found = path.posterior(x, told, float(t), float(s))
+                estimate = Estimate(x, float(t), path, clean=path.down(clean, 0, level))
+                found = path.posterior(x, estimate, float(t), float(s))
                 near(found.mean.flatten().numpy(), mean)
             zero = torch.zeros_like(found.mean)
             root = matrix(lambda v, f=found, z=zero: type(f)(mean=z, root=f.root).sample(v), size[s])
@@ -159,8 +159,8 @@ def test_the_published_posterior_in_its_own_formula() -> None:
     clean, x = normal(2, 1, 4, 8, seed=1), normal(2, 1, 2, 4)
     for t in (2, 3):
         s, a, sigma, low = t - 1, path.alphas[t - 1], path.sigmas[t - 1], path.stds[t - 1]
-        told = Estimate(x, float(t), path, clean=clean)
-        found = path.posterior(x, told, float(t), float(s))
+        estimate = Estimate(x, float(t), path, clean=clean)
+        found = path.posterior(x, estimate, float(t), float(s))
         variance = 1.0 / (a**2 / sigma**2 + 1.0 / low**2)
         mean = variance * (a / sigma**2 * grow(x, 2) + path.gains[s] / low**2 * clean)
         torch.testing.assert_close(found.mean, mean, rtol=1e-12, atol=1e-12)
@@ -264,10 +264,10 @@ def test_a_prior_is_drawn_in_the_picture_of_its_level() -> None:
 def test_pictures_without_channels_under_a_kernel() -> None:
     clean, x, white = normal(2, 4, 12), normal(2, 1, 3, seed=1), normal(2, 2, 6, seed=2)
     torch.testing.assert_close(SKEW.down(clean, 0, 3), SKEW.down(clean[:, None], 0, 3)[:, 0])
-    for s, told in ((2.0, clean), (2.0, SKEW.down(clean, 0, 1))):
+    for s, image in ((2.0, clean), (2.0, SKEW.down(clean, 0, 1))):
         flat, deep = (
             SKEW.posterior(one, Estimate(one, 3.0, SKEW, clean=known), 3.0, s)
-            for one, known in ((x, told), (x[:, None], told[:, None]))
+            for one, known in ((x, image), (x[:, None], image[:, None]))
         )
         torch.testing.assert_close(flat.mean, deep.mean[:, 0])
         torch.testing.assert_close(flat.sample(white), deep.sample(white[:, None])[:, 0])
