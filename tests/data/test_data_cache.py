@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ornstein.data import cache
 from ornstein.data.base import First, UnreadableError, checked, digest, digest_files
 from ornstein.data.cache import atomic, cache_folder, pictures, read_json, write_json
 from ornstein.data.embedded import open_drawn
@@ -130,6 +131,10 @@ def test_few_are_drawn_here_and_many_by_several_processes(fresh: Path, monkeypat
     seen.clear()
     pictures({"what": "odd"}, 70, 8, draw, lambda *done: seen.append(done))
     assert seen == [(64, 70), (70, 70)]
+    monkeypatch.setattr(cache, "get_all_start_methods", lambda: ["spawn"])  # as on Windows
+    assert {note["by"] for note in pictures({"what": "no fork"}, 256, 8, draw).notes} == {here}
+    monkeypatch.undo()
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(fresh))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert {note["by"] for note in pictures({"what": "alone"}, 256, 8, draw).notes} == {here}
     monkeypatch.setattr("os.cpu_count", lambda: None)
@@ -209,7 +214,7 @@ def test_indices_count_from_both_ends() -> None:
             checked(wrong, 3)
 
 
-def test_the_first_ones_are_the_source_cut_short(cache: Path) -> None:
+def test_the_first_ones_are_the_source_cut_short() -> None:
     whole = open_drawn("critters:6", ("critters",), size=16, count=6)
     part = First(source=whole, count=4)
     assert (part.name, part.classes, part.size, len(part)) == (whole.name, whole.classes, 16, 4)

@@ -112,6 +112,17 @@ def test_drawing_is_a_function_of_style_seed_and_size() -> None:
     assert not np.array_equal(first, embedded.draw("stack", 32, {"seed": "6"})[0])
 
 
+def test_drawing_is_on_white_and_knows_no_font_of_the_machine() -> None:
+    box = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{}</svg>'
+    text = embedded.rasterize(box.format('<text y="14" font-size="16" font-family="sans-serif">W</text>'), 32)
+    assert text.shape == (3, 32, 32)
+    assert (text == 255).all()
+    half = embedded.rasterize(box.format('<rect width="8" height="16" fill="#102030" fill-opacity="0.2"/>'), 16)
+    assert half[:, 5, 3].tolist() == [round(255 * 0.8 + value * 0.2) for value in (16, 32, 48)]
+    assert half[:, 5, 12].tolist() == [255, 255, 255]
+    assert half.flags.c_contiguous
+
+
 def test_the_default_styles_are_cc0() -> None:
     assert len(embedded.STYLES) == len(set(embedded.STYLES)) >= 20
     for style in embedded.STYLES:
