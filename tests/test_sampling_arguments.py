@@ -291,6 +291,26 @@ def test_strict_leaves_the_process_as_it_was(before: bool, warn_only: bool, monk
         torch.use_deterministic_algorithms(False)
 
 
+class Weighted(torch.nn.Module):
+    """A network with one weight, whose device is that of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.gain * x + 0.0 * time.reshape(-1, 1, 1, 1)
+
+
+def test_samples_are_drawn_where_the_network_lives() -> None:
+    """On the device without storage, which every machine has."""
+    away = orn.Denoiser(Weighted().to("meta"), VP(), "clean", shape=SHAPE)
+    assert resolve(away, "ddpm", 2, None, None, None).device == torch.device("meta")
+    for noise in (None, Between(a=3, b=8, frames=2)):
+        assert orn.sample(away, 2, sampler="ddpm", steps=2, noise=noise).device.type == "meta"
+    assert list(orn.stream(away, 2, sampler="ddpm", steps=2))[-1].x.device.type == "meta"
+
+
 class Plain:
     """A denoiser made by hand: a path and a call, without shape, device, grid or codec."""
 

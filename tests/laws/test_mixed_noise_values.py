@@ -100,6 +100,22 @@ def test_mixtures_have_the_dtype_of_the_argument() -> None:
     assert plain.white("k", ()).shape == (1,)
 
 
+def test_noise_is_moved_to_its_device() -> None:
+    """To the device without storage, which every machine has; numbers of the host stay there."""
+    device = torch.device("meta")
+    assert Noise.of(0, [0]).device == CPU
+    sources: list[Any] = [
+        Noise.of(0, range(2), device="meta", dtype=DOUBLE),
+        Between(a=0, b=1, frames=2)(range(2), device, DOUBLE),
+        Square(corners=(0, 1, 2, 3), side=2)(range(2), device, DOUBLE),
+        Varied(image=0, key="k")(range(2), device, DOUBLE),
+    ]
+    for source in sources:
+        for draw in DRAWS.values():
+            assert (draw(source).device, draw(source).dtype) == (device, DOUBLE)
+        assert source.uniforms("u").device == CPU
+
+
 def test_keys_of_the_levels_of_other_pyramids() -> None:
     for levels in (1, 2, 4):
         path = PyramidPath(alphas=(0.5,) * levels, sigmas=(0.1,) * levels, factors=(2,) * levels)
