@@ -59,7 +59,7 @@ def test_seed_first_boost_and_skip() -> None:
 
 
 def test_the_start_is_that_of_the_grids_first_time() -> None:
-    """On an exploding path its size says which time that was."""
+    """On an exploding path the size of the start is its time."""
     path, times = VE(), (7.0, 2.0, 0.0)
     noise = Noise.of(3, range(2))
     wanted = orn.run(orn.solve(Heun(), path, 7.0 * noise.normal("prior", SHAPE), times, noise), model(path))
@@ -80,7 +80,7 @@ def test_noise_of_ones_own_replaces_seed_and_number() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_the_state_is_of_the_dtype_that_was_asked_for(dtype: torch.dtype) -> None:
+def test_the_state_has_the_dtype_of_the_argument(dtype: torch.dtype) -> None:
     seen: list[torch.dtype] = []
 
     def spy(x: Tensor, time: Tensor) -> Tensor:
@@ -162,10 +162,10 @@ def test_sampler_and_grid_by_every_combination_of_arguments() -> None:
 
 
 def test_a_model_with_grids_of_its_own() -> None:
-    asked: list[int | None] = []
+    counts: list[int | None] = []
 
     def family(count: int | None) -> grids.Grid:
-        asked.append(count)
+        counts.append(count)
         return grids.multistep(*[0.5] * ((2 if count is None else count) - 1))
 
     own, climbed = model(grid=family), lambda n: grids.multistep(*[0.5] * (n - 1))(VP())
@@ -173,7 +173,7 @@ def test_a_model_with_grids_of_its_own() -> None:
         for options, count in (({}, 2), ({"steps": 3}, 3), ({"evaluations": 4}, 4)):
             found = resolve(own, sampler, options.get("steps"), options.get("evaluations"), None, None)
             assert (found.sampler, found.times) == (DDIM(), climbed(count))
-    assert asked[:5] == [None, 3, 4, None, 3]  # then the longest that four evaluations allow is looked for
+    assert counts[:5] == [None, 3, 4, None, 3]  # then a search for the longest grid of four evaluations
     listed = resolve(own, "auto", None, None, grids.log_snr(7), None)  # a grid that is given comes first
     assert (listed.sampler, listed.times) == (auto(VP(), 7)[0], grids.log_snr(7)(VP()))
     assert resolve(own, "ddim", None, None, grids.log_snr(7), None).times == grids.log_snr(7)(VP())
@@ -198,7 +198,7 @@ def test_steps_of_a_pyramid() -> None:
 
 
 class Crowded(torch.nn.Module):
-    """A network whose answer depends on the size of its batch, as rounding does, only more."""
+    """A network whose output depends on the size of its batch, as rounding does, only more."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Crowded(torch.nn.Module):
 
 
 class Halves:
-    """A codec that doubles, and says how many latents it was given at once; one of several shows it."""
+    """A codec that doubles, records the sizes of its batches, and adds a trace of them."""
 
     def __init__(self) -> None:
         self.sizes: list[tuple[int, bool]] = []
@@ -220,7 +220,7 @@ class Halves:
         return 2.0 * latents + 0.01 * (len(latents) - 1)
 
 
-def test_strict_asks_and_decodes_one_by_one() -> None:
+def test_strict_evaluates_and_decodes_one_by_one() -> None:
     crowded, codec = Crowded(), Halves()
     denoiser = orn.Denoiser(crowded, VP(), "clean", shape=SHAPE, codec=codec)  # type: ignore[arg-type]
     shift = torch.tensor([0.1, -0.4, 0.7])
@@ -244,7 +244,7 @@ def test_strict_asks_and_decodes_one_by_one() -> None:
 
 
 def test_strict_keeps_extras_and_conditions_of_guidance() -> None:
-    """`predict_conditions` is asked under each condition, and a learned variance reaches the sampler row by row."""
+    """Guidance and a learned variance give the same samples row by row."""
 
     def double(x: Tensor, time: Tensor, shift: Tensor) -> Tensor:
         return torch.cat([net(x, time, shift), torch.sin(x)], 1)
@@ -282,15 +282,37 @@ def test_strict_leaves_the_process_as_it_was(before: bool, warn_only: bool, monk
         assert within[1:] == [(True, False)] * 2
         assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
         assert modes() == here
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # what the user has chosen stays
         with pytest.raises(RuntimeError, match="broken"):
             orn.sample(denoiser, 2, steps=1, strict=True)
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
         assert modes() == here
     finally:
         torch.use_deterministic_algorithms(False)
 
 
+class Weighted(torch.nn.Module):
+    """A network with one weight, whose device is that of the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(1), requires_grad=False)
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        return self.gain * x + 0.0 * time.reshape(-1, 1, 1, 1)
+
+
+def test_samples_are_drawn_where_the_network_lives() -> None:
+    """On the device without storage, which every machine has."""
+    away = orn.Denoiser(Weighted().to("meta"), VP(), "clean", shape=SHAPE)
+    assert resolve(away, "ddpm", 2, None, None, None).device == torch.device("meta")
+    for noise in (None, Between(a=3, b=8, frames=2)):
+        assert orn.sample(away, 2, sampler="ddpm", steps=2, noise=noise).device.type == "meta"
+    assert list(orn.stream(away, 2, sampler="ddpm", steps=2))[-1].x.device.type == "meta"
+
+
 class Plain:
-    """A denoiser made by hand: a path and a call, and nothing else that may be known of it."""
+    """A denoiser made by hand: a path and a call, without shape, device, grid or codec."""
 
     def __init__(self) -> None:
         self.path = VP()

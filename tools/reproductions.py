@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ornstein.reproduce import EXPERIMENTS, Record
+from ornstein.reproduce import EXPERIMENTS, Record, experiment
 from ornstein.reproduce.page import against_noise, number, tally, told, value
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +47,7 @@ def section(record: Record) -> str:
         "",
         f"`{record.command}`, {record.date[:10]}, {record.seconds / 60:.0f} minutes of computing, {made_on}.",
         "",
+        *_outdated(record),
         "| verdict | claim | expected | measured | value | effect against the noise between seeds |",
         "|---|---|---|---|---|---|",
     ]
@@ -69,6 +70,18 @@ def section(record: Record) -> str:
         lines += [_row([number(cell) for cell in row]) for row in table.rows]
     lines += ["", *(f"* {note}" for note in record.found.notes)] if record.found.notes else []
     return "\n".join(lines) + "\n"
+
+
+def _outdated(record: Record) -> list[str]:
+    """A sentence about a record of an earlier version of its experiment."""
+    now = experiment(record.experiment)
+    if record.version == now.version:
+        return []
+    changed = f": {now.changed}" if hasattr(now, "changed") else ""
+    said = (
+        f"Measured with version {record.version} of the experiment, which is at version {now.version} now and has not "
+    )
+    return [f"{said}been run again{changed}.", ""]
 
 
 def _row(cells: object) -> str:

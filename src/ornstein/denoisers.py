@@ -56,8 +56,8 @@ class Denoiser:
     ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module is fed in the
     precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
     "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to
-    the time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H, W),
-    which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
+    the time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H,
+    W), which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
     `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
 
     ``grid`` are the grids that suit this network, such as the climbing ones of a consistency model; by default the
@@ -256,7 +256,7 @@ class AsksTogether(Protocol):
 
 
 def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[Estimate]:
-    """`Denoiser.predict_times` of any denoiser: one batch where it can (`AsksTogether`), else one call for each time."""
+    """`Denoiser.predict_times` of any denoiser: one batch where it can (`AsksTogether`), else one call for each."""
     if isinstance(denoiser, AsksTogether):
         return denoiser.predict_times(x, times)
     _check_times(x, times)
@@ -264,7 +264,7 @@ def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[
 
 
 def asks_together(denoiser: DenoiserLike) -> bool:
-    """Whether `predict_times` is one call of the network: not for a `Staged` parameterization, nor a cache around one."""
+    """Whether `predict_times` is one call of the network: not for a `Staged` parameterization, nor a cache of one."""
     if isinstance(denoiser, CachedDenoiser):
         return asks_together(denoiser.inner)
     if isinstance(denoiser, Denoiser):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -371,3 +372,49 @@ def test_a_size_beside_a_run_must_be_its_own(capsys: pytest.CaptureFixture[str],
     assert "--size 32 differs from the run's 16" in capsys.readouterr().err
     assert main(["eval", str(tiny_run), "critters:8", "--metrics", "clip", "--n", "4"]) == 2
     assert "the metric clip compares with captions" in capsys.readouterr().err
+
+
+def test_a_reference_of_other_features_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Mean:
+        width, heads = 3, ("pooled",)
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+            return {"pooled": images.float().mean((2, 3))}
+
+    names = iter("aab")
+    monkeypatch.setattr(metrics, "features", lambda name, weights=None, device="cpu": Mean(next(names)))
+    folder, kept = pictures(tmp_path / "p", *[(8, 8)] * 4), tmp_path / "r.safetensors"
+    assert main(["eval", str(folder), "--metrics", "fd", "--reference-out", str(kept)]) == 0
+    assert main(["eval", str(folder), "--metrics", "fd", "--reference", str(kept), "--json"]) == 0
+    found = capsys.readouterr().out
+    tree = json.loads(found[found.index("{") :])
+    assert (tree["against"], tree["features"], tree["images"]) == (str(folder), "a", [4, 4])
+    assert tree["FD-a"] == pytest.approx(0.0, abs=1e-9)
+    assert (tree["reference"], tree["skipped"]) == (str(kept), 0)
+    assert any("the same images" in caution for caution in tree["cautions"])
+    assert main(["eval", str(folder), "--metrics", "fd", "--reference", str(kept)]) == 2
+    assert "was made with a, not with b: make one with it" in capsys.readouterr().err
+
+
+def test_what_guides_say_is_said_once_and_other_warnings_pass(capsys: pytest.CaptureFixture[str]) -> None:
+    from ornstein.cli.guides import told_once
+    from ornstein.guidance import GuideWarning
+
+    with warnings.catch_warnings(record=True) as log:
+        warnings.simplefilter("always")
+        with told_once():
+            for message, category in (
+                ("a", GuideWarning),
+                ("a", GuideWarning),
+                ("b", GuideWarning),
+                ("c", UserWarning),
+            ):
+                warnings.warn(message, category, stacklevel=1)
+        warnings.warn("d", GuideWarning, stacklevel=1)
+    assert capsys.readouterr().err == "a\nb\n"
+    assert [str(one.message) for one in log] == ["c", "d"]

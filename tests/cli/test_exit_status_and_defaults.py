@@ -297,6 +297,42 @@ def test_defaults(command: str) -> None:
     assert asdict(found) == expected
 
 
+PAPERS = {
+    "sdxl": ("2307.01952", "planned"),
+    "slct": ("2502.01441", "ready"),
+    "udpm": ("2305.16269", "ready"),
+    "universal-guidance": ("2302.07121", "ready"),
+    "minority-guidance": ("2301.12334", "ready"),
+    "contextdiff": ("2402.16627", "parts"),
+    "cas-dm": ("2401.02414", "ready"),
+    "dmfft": ("", "parts"),
+    "accelerated-ode": ("2403.03852", "ready"),
+    "randomized-midpoint": ("2410.13738", "ready"),
+    "exponential-integrator": ("2410.14237", "ready"),
+}
+
+
+def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
+    from ornstein.cli import train
+    from ornstein.samplers import sampler
+
+    assert {method.name: (method.arxiv, method.state) for method in METHODS} == PAPERS
+    for method in METHODS:
+        assert bool(method.command) == (method.state == "ready")
+        if not method.command:
+            continue
+        program, command, *words = method.command.split()
+        assert program == "ornstein"
+        if command == "train":
+            assert train.parse(words).out.startswith("runs/")
+            continue
+        module, kind, *_ = COMMANDS[command]
+        found = parse(getattr(importlib.import_module(f"ornstein.cli.{module}"), kind), f"ornstein {command}", words)
+        assert found.run == "critters"
+        if getattr(found, "sampler", None) is not None:
+            sampler(found.sampler)
+
+
 def test_methods_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "methods")
     assert (status, err) == (0, "")

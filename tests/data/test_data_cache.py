@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ornstein.data import cache
 from ornstein.data.base import First, UnreadableError, checked
 from ornstein.data.cache import pictures
 from ornstein.data.embedded import open_drawn
@@ -25,8 +26,8 @@ def draw(index: int) -> tuple[np.ndarray, dict[str, str]]:
 
 @pytest.fixture
 def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "fresh"))
-    return tmp_path / "fresh"
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "deep" / "fresh"))
+    return tmp_path / "deep" / "fresh"
 
 
 def test_where_it_lies(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,6 +80,8 @@ def test_another_key_count_or_size_is_another_entry(fresh: Path) -> None:
     assert drawn(("a", 1), 3, 8) == 3
     assert [drawn(["a", 1], 3, 8), drawn("a", 3, 8), drawn("a", 4, 8)] == [0, 0, 0]
     assert len(list(fresh.glob("pictures-*.npy"))) == len(list(fresh.glob("pictures-*.json"))) == 5
+    # The name of an entry is for good, or every picture is drawn again after an update.
+    assert (fresh / "pictures-ee3423b74524f29e883d558ecc1099e6.npy").is_file()
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,10 @@ def test_few_are_drawn_here_and_many_by_several_processes(fresh: Path, monkeypat
     seen.clear()
     pictures({"what": "odd"}, 70, 8, draw, lambda *done: seen.append(done))
     assert seen == [(64, 70), (70, 70)]
+    monkeypatch.setattr(cache, "get_all_start_methods", lambda: ["spawn"])  # as on Windows
+    assert {note["by"] for note in pictures({"what": "no fork"}, 256, 8, draw).notes} == {here}
+    monkeypatch.undo()
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(fresh))
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     assert {note["by"] for note in pictures({"what": "alone"}, 256, 8, draw).notes} == {here}
     monkeypatch.setattr("os.cpu_count", lambda: None)
@@ -208,7 +215,7 @@ def test_indices_count_from_both_ends() -> None:
             checked(wrong, 3)
 
 
-def test_the_first_ones_are_the_source_cut_short(cache: Path) -> None:
+def test_the_first_ones_are_the_source_cut_short() -> None:
     whole = open_drawn("critters:6", ("critters",), size=16, count=6)
     part = First(source=whole, count=4)
     assert (part.name, part.classes, part.size, len(part)) == (whole.name, whole.classes, 16, 4)

@@ -16,6 +16,7 @@ from ornstein.data import Source, UnreadableError, open_source
 from ornstein.data.folder import caption_of, name_labels, open_folder
 from ornstein.data.shards import is_shards, open_shards
 from ornstein.errors import DataError
+from ornstein.storage.files import digest
 
 
 def png(value: int = 0, side: int = 8, kind: str = "PNG") -> bytes:
@@ -99,13 +100,19 @@ def test_shards_are_known_by_names_content_time_and_size(tmp_path: Path) -> None
     assert all_different(prints)
 
 
-def test_a_changed_tar_is_indexed_again(tmp_path: Path) -> None:
+def test_a_changed_tar_is_indexed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "deep" / "cache"))
     file = tar(tmp_path / "a.tar", [("1.png", png(1))])
     assert open_source(str(file), size=8)[0].image.unique().tolist() == [1]
     tar(file, [("1.txt", b"word" * 3_000), ("1.png", png(2))])
     assert open_source(str(file), size=8)[0].image.unique().tolist() == [2]
     same_size = [("2.txt", b"word" * 3_000), ("2.png", png(2))]
     os.utime(tar(file, same_size), ns=(0, 5))  # the same size and name, another time
+    assert open_source(str(file), size=8)[0].name == "a.tar/2"
+    kept = tmp_path / "deep" / "cache"
+    assert len(list(kept.glob("shard-*.json"))) == 3
+    assert (kept / f"shard-{digest(str(file.resolve()), file.stat().st_size, 5, 1)}.json").is_file()
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(file / "cache"))  # no folder: indexed every time
     assert open_source(str(file), size=8)[0].name == "a.tar/2"
 
 
@@ -168,7 +175,7 @@ def test_metadata_lists_the_files_in_its_own_order(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff.png"}')
     with pytest.raises(DataError, match=r"cannot be read as UTF-8 text \(UnicodeDecodeError\)"):
         open_folder(tmp_path, size=8)
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n\n7\n')
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n \t\n7\n')
     with pytest.raises(DataError, match="line 3 is not a JSON object: '7'"):
         open_folder(tmp_path, size=8)
 

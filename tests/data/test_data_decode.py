@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from ornstein.data import UnreadableError, batches, open_source
-from ornstein.data.decode import MAX_PIXELS, decode, decode_file, extensions, to_rgb
+from ornstein.data.decode import MAX_PIXELS, decode, decode_file, extensions, formats, to_rgb
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -285,3 +285,7 @@ def test_a_folder_of_horrors_trains_on(folder: Path) -> None:
 def test_common_endings_are_known_and_programs_are_not() -> None:
     assert {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"} <= extensions()
     assert not extensions() & {".eps", ".ps", ".pdf", ".txt", ".json", ".mpg"}
+    # What would start a program, needs a handler that is not there, or is no picture.
+    assert not {"EPS", "WMF", "BUFR", "GRIB", "HDF5", "MPEG"} & set(formats())
+    assert {"PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM"} <= set(formats())
+    assert formats() == tuple(sorted(formats()))

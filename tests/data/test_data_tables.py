@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import tarfile
@@ -79,6 +80,24 @@ def test_columns_of_a_table_are_found_by_name_then_by_kind(tmp_path: Path) -> No
     assert [(source[i].caption, source[i].label) for i in range(2)] == [("", -1), ("t", 0)]
 
 
+def test_every_usual_name_of_a_column_is_known(tmp_path: Path) -> None:
+    """In this order: a column of the list before any other of the kind, an earlier one of the list before a later."""
+    pictures = ("image", "img", "jpg", "jpeg", "png", "webp", "picture", "pixel_values")
+    labels, captions = ("label", "labels", "cls", "class", "fine_label"), ("caption", "text", "prompt", "captions")
+    for names, decoy, of in (
+        (pictures, [png(1)], lambda example: int(example.image[0, 0, 0])),
+        (labels, ["x"], lambda example: example.label),
+        (captions, ["x"], lambda example: example.caption),
+    ):
+        for first, later in itertools.pairwise((*names, None)):
+            value = {pictures: [png(2)], labels: ["fox"], captions: ["words"]}[names]
+            columns = {"other": decoy, **({later: decoy} if later else {}), first: value}
+            columns |= {} if names is pictures else {"image": [png(3)]}
+            source = open_source(parquet(tmp_path / "a.parquet", **columns), size=8)
+            assert of(source[0]) == {pictures: 2, labels: 0, captions: "words"}[names], first
+            assert names is not labels or source.classes == ("fox",)
+
+
 def test_a_cell_may_name_a_file(tmp_path: Path) -> None:
     fill(tmp_path, "deep/x.png")
     cells = [{"bytes": None, "path": str(tmp_path / "deep" / "x.png")}, {"bytes": png(9), "path": "y/name.png"}]
@@ -108,16 +127,24 @@ def test_tables_are_known_by_names_content_and_size(tmp_path: Path) -> None:
     assert (single.name, whole.name) == (str(path), str(path.parent))
 
 
-def test_progress_bars_are_as_they_were(tmp_path: Path) -> None:
+def test_progress_bars_are_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     path = parquet(tmp_path / "a.parquet", image=[png(1)])
-    before = datasets.are_progress_bars_disabled()
+    before, seen = datasets.are_progress_bars_disabled(), []
+    read = datasets.Dataset.from_parquet
+
+    def watched(files: list[str]) -> object:
+        seen.append(datasets.are_progress_bars_disabled())
+        return read(files)
+
+    monkeypatch.setattr(datasets.Dataset, "from_parquet", watched)
     try:
         for disable in (datasets.disable_progress_bars, datasets.enable_progress_bars):
             disable()
             expected = datasets.are_progress_bars_disabled()
             open_source(path, size=8)
             assert datasets.are_progress_bars_disabled() == expected
+        assert seen == [True, True]  # no bars for local files
     finally:
         (datasets.disable_progress_bars if before else datasets.enable_progress_bars)()
 
@@ -130,9 +157,12 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     sums = [None, {"url": {"checksum": "1"}}, {"url": {"checksum": "2"}}]
 
     def load(name: str, split: str) -> object:
+        assert not datasets.are_progress_bars_disabled()  # a download shows its progress
         asked.append((name, split))
         features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["x", "y"]))
-        rows = datasets.Dataset.from_dict({"image": [{"bytes": png(4), "path": None}], "label": [1]}, features=features)
+        count = 1 + (name == "two")
+        cells = {"image": [{"bytes": png(4), "path": None}] * count, "label": [1] * count}
+        rows = datasets.Dataset.from_dict(cells, features=features)
         rows.info.download_checksums = sums[min(len(asked), len(sums)) - 1]
         return rows
 
@@ -149,8 +179,13 @@ def test_a_data_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
         prints.append(open_source(where, size=size).fingerprint)
     assert asked[2:] == [("a", "train"), ("a", "train"), ("b", "train"), ("a", "test[:5%]")]
     asked[:] = [()]
-    prints.append(open_source("hf:a", size=8).fingerprint)
+    prints.append(open_source("hf:a", size=8).fingerprint)  # other files
+    asked.clear()
+    prints.append(open_source("hf:two", size=8).fingerprint)
     assert all_different(prints)
+    monkeypatch.setattr(datasets.Dataset, "__len__", lambda self: 3)
+    asked.clear()
+    assert open_source("hf:two", size=8).fingerprint != prints[-1]  # other rows
     for wrong in ("hf:a/b/c", "hf:a:", "hf:a b"):
         with pytest.raises(DataError, match=r"write hf:OWNER/NAME or hf:OWNER/NAME:SPLIT"):
             open_source(wrong, size=8)
@@ -190,6 +225,8 @@ def test_a_limit_draws_no_more_than_it_needs() -> None:
     assert len(source) == 5
     assert [len(open_source("critters:4", size=9, limit=n)) for n in (3, 4, 7)] == [3, 4, 4]
     assert len(open_source("critters:3+stack:3", size=9, limit=4)) == 4
+    with pytest.raises(DataError, match="needs at least one picture, got 0"):
+        open_source("critters:0", size=9, limit=5)
 
 
 def test_what_is_inside_a_folder_decides_how_it_is_read(folder: Path) -> None:
@@ -224,6 +261,7 @@ def test_built_in_names_win_over_folders(tmp_path: Path, monkeypatch: pytest.Mon
         ("dicebear:,:4", "write dicebear:STYLE[,STYLE…][:COUNT]"),
         ("dicebear:critters:stack", "write dicebear:STYLE[,STYLE…][:COUNT]"),
         ("critters:0", "critters:0 needs at least one picture, got 0"),
+        ("dicebear:0", "dicebear:0 needs at least one picture, got 0"),
         ("mnsit", "did you mean mnist?"),
         ("opnmoji:3", "did you mean openmoji?"),
         ("dicebaer:3", "did you mean dicebear?"),

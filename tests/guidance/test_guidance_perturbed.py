@@ -11,8 +11,8 @@ from ornstein.denoisers import CachedDenoiser, Denoiser
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance.checkpointing import blocks_of
 from ornstein.guidance.perturbed import blurred
-from ornstein.modulation import modulated, sites
-from ornstein.networks import DiTConfig, UNetConfig, build
+from ornstein.modulation import modulated
+from ornstein.networks import DiTConfig, UNetConfig, build, sites
 from ornstein.paths import VP
 from ornstein.randomness import Noise
 

@@ -288,57 +288,6 @@ def prompted(cond=None) -> Denoiser:
     return Denoiser(texty, VP(), "clean", shape=(2,)).with_condition(TEXT if cond is None else cond)
 
 
-def test_the_token_raises_the_distance():
-    path, t = VP(), VP().time_of(-3.0)
-
-    def far(steps: int) -> Tensor:
-        rule = guidance.MinorityPrompt(steps=steps, rate=0.05)
-        model = prompted()
-        clean = rule(model)(X, t).clean
-        from ornstein.guidance.minority import _again, _white
-
-        other = _again(model, path, clean, _white(X, t, 0, 0), -2.81)
-        return (clean - other).square().sum(1)
-
-    assert (far(30) > far(1)).all()
-
-
-def test_the_token_follows_the_gradient_of_what_is_raised():
-    """By finite differences of the published objective; the second look has the prompt without the token."""
-    path, t, rate = VP(), VP().time_of(-3.0), 1e-3
-    text = {"text": TEXT["text"]}
-    model, start = prompted(text), TEXT["text"].mean(1, keepdim=True)
-    from ornstein.guidance.minority import _white
-
-    noise, level = _white(X, t, 0, 0).expand_as(X), path.time_of(-2.81)
-
-    def clean(token: Tensor) -> Tensor:
-        return model.with_condition({"text": torch.cat((TEXT["text"], token), 1)})(X, t).clean
-
-    def again(first: Tensor) -> Tensor:
-        return model(path.diffuse(first, level, noise), level).clean
-
-    first, second = clean(start), again(clean(start))
-
-    def raised(token: Tensor) -> Tensor:
-        return ((first - again(clean(token))).square() + 0.7 * (clean(token) - second).square()).sum(1)
-
-    slope = torch.zeros_like(start)
-    for axis in range(4):
-        h = torch.zeros_like(start)
-        h[..., axis] = 1e-6
-        slope[..., 0, axis] = (raised(start + h) - raised(start - h)) / 2e-6
-    moved = start + rate * slope / (slope.abs() + 1e-8)  # the first step of Adam
-    one = guidance.MinorityPrompt(steps=1, rate=rate, balance=0.7)(model)(X, t).clean
-    torch.testing.assert_close(one, clean(moved), rtol=1e-9, atol=1e-9)
-
-    from ornstein.guidance.minority import MinorityPrompt
-
-    leaf = start.clone().requires_grad_()
-    found = MinorityPrompt(balance=0.7)._ascent(model, path, X, t, text, leaf)
-    torch.testing.assert_close(found, slope, rtol=1e-6, atol=1e-8)
-
-
 def test_no_step_is_no_token_and_rows_are_apart():
     model, t = prompted(), 0.9
     assert torch.equal(guidance.MinorityPrompt(steps=0)(model)(X, t).clean, model(X, t).clean)

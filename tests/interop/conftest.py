@@ -12,14 +12,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 STEPS = 100
 
 
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def library():
     return pytest.importorskip("diffusers")
 

@@ -15,6 +15,8 @@ from ornstein.interop.diffusers import from_pipeline, is_pipeline
 from ornstein.interop.fronts import PipelineFront, open_front
 from ornstein.interop.loading import diffusers_library, silenced
 from ornstein.interop.schedulers import Bounded
+from ornstein.latents import Normalisation
+from ornstein.runs import open_codec, save_codec
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -174,6 +176,8 @@ def test_a_text_network_hears_its_caption_pool_and_sizes(stable, xl):
         assert not torch.allclose(other, raw), key
         with pytest.raises(UsageError, match="is told a caption"):
             piped.denoiser.net(x, torch.full((2,), 699.0), **{k: v for k, v in cond.items() if k != key})
+    double = {key: value.double() for key, value in cond.items()}  # the network's precision decides
+    assert torch.equal(piped.denoiser.with_condition(double).raw(x, 0.7), raw)
     text = from_pipeline(stable)
     cond = text.cond(["a", "b"])
     with torch.no_grad():
@@ -283,6 +287,35 @@ def test_without_tokenizers_nothing_is_bound(stable):
     piped = from_pipeline(pipe)
     assert piped.denoiser.cond == {}
     assert piped.condition == "text"
+
+
+def test_only_safetensors_are_read_and_names_are_looked_up(pixels, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(pixels, folder)
+    weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
+    torch.save(from_pipeline(pixels).pipe.unet.state_dict(), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(UsageError, match=r"the pipeline .*copy cannot be loaded: ") as caught:
+        from_pipeline(folder)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match=r"the pipeline no-such/pipeline cannot be loaded: ") as caught:
+        from_pipeline("no-such/pipeline")
+    assert "\n" not in str(caught.value)
+
+
+def test_the_autoencoder_of_a_pipeline_is_a_codec_by_itself(stable, tmp_path):
+    codec = from_pipeline(stable).codec
+    alone = open_codec(stable)
+    assert alone.fingerprint == codec.fingerprint
+    assert alone.about == {"kind": "diffusers", "where": str(stable.resolve())}
+    assert open_codec(stable, dtype=torch.float16).dtype == torch.float32  # it overflows there
+    assert open_codec(stable, dtype=torch.bfloat16).dtype == torch.bfloat16
+    # Named by where it lies: in half precision the weights are others, and are taken as they are.
+    folder = save_codec(alone.normalised(Normalisation.of(shift=0.3)), tmp_path / "codec")
+    assert open_codec(folder).fingerprint == alone.normalised(Normalisation.of(shift=0.3)).fingerprint
+    half = open_codec(folder, dtype=torch.bfloat16)
+    assert (half.dtype, half.normalisation.shift.item()) == (torch.bfloat16, pytest.approx(0.3))
+    assert open_codec(folder, device="cpu").device == torch.device("cpu")
 
 
 def test_damaged_indices_are_one_line(pixels, tmp_path):

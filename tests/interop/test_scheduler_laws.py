@@ -253,6 +253,20 @@ def test_a_threshold_is_of_each_sample_and_never_below_one():
         torch.testing.assert_close(found.clean, clean.clamp(-bound, bound) / bound, rtol=1e-6, atol=1e-9)
 
 
+def test_what_a_configuration_does_not_say_is_as_usual():
+    def law(name="SomeScheduler", **config):
+        return from_scheduler_config(type(name, (), {"config": config, "alphas_cumprod": torch.tensor([0.9, 0.5])})())
+
+    assert law().predicts == NoisePrediction()
+    assert law(clip_sample=True).predicts == Bounded(inner=NoisePrediction(), bound=1.0)
+    assert law(clip_sample=False, thresholding=False).predicts == NoisePrediction()
+    both = {"clip_sample": True, "thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 3.0}
+    assert law(**both).predicts == Bounded(inner=NoisePrediction(), quantile=0.9, most=3.0)
+    assert law("FlowMatchAnyScheduler").path == Flow(t_min=1e-3)
+    assert law("FlowMatchAnyScheduler").timestep_of is None
+    assert law(use_flow_sigmas=False).predicts == NoisePrediction()
+
+
 def test_what_has_no_law():
     for scheduler, message in (
         (diffusers.EulerDiscreteScheduler(timestep_type="continuous", prediction_type="v_prediction"), "has no betas"),

@@ -92,6 +92,22 @@ def test_both_layouts_round_trip(tmp_path, layout):
     assert images.shape == (2, 3, 16, 16)
 
 
+def test_a_half_checkpoint_runs_in_float32_and_does_not_learn(tmp_path):
+    torch.save({f"net.{name}": tensor.half() for name, tensor in tiny().state_dict().items()}, tmp_path / "half.pt")
+    model = udpm.load(str(tmp_path / "half.pt"), rule="exact")
+    assert model.path.rule == "exact"
+    assert {value.dtype for value in model.net.state_dict().values()} == {torch.float32}
+    assert not model.net.training
+    assert not any(parameter.requires_grad for parameter in model.net.parameters())
+    # The side of the pictures is the network's times the factor of the first level.
+    path = PyramidPath(alphas=(0.5, 1e-3), sigmas=(0.1, 0.3), factors=(2, 4))
+    assert udpm.load(tmp_path / "half.pt", path=path).shape == (3, 16, 16)
+    grey = NCSNppConfig(resolution=8, width=8, multipliers=(1, 2), blocks=1, attention=(), channels=1, out_channels=4)
+    torch.save(NCSNpp(grey).state_dict(), tmp_path / "grey.pt")
+    assert udpm.load(tmp_path / "grey.pt").shape == (1, 16, 16)
+    assert udpm.infer(udpm.read(tmp_path / "grey.pt")) == grey
+
+
 def test_the_network_works_at_every_size_that_divides():
     net = tiny()
     for side in (2, 4, 16):

@@ -1,6 +1,7 @@
 """Errors in law from local errors: against the exact law on the line, and plain Monte Carlo."""
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from ornstein.errors import UsageError
 from ornstein.lab.backward import blurred_w1
 from ornstein.lab.meters import gaussian_law
 from ornstein.lab.rates import measuring_grid
-from ornstein.lab.targets import M1, GaussianTarget, MixtureTarget
+from ornstein.lab.targets import G8, M1, GaussianTarget, MixtureTarget
 from ornstein.paths import VE, VP, Flow
+from ornstein.paths.base import AffinePath
 from ornstein.randomness import Noise
-from ornstein.samplers import SASolver, run, sampler, solve
+from ornstein.samplers import DPMSolver, Query, SASolver, run, sampler, solve
 
 BLUR = 0.1
 
@@ -75,3 +77,47 @@ def test_refusals():
         blurred_w1(sampler("randomized-midpoint"), M1(), VP(), times, samples=80)
     with pytest.raises(UsageError, match="climbs"):
         blurred_w1(SASolver(), M1(), VP(), (0.5, 0.2, 0.4), samples=80)
+
+
+def test_noise_of_one_brownian_path_is_noise():
+    """Increments of a step are normals like any other; what is divided by is the root of the stretch."""
+    times = measuring_grid("log-snr", 12)(VP())
+    keyed, brownian = (
+        blurred_w1(DPMSolver(stochastic=True, brownian=flag), M1(), VP(), times, samples=4000) for flag in (False, True)
+    )
+    assert brownian.w1 == pytest.approx(keyed.w1, abs=4.0 * keyed.noise)
+    assert 0.5 < brownian.noise / keyed.noise < 2.0
+
+
+@dataclass(frozen=True)
+class Asking:
+    """DDIM that asks its noise for something else as well, before or after its question."""
+
+    what: str
+    order, needs = 1, AffinePath
+
+    def step(self, path, x, step, noise, memory):
+        source = noise.fork("of its own")
+        if self.what == "before":
+            x = x + 0.0 * source.normal(("a", step.index), x.shape[1:])
+        found = yield Query(x, step.t)
+        if self.what == "uniforms":
+            source.uniform_per_sample(0)
+        x = path.ddim_step(x, found, path.sigma(step.s) / path.sigma(step.t), step.s)
+        for key in ("a", "b") if self.what == "twice" else ():
+            x = x + source.normal((key, step.index), x.shape[1:])
+        return x
+
+
+def test_what_has_no_local_errors_is_refused():
+    times = measuring_grid("log-snr", 3)(VP())
+    for what, said in (("twice", "noise before a question"), ("uniforms", "given them")):
+        with pytest.raises(UsageError, match=said):
+            blurred_w1(Asking(what), M1(), VP(), times, samples=80)
+    # A normal that changes no question is none.
+    assert blurred_w1(Asking("before"), M1(), VP(), times, samples=80).evaluations == 3
+
+
+def test_the_target_must_lie_on_the_line():
+    with pytest.raises(UsageError, match="d = 8"):
+        blurred_w1(SASolver(), G8(), VP(), measuring_grid("log-snr", 3)(VP()), samples=80)

@@ -367,6 +367,10 @@ def test_score_errors_are_read_and_shown():
     assert (found.linear, ScoreError(scale=0.1).linear) == (False, True)
     assert ScoreError() == ScoreError(scale=0.0, height=0.0, frequency=1.0)
     assert ScoreError.parse("height=2").height == 2.0
+    assert ScoreError.parse("scale=-0.02").scale == -0.02
+    for nothing in ("scale=0", "frequency=3", "height=0,scale=0"):
+        with pytest.raises(ConfigError, match="changes nothing"):
+            ScoreError.parse(nothing)
     for bad in (
         {"scale": math.nan},
         {"height": math.inf},

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -9,11 +10,12 @@ import torch
 from ornstein import grids
 from ornstein.errors import UsageError
 from ornstein.lab.meters import gaussian_law
-from ornstein.lab.over_times import over_times
+from ornstein.lab.over_times import OverTimes, over_times
 from ornstein.lab.rates import measuring_grid
 from ornstein.lab.targets import G8, GaussianTarget
 from ornstein.paths import VE, VP, Flow
-from ornstein.samplers import RandomizedMidpoint, sampler
+from ornstein.paths.base import AffinePath
+from ornstein.samplers import Query, RandomizedMidpoint, sampler
 
 WIDE = VE(sigma_min=1e-6, sigma_max=1e6)
 FORMS = ("noise", "clean", "score")
@@ -81,3 +83,57 @@ def test_refusals():
         over_times(sampler("ancestral"), G8(), WIDE, times)
     with pytest.raises(UsageError, match="remembers more than tensors"):
         over_times(sampler("dpmpp-2m"), G8(), WIDE, times)
+
+
+def test_errors_from_the_moments_by_hand():
+    """√KL of the mean variance, and half of the root mean square of V/v − 1, summed over directions."""
+    law = OverTimes(*(torch.tensor(row, dtype=torch.float64) for row in ([2.0, 0.5], [4.5, 0.3], [1.5, 0.6])))
+    deltas = (2.0 / 1.5 - 1.0, 0.5 / 0.6 - 1.0)
+    assert law.root_kl == pytest.approx(math.sqrt(sum(0.5 * (d - math.log1p(d)) for d in deltas)), rel=1e-12)
+    spread = ((4.5 - 2.0 * 2.0 * 1.5 + 2.25) / 2.25, (0.3 - 2.0 * 0.5 * 0.6 + 0.36) / 0.36)
+    assert law.conditional_root_kl == pytest.approx(0.5 * math.sqrt(sum(spread)), rel=1e-12)
+    still = OverTimes(*(torch.tensor([0.7], dtype=torch.float64).pow(k) for k in (1, 2, 1)))
+    assert (still.root_kl, still.conditional_root_kl) == (0.0, pytest.approx(0.0, abs=1e-7))
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """The state times the numbers that it draws under its keys."""
+
+    keys: tuple = ("a",)
+    what: str = "uniform"
+    order, needs = 1, AffinePath
+
+    def step(self, path, x, step, noise, memory):
+        yield Query(x, step.t)
+        for key in self.keys:
+            source = noise.fork("of its own")
+            if self.what == "uniform":
+                x = (1.0 + source.uniform((key, step.index))) * x
+            elif self.what == "uniforms":
+                source.uniform_per_sample(key)
+            else:
+                source.brownian_increment(key, 0.0, 1.0, x.shape[1:])
+        return x
+
+
+def test_one_number_a_step_is_averaged_exactly():
+    """E[(1 + q)²] = 7/3 and E[(1 + q)⁴] = 31/5 for q uniform, once a step; the same key twice is the same number."""
+    target, times = GaussianTarget([0.3], [0.5]), (3.0, 1.0, 0.5)
+    start = 9.5
+    found = over_times(Drawing(), target, VE(), times)
+    assert float(found.variance) == pytest.approx((7.0 / 3.0) ** 2 * start, rel=1e-12)
+    assert float(found.square) == pytest.approx((31.0 / 5.0) ** 2 * start**2, rel=1e-12)
+    assert float(found.exact) == pytest.approx(0.75, rel=1e-12)
+    twice = over_times(Drawing(("a", "a")), target, VE(), times)
+    assert float(twice.variance) == pytest.approx((31.0 / 5.0) ** 2 * start, rel=1e-12)
+
+
+def test_what_has_no_exact_moments_is_refused():
+    for rule, said in (
+        (Drawing(("a", "b")), "draws 2 numbers a step"),
+        (Drawing(what="uniforms"), "a time for every sample"),
+        (Drawing(what="increment"), "draws normals"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            over_times(rule, G8(), WIDE, cells(3))

@@ -215,6 +215,21 @@ def test_draws_by_hand():
     assert len({sum(u >= edge for edge in edges) for u in number.tolist()}) > 1
 
 
+class Conditioning:
+    """Numbers that the test chooses, and no normals."""
+
+    def uniform_per_sample(self, key):
+        return torch.tensor([0.0, 0.4999, 0.5, 0.75, 0.9999], dtype=DOUBLE)
+
+    def normal(self, key, event):
+        return torch.zeros(5, *event, dtype=DOUBLE)
+
+
+def test_a_number_at_the_edge_belongs_to_the_next_component():
+    target = MixtureTarget.of([2.0, 1.0, 1.0], [[-1.0], [0.5], [3.0]], stds=[1.0, 1.0, 1.0])
+    assert target.sample(Conditioning()).flatten().tolist() == [-1.0, -1.0, 0.5, 3.0, 3.0]
+
+
 @pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=["vp", "ve", "flow"])
 def test_scores_at_one_time_a_row(path):
     x, t = M2().start(NOISE, path, 0.4), torch.tensor([0.4, 0.2, 0.6, 0.3, 0.5], dtype=DOUBLE)

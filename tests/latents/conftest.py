@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from ornstein.networks import UNetConfig
 from ornstein.networks.autoencoder import KLConfig
@@ -13,14 +12,6 @@ from ornstein.training import Every, Optimizer, TrainConfig, train
 from ornstein.training.autoencoder import AutoencoderConfig
 
 BATCH = 8
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

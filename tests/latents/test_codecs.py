@@ -245,6 +245,18 @@ def test_a_diffusers_autoencoder(vae_folder):
     torch.testing.assert_close(by.undo(latent), latent * 2.0 / 0.7 + 0.1)
 
 
+@pytest.mark.parametrize("inside", ["", "vae"], ids=["of its own", "of a pipeline"])
+def test_a_name_of_the_hub_is_found_in_its_cache(vae_folder, tmp_path, monkeypatch, inside):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--some--vae"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(vae_folder, home / "snapshots" / ("0" * 40) / inside)
+    codec = open_codec("some/vae")
+    assert codec.fingerprint == open_codec(vae_folder).fingerprint
+    assert codec.about == {"kind": "diffusers", "where": "some/vae"}
+
+
 def test_codecs_are_saved_by_name_or_with_their_weights(vae_folder, tmp_path):
     by = Normalisation(shift=torch.randn(4, 2, 2, generator=rng()), scale=torch.ones(4, 2, 2))
     codec = open_codec(vae_folder).normalised(by).tiled(8, 2)

@@ -69,8 +69,9 @@ class Pictures:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return tmp_path / "cache"  # as tests/latents/conftest.py says
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("ORNSTEIN_CACHE", str(tmp_path / "deep" / "cache"))
+    return tmp_path / "deep" / "cache"
 
 
 @pytest.mark.parametrize("draws", [True, False])

@@ -1,4 +1,4 @@
-"""A cascade's arithmetic by hand: what each stage is fed, and every option away from its default."""
+"""A cascade's arithmetic by hand: the inputs of both stages, and every option away from its default."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ T = 0.37
 
 
 def ratio(options: dict[str, Any]) -> Tensor:
-    """r, as the options say."""
+    """The weight r under these options."""
     g = G.mean((2, 3), keepdim=True) if options.get("gate") == "scalar" else G
     r = g if options.get("squash") == "none" else 1.0 / (1.0 + (-g).exp())
     return r if options.get("forced") is None else torch.full_like(r, options["forced"])
@@ -41,14 +41,14 @@ OPTIONS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("front", [NoisePrediction(), EDM(sigma_data=0.7)], ids=lambda v: type(v).__name__)
 @pytest.mark.parametrize("path", [VE(), Flow()], ids=["ve", "flow"])
-def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, path: Any) -> None:
+def test_the_whole_output_in_closed_form(options: dict[str, Any], front: Any, path: Any) -> None:
     reading = Cascade(front=front, **options)
     clip = options.get("clip", 1.0)
-    asked: list[tuple[str, Tensor]] = []
+    calls: list[tuple[str, Tensor]] = []
     answer = torch.cat([BACK, G], 1)
 
     def net(fed: Tensor, *, stage: str) -> Tensor:
-        asked.append((stage, fed))
+        calls.append((stage, fed))
         return WHITE if stage == "front" else answer
 
     raw = reading.ask(net, path, X, T)
@@ -57,9 +57,9 @@ def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, pa
     start = own.clean if clip is None else own.clean.clamp(-clip, clip)
     fed = front.precondition(path, X, T)
     hint = torch.cat([start, fed], 1) if options.get("see_state") else start
-    assert [stage for stage, _ in asked] == ["front", "back"]
-    torch.testing.assert_close(asked[0][1], fed, rtol=0, atol=0)
-    torch.testing.assert_close(asked[1][1], hint, rtol=1e-12, atol=1e-12)
+    assert [stage for stage, _ in calls] == ["front", "back"]
+    torch.testing.assert_close(calls[0][1], fed, rtol=0, atol=0)
+    torch.testing.assert_close(calls[1][1], hint, rtol=1e-12, atol=1e-12)
     r, back = ratio(options), BACK + start if options.get("residual") else BACK
     blend = r * back + (1.0 - r) * start
     estimate = reading.to_estimate(path, X, T, raw)
@@ -76,24 +76,24 @@ def test_the_whole_answer_in_closed_form(options: dict[str, Any], front: Any, pa
     truth = front.target(path, CLEAN, WHITE, X, T)
     best = front.to_estimate(path, X, T, truth).clean
     best = best if clip is None else best.clamp(-clip, clip)
-    told = CLEAN - best if options.get("residual") else CLEAN
-    torch.testing.assert_close(target, torch.cat([truth, told, 0.0 * G], 1), rtol=1e-12, atol=1e-12)
+    refined = CLEAN - best if options.get("residual") else CLEAN
+    torch.testing.assert_close(target, torch.cat([truth, refined, 0.0 * G], 1), rtol=1e-12, atol=1e-12)
 
 
-def test_a_gate_of_zero_asks_the_front_alone() -> None:
-    asked: list[str] = []
+def test_a_gate_of_zero_evaluates_the_front_alone() -> None:
+    calls: list[str] = []
     double = NOISE.normal("double", (4, 4, 5))
 
     def net(fed: Tensor, *, stage: str) -> Tensor:
-        asked.append(stage)
+        calls.append(stage)
         return double
 
     reading = Cascade(front=NoisePrediction(), forced=0.0, clip=0.1)
     raw = reading.ask(net, VP(), X, T)
-    assert asked == ["front"]
+    assert calls == ["front"]
     assert raw is double
     front = NoisePrediction()
-    for own in (double, double[:, :2]):  # with a learned variance, and without; alone or before a back's answer
+    for own in (double, double[:, :2]):  # with a learned variance, and without; alone or before a back's output
         for whole in (own, torch.cat([own, BACK, G], 1)):
             estimate = reading.to_estimate(VP(), X, T, whole)
             assert torch.equal(estimate.clean, front.to_estimate(VP(), X, T, own).clean)
@@ -103,7 +103,7 @@ def test_a_gate_of_zero_asks_the_front_alone() -> None:
     assert torch.equal(other.extras["variance"], double[:, 2:])
 
 
-def test_a_back_that_answers_other_channels_is_refused() -> None:
+def test_a_back_with_other_channels_is_refused() -> None:
     reading = Cascade()
     for channels in (1, 2, 4):
         wrong = NOISE.normal("wrong", (channels, 4, 5))
@@ -149,7 +149,7 @@ def test_cascaded_passes_every_option_on() -> None:
 
 
 @pytest.mark.parametrize(("told", "known"), [(None, {"label", "other"}), (("label",), {"label"}), ((), set())])
-def test_the_back_is_told_what_it_shall_know_in_its_own_precision(told: Any, known: set[str]) -> None:
+def test_the_back_has_its_own_conditions_and_precision(told: Any, known: set[str]) -> None:
     front, back = Affine(2, 0.5), Affine(3, 2.0, torch.float32)
     label = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     plain = orn.Denoiser(front, VE(), "clean", cond={"label": label, "other": torch.ones(1, dtype=torch.float64)})
@@ -160,7 +160,7 @@ def test_the_back_is_told_what_it_shall_know_in_its_own_precision(told: Any, kno
         (torch.float32, (3, 4, 4, 5)),
     ]
     assert (front.seen[0][2], back.seen[0][2]) == ({"label", "other"}, known)
-    # What the back is told is detached: its part of the answer does not depend on the label through it.
+    # Conditions of the back are detached: its output does not depend on the label through them.
     part = (extras["back"] - 2.0 * X[:, -1:]).sum()
     assert part.requires_grad
     (gradient,) = torch.autograd.grad(extras["back"].sum(), label, allow_unused=True, retain_graph=True)

@@ -14,7 +14,7 @@ from ornstein.paths.vp import Linear
 from ornstein.randomness import Noise
 
 OFF = VP(Linear(beta_min=0.3, beta_max=7.0, t_range=(0.1, 0.8), t_min=0.2))
-"""Nothing about it is 0, 1 or equal: it ends at 0.1, networks are asked down to 0.2."""
+"""A span that neither begins at 0 nor ends at 1, and a floor inside it."""
 ZERO = VP.from_betas((0.1, 0.45, 0.2, 1.0))
 SHIFTED = ShiftedPath(base=VE(), shift=lambda clean, cond, t: clean)
 
@@ -88,7 +88,7 @@ def test_tangent_with_a_leap(steps: int, start: float | None) -> None:
 
 def test_tangent_without_a_leap_and_at_its_edges() -> None:
     path, width = VE(sigma_min=0.01, sigma_max=10.0), 0.7
-    for first, leaps in ((7.4, True), (7.6, False), (30.0, False)):
+    for first, leaps in ((7.4, True), (7.5, False), (30.0, False)):
         found = grids.tangent(4, first=first, last=0.2, centre=0.1, width=width)(path)
         ends = (first if leaps else 10.0, 0.2)
         angles = np.linspace(*np.arctan((-np.log(ends) - 0.1) / width), 3 if leaps else 4)
@@ -114,7 +114,7 @@ def test_tangent_without_a_leap_and_at_its_edges() -> None:
 
 def test_the_schedule_of_the_accelerated_samplers() -> None:
     """Li et al. 2024: written down as it is, one product after the other."""
-    for steps, c0, c1 in ((30, 2.0, 4.0), (40, 1.5, 6.0)):
+    for steps, c0, c1 in ((30, 2.0, 4.0), (40, 1.5, 6.0), (5, 2.0, 4.0)):
         most = c1 * math.log(steps) / steps
         betas = [steps**-c0]
         for t in range(1, steps):
@@ -153,11 +153,12 @@ def test_the_schedule_of_the_randomized_midpoint() -> None:
         with pytest.raises(GridError):
             grids.logits(bad[0], c0=bad[1], c1=bad[2])
     grids.logits(3, c1=2.0)
+    grids.logits(100)  # a step of 0.23
 
 
 def test_the_schedule_of_early_stopping() -> None:
     path = VE(sigma_max=1e9)
-    for steps, delta, horizon in ((20, 0.01, 5.0), (13, 0.05, 3.0), (2, 0.01, 5.0)):
+    for steps, delta, horizon in ((20, 0.01, 5.0), (13, 0.05, 3.0), (2, 0.01, 5.0), (3, 1e-6, 1.5), (4, 0.99, 20.0)):
         found = grids.early_stopping(steps, delta=delta, horizon=horizon)(path)
         taus = [0.5 * math.log1p(bar**2) for bar in found]  # ᾱ = e^{−2τ} and σ̄² = 1/ᾱ − 1
         assert (len(taus), taus[0], taus[-1]) == (steps + 1, pytest.approx(horizon), pytest.approx(delta))
@@ -175,12 +176,29 @@ def test_the_schedule_of_early_stopping() -> None:
         grids.early_stopping(1)
 
 
+def test_levels_beyond_the_path_are_left_out_until_one_step_is_left() -> None:
+    grid, top = grids.early_stopping(5), math.sqrt(math.expm1(10.0))
+    whole = grid(VE(sigma_max=1e9))
+    for nearer, count in ((0.0, 6), (4e-10, 6), (6e-10, 5)):  # differences below 1e-9 in the log-SNR are rounding
+        path = VE(sigma_max=top * (1.0 - nearer))
+        found = grid(path)
+        assert len(found) == count
+        assert found == pytest.approx(whole[6 - count :], rel=1e-8)
+        path.check(found[0])
+    assert len(grid(VE(sigma_max=1.01 * whole[-2]))) == 2
+    with pytest.raises(GridError, match="beyond the"):
+        grid(VE(sigma_max=0.99 * whole[-2]))
+
+
 def test_rounds_go_down_twice_as_far_as_they_climb() -> None:
     nodes, path = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3], Flow()
     down, up = (0.9, 0.8, 0.7, 0.6, 0.5), (0.7, 0.6, 0.5, 0.4, 0.3)
     assert grids.rounds(nodes, 2)(path) == (*down, *up, 0.5)
     assert grids.rounds(nodes, 2, climb=False)(path) == (*down, *up)
     assert grids.rounds(nodes, 1)(path) == (*nodes, 0.6)
+    assert grids.rounds(nodes[:4], 2)(path) == (0.9, 0.8, 0.7, 0.8, 0.7, 0.6, 0.7)
+    with pytest.raises(GridError, match="multiple of 3 cells, got 0"):
+        grids.rounds([0.9], 2)(path)
     for cells, count in ((6, 3), (2, 2), (5, 2)):
         with pytest.raises(GridError, match=f"multiple of {count + 1} cells, got {cells}"):
             grids.rounds(nodes[: cells + 1], count)(path)
@@ -236,9 +254,12 @@ def test_rounding_at_the_ends_of_the_span_is_mended_and_nothing_else() -> None:
     def made(*times: float) -> tuple[float, ...]:
         return grids.Grid("own", lambda path: times)(VE())
 
-    assert made(80.0 * (1 + 5e-13), -1e-11) == (80.0, 0.0)
+    assert made(80.0 * (1 + 8e-13), -7e-11) == (80.0, 0.0)
     assert made(80.0 * (1 - 5e-13), 1e-11) == (80.0 * (1 - 5e-13), 1e-11)
-    for bad in (80.0 * (1 + 2e-12), -1e-9):
+    assert grids.Grid("own", lambda path: (0.8 + 6e-13, 0.1 - 6e-13))(OFF) == (0.8, 0.1)
+    with pytest.raises(GridError, match="outside the span"):  # measured by the length of the span
+        grids.Grid("own", lambda path: (0.8 + 8e-13, 0.1))(OFF)
+    for bad in (80.0 * (1 + 1.2e-12), -1e-9):
         with pytest.raises(GridError, match="outside the span"):
             made(bad)
 
@@ -255,6 +276,7 @@ def test_churn_climbs_by_the_published_amount_within_the_published_range() -> No
     assert grids.churn([3.0, 2.0, 0.0], total=0.0)(path) == (3.0, 2.0, 0.0)
     # The last time is not climbed from even if it is above σ = 0, nor pure noise, and no climb leaves the span.
     assert grids.churn([3.0, 2.0], total=1.0)(path) == pytest.approx((3.0, 3.0 * climb, 2.0))
+    assert grids.churn([3.0, 2.0], total=0.3)(path) == pytest.approx((3.0, 3.9, 2.0))
     assert grids.churn([80.0, 70.0, 0.0], high=90.0)(path) == (80.0, 70.0, 80.0, 0.0)
     assert grids.churn([1.0, 0.5, 0.0], high=math.inf)(Flow()) == pytest.approx((1.0, 0.5, climb / (1 + climb), 0.0))
     found = grids.churn([0.7, 0.4, 0.1], total=0.4)(OFF)
@@ -268,6 +290,7 @@ def test_churn_climbs_by_the_published_amount_within_the_published_range() -> No
 def test_recurrence_repeats_steps_in_place() -> None:
     assert grids.recur([0.8, 0.5, 0.3, 0.1], 3)(OFF) == (*(0.8, 0.5) * 3, *(0.3, 0.5) * 2, 0.3, 0.1)
     # A grid that ends above the clean end repeats its last step, too.
+    assert grids.recur([0.5, 0.3, 0.5], 1)(OFF) == (0.5, 0.3, 0.5)
     assert grids.recur([0.8, 0.5, 0.3], 2)(OFF) == (0.8, 0.5, 0.8, 0.5, 0.3, 0.5, 0.3)
 
 
@@ -278,6 +301,7 @@ def test_restart_in_closed_form() -> None:
     once = (0.7, *middle, 0.3)
     assert found == pytest.approx((0.8, 0.5, 0.3, *once, *once, 0.25, 0.1), rel=1e-12)
     nodes, usual = [0.8, 0.5, 0.25, 0.1], {"low": 0.3, "high": 0.7}
+    assert grids.restart(nodes, low=0.2, high=0.7, steps=1)(OFF) == (0.8, 0.5, 0.25, 0.2, 0.7, 0.2, 0.1)
     assert grids.restart(nodes, **usual)(OFF) == grids.restart(nodes, **usual, rounds=1, steps=3)(OFF)
     assert grids.restart([0.8, 0.3, 0.1], **usual, steps=1)(OFF) == (0.8, 0.3, 0.7, 0.3, 0.1)  # a node at low is one
     assert grids.restart(nodes, low=0.3, high=0.8, steps=1)(OFF) == (0.8, 0.5, 0.3, 0.8, 0.3, 0.25, 0.1)
@@ -293,7 +317,14 @@ def test_restart_in_closed_form() -> None:
 
 def test_multistep_climbs_to_its_levels() -> None:
     ve = VE(sigma_min=0.2)
-    assert grids.multistep(5.0, 0.21, 0.2, 0.1)(ve) == (80.0, 0.0, 5.0, 0.0, 0.21, 0.0)  # the floor is worth nothing
+    assert grids.multistep(5.0, 0.21, 0.2, 0.1)(ve) == (
+        80.0,
+        0.0,
+        5.0,
+        0.0,
+        0.21,
+        0.0,
+    )  # none at or below the floor
     assert grids.multistep(0.5, start=3.0)(ve) == (3.0, 0.0, 0.5, 0.0)
     found = grids.multistep(0.7)(OFF)
     assert (found[0], found[1], found[3]) == (0.8, 0.1, 0.1)
@@ -320,6 +351,7 @@ OFF_TABLE = VP.from_betas((0.1, 0.45, 0.2, 0.6))
     ("path", "wanted"),
     [
         (OFF, grids.log_snr(6)),
+        (VP(), grids.log_snr(6)),
         (OFF_TABLE, grids.log_snr(6)),
         (ZERO, grids.uniform(6)),
         (Flow(), grids.uniform(6)),
@@ -353,6 +385,33 @@ def test_numbers_of_steps_are_whole_numbers() -> None:
     for make, bad in itertools.product((*makers, *others), (0, -1, 2.0, "3")):
         with pytest.raises(GridError, match="give a whole number from 1 up"):
             make(bad)
+
+
+NAMES = {
+    "uniform(3)": grids.uniform(3),
+    "power(3, 2)": grids.power(3),
+    "karras(3, rho=7)": grids.karras(3),
+    "log_snr(3)": grids.log_snr(3),
+    "tangent(3, first=2, last=1, centre=0.3, width=2)": grids.tangent(3, first=2.0, last=1.0),
+    "span_log_snr(3, -1, 2)": grids.span_log_snr(3, -1.0, 2.0),
+    "provable(30, c0=2, c1=4)": grids.provable(30),
+    "logits(40, c0=2, c1=5)": grids.logits(40),
+    "early_stopping(20, delta=0.01)": grids.early_stopping(20),
+    "rounds(2)": grids.rounds([1.0, 0.5], 2),
+    "indices(2)": grids.indices([999, 499]),
+    "levels": grids.levels(),
+    "partial": grids.partial([1.0, 0.0], 0.5),
+    "skip(1)": grids.skip([1.0, 0.5, 0.0], 1),
+    "churn(40)": grids.churn([1.0, 0.0]),
+    "recur(2)": grids.recur([1.0, 0.0], 2),
+    "restart(0.2, 0.5, 3)": grids.restart([1.0, 0.0], low=0.2, high=0.5, rounds=3),
+    "multistep(0.7, 0.1)": grids.multistep(0.7, 0.1),
+}
+
+
+def test_a_grid_shows_its_name_and_not_its_rule() -> None:
+    for name, grid in NAMES.items():
+        assert repr(grid) == f"Grid(name={name!r})"
 
 
 def test_levels_need_a_path_with_them() -> None:

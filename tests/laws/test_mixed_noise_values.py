@@ -12,20 +12,20 @@ from ornstein.errors import UsageError
 from ornstein.estimates import Estimate, Gaussian
 from ornstein.interpolation import Between, Mixed, Square, Varied, arc, level_key
 from ornstein.modulation import Site, modulated
-from ornstein.networks.sites import sites
+from ornstein.networks import sites
 from ornstein.paths import VE, VP, PyramidPath
 from ornstein.randomness import Noise, generator, mix
 
 CPU, DOUBLE, EVENT = torch.device("cpu"), torch.float64, (2, 3)
-ASKS: dict[str, Any] = {
+DRAWS: dict[str, Any] = {
     "white": lambda source: source.normal("k", EVENT),
     "increment": lambda source: source.brownian_increment("w", 0.2, 0.9, EVENT),
     "fork": lambda source: source.fork("f").normal(("k", 1), EVENT),
 }
 
 
-def rows_of(ask: Any, numbers: list[int], seed: int = 6) -> torch.Tensor:
-    return ask(Noise.of(seed, numbers, dtype=DOUBLE))
+def rows_of(draw: Any, numbers: list[int], seed: int = 6) -> torch.Tensor:
+    return draw(Noise.of(seed, numbers, dtype=DOUBLE))
 
 
 def test_an_arc_is_a_quarter_of_a_circle() -> None:
@@ -39,30 +39,30 @@ def test_an_arc_is_a_quarter_of_a_circle() -> None:
             arc(steps)
 
 
-@pytest.mark.parametrize("name", ASKS)
+@pytest.mark.parametrize("name", DRAWS)
 @pytest.mark.parametrize("rows", [range(5), range(1, 4)], ids=["all", "some"])
 def test_between_two_samples(name: str, rows: range) -> None:
     source = Between(a=4, b=9, frames=5, seed=6)(rows, CPU, DOUBLE)
-    one, two = (rows_of(ASKS[name], [number] * len(rows)) for number in (4, 9))
+    one, two = (rows_of(DRAWS[name], [number] * len(rows)) for number in (4, 9))
     angles = torch.tensor([row * math.pi / 8 for row in rows], dtype=DOUBLE).reshape(-1, 1, 1)
-    torch.testing.assert_close(ASKS[name](source), angles.cos() * one + angles.sin() * two, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(DRAWS[name](source), angles.cos() * one + angles.sin() * two, rtol=1e-14, atol=1e-14)
     own = Noise.of(6, [4] * len(rows))
     assert source.uniform("u") == own.uniform("u") != Noise.of(7, [4]).uniform("u")
     assert torch.equal(source.uniform_per_sample("u"), own.uniform_per_sample("u"))
 
 
-@pytest.mark.parametrize("name", ASKS)
+@pytest.mark.parametrize("name", DRAWS)
 def test_a_square_of_four_samples(name: str) -> None:
     """Rows of the square go down from (a, b) to (c, d), columns along from (a, c) to (b, d)."""
     rows = range(1, 8)
     source = Square(corners=(3, 1, 4, 5), side=3, seed=6)(rows, CPU, DOUBLE)
-    a, b, c, d = (rows_of(ASKS[name], [number] * len(rows)) for number in (3, 1, 4, 5))
+    a, b, c, d = (rows_of(DRAWS[name], [number] * len(rows)) for number in (3, 1, 4, 5))
     theta, eta = (
         torch.tensor(angles, dtype=DOUBLE).reshape(-1, 1, 1) * math.pi / 4
         for angles in ([row % 3 for row in rows], [row // 3 for row in rows])
     )
     top, bottom = theta.cos() * a + theta.sin() * b, theta.cos() * c + theta.sin() * d
-    torch.testing.assert_close(ASKS[name](source), eta.cos() * top + eta.sin() * bottom, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(DRAWS[name](source), eta.cos() * top + eta.sin() * bottom, rtol=1e-14, atol=1e-14)
     assert torch.equal(source.uniform_per_sample("u"), Noise.of(6, [3] * len(rows)).uniform_per_sample("u"))
     with pytest.raises(UsageError, match="at least 2 frames"):
         Square(corners=(0, 1, 2, 3), side=1)
@@ -72,15 +72,15 @@ def test_a_square_of_four_samples(name: str) -> None:
 def test_variations_at_one_key(keep: float) -> None:
     rows = range(3)
     source = Varied(image=4, key=("k", 1), keep=keep, seed=6)(rows, CPU, DOUBLE)
-    ask = lambda noise: noise.normal(("k", 1), EVENT)  # noqa: E731
-    own = rows_of(ask, [4, 4, 4])
-    fresh = ask(Noise.of(6, rows, dtype=DOUBLE).fork("vary 4"))
+    draw = lambda noise: noise.normal(("k", 1), EVENT)  # noqa: E731
+    own = rows_of(draw, [4, 4, 4])
+    fresh = draw(Noise.of(6, rows, dtype=DOUBLE).fork("vary 4"))
     wanted = keep * own + math.sqrt(1.0 - keep**2) * fresh
     wanted[0] = own[0]
-    torch.testing.assert_close(ask(source), wanted, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(draw(source), wanted, rtol=1e-14, atol=1e-14)
     assert torch.equal(source.normal("k", EVENT), Noise.of(6, [4] * 3, dtype=DOUBLE).normal("k", EVENT))
     later = Varied(image=4, key=("k", 1), keep=keep, seed=6)(range(1, 3), CPU, DOUBLE)  # another batch of the call
-    torch.testing.assert_close(ask(later), wanted[1:], rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(draw(later), wanted[1:], rtol=1e-14, atol=1e-14)
     forked = source.fork("x")
     assert (forked.key, forked.shares) == (("k", 1), source.shares)
     for bad in (-0.1, 1.1, math.nan):
@@ -90,7 +90,7 @@ def test_variations_at_one_key(keep: float) -> None:
     assert (Between(a=0, b=1, frames=2).seed, Square(corners=(0, 1, 2, 3), side=2).seed) == (0, 0)
 
 
-def test_mixtures_stand_in_the_dtype_that_was_asked_for() -> None:
+def test_mixtures_have_the_dtype_of_the_argument() -> None:
     for dtype in (torch.float32, torch.bfloat16):
         source = Between(a=4, b=9, frames=3)(range(3), CPU, dtype)
         assert source.normal("k", EVENT).dtype == dtype
@@ -99,6 +99,22 @@ def test_mixtures_stand_in_the_dtype_that_was_asked_for() -> None:
     plain = Mixed(first=Noise.of(0, [0]), second=Noise.of(0, [1]), shares=((0.6, 0.8),))
     assert plain.key is None
     assert plain.normal("k", ()).shape == (1,)
+
+
+def test_noise_is_moved_to_its_device() -> None:
+    """To the device without storage, which every machine has; numbers of the host stay there."""
+    device = torch.device("meta")
+    assert Noise.of(0, [0]).device == CPU
+    sources: list[Any] = [
+        Noise.of(0, range(2), device="meta", dtype=DOUBLE),
+        Between(a=0, b=1, frames=2)(range(2), device, DOUBLE),
+        Square(corners=(0, 1, 2, 3), side=2)(range(2), device, DOUBLE),
+        Varied(image=0, key="k")(range(2), device, DOUBLE),
+    ]
+    for source in sources:
+        for draw in DRAWS.values():
+            assert (draw(source).device, draw(source).dtype) == (device, DOUBLE)
+        assert source.uniform_per_sample("u").device == CPU
 
 
 def test_keys_of_the_levels_of_other_pyramids() -> None:
@@ -142,7 +158,7 @@ def test_every_number_is_philox_under_the_published_key() -> None:
     assert generator("crop", 3).integers(1 << 40, size=4).tolist() == mapped.integers(1 << 40, size=4).tolist()
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 8])
+@pytest.mark.parametrize("size", [1, 2, 5, 10_001])
 def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
     noise = Noise.of(2, range(3))
     half = (size + 1) // 2
@@ -153,7 +169,7 @@ def test_normal_numbers_are_box_and_mullers_map_of_philox(size: int) -> None:
         # The second half of the words is read as signed angles of a whole turn.
         angle = np.where(u[half:] < 2.0**31, u[half:], u[half:] - 2.0**32) * 2.0**-31 * math.pi
         wanted = np.concatenate([radius * np.cos(angle), radius * np.sin(angle)])[:size]
-        np.testing.assert_allclose(row, wanted, rtol=0, atol=2e-6)  # its series are in float32
+        np.testing.assert_allclose(row, wanted, rtol=0, atol=5e-6)  # its series are in float32
 
 
 @pytest.mark.parametrize("t", [0.25, 0.375, 0.3, 1.0, 0.0])
@@ -189,7 +205,7 @@ def test_a_mixture_stands_where_its_first_term_with_a_weight_does() -> None:
     torch.testing.assert_close(found.clean, 1.75 * WHITE - 0.25 * CLEAN - 0.5 * three.clean, rtol=1e-13, atol=1e-13)
     assert (found.x is WHITE, found.t, found.path, set(found.extras)) == (True, 0.7, VE(), {"b"})
     assert Estimate.mix((0.0, one), (1.0, two), (0.0, three)) is two
-    assert Estimate.mix((0.5, one), (0.5 + 5e-10, two)).t == 0.3  # rounding is forgiven, and no more
+    assert Estimate.mix((0.5, one), (0.5 + 5e-10, two)).t == 0.3  # differences below 1e-9 are rounding
     for weights in ((1.05, 0.0), (0.5, 0.55), (0.5, 0.45), (0.5, 0.5 + 2e-9), (2.0, -2.0)):
         with pytest.raises(ValueError, match="must sum to 1"):
             Estimate.mix((weights[0], one), (weights[1], two))

@@ -1,4 +1,4 @@
-"""What every parameterization feeds, reads and asks for, in closed form on paths where α² + σ² is not one."""
+"""Inputs, estimates and targets of every parameterization in closed form, on paths where α² + σ² is not one."""
 
 import math
 from typing import Any
@@ -74,7 +74,7 @@ def test_edm_and_consistency(path: AffinePath, t: Any) -> None:
         near(what.to_estimate(path, X, t, RAW).clean, clean)
         target = what.target(path, CLEAN, WHITE, X, t)
         near(target, RAW + (CLEAN - clean) / (clean - what.to_estimate(path, X, t, RAW - 1.0).clean))
-        assert torch.equal(target, what.target(path, CLEAN, 0.0 * WHITE, X, t))  # x_0 and x_t say it all
+        assert torch.equal(target, what.target(path, CLEAN, 0.0 * WHITE, X, t))  # a function of x_0 and x_t
 
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS.keys())
@@ -103,7 +103,7 @@ def test_an_anchor_is_exact_at_its_boundary_and_keeps_the_extras() -> None:
     far = what.to_estimate(VE(), X, 40.0, double[:, :2]).clean
     inner = EDM().to_estimate(VE(), X, 40.0, double[:, :2]).clean  # (width/σ)² is 6e-8 there
     torch.testing.assert_close(far, inner, rtol=1e-6, atol=1e-6)
-    # At pure noise of a flow the state has no say at all.
+    # At pure noise of a flow the weight of the state is zero.
     assert torch.equal(Anchored(inner=Velocity()).to_estimate(Flow(), X, 1.0, RAW).clean, X - RAW)
 
 
@@ -149,6 +149,9 @@ def test_a_variance_is_split_off_only_where_the_channels_double() -> None:
             assert torch.equal(estimate.clean, raw[:, :2])
         else:
             assert Clean().to_estimate(VP(), X, 0.5, raw).clean.shape[1] == channels
+    flat, wide = X[:, :, 0], NOISE.normal("wide", (4,))  # points of two numbers
+    assert torch.equal(Clean().to_estimate(VP(), flat, 0.5, wide).clean, wide[:, :2])
+    assert torch.equal(Clean().to_estimate(VP(), flat, 0.5, wide).extras["variance"], wide[:, 2:])
     points = torch.ones(3, dtype=DOUBLE)  # no channels at all
     assert torch.equal(Clean().to_estimate(VP(), points, 0.5, points).clean, points)
 
@@ -160,6 +163,8 @@ def test_the_networks_time_is_float32_and_one_a_row() -> None:
         assert (found.shape, found.dtype, found.device) == ((3,), torch.float32, X.device)
         assert torch.equal(found, torch.tensor([0.1] * 3))
     assert torch.equal(clock_tensor(torch.tensor([1 / 3, 2.0, 5.0], dtype=DOUBLE), X), torch.tensor([1 / 3, 2.0, 5.0]))
+    assert clock_tensor(5, X).tolist() == [5.0] * 3
+    assert clock_tensor(5, X).dtype == torch.float32
     assert clock_tensor(1.0, torch.empty(2, 5, device="meta")).device.type == "meta"
     assert clock_tensor(torch.ones(2), torch.empty(2, 5, device="meta")).device.type == "meta"
 
@@ -209,13 +214,16 @@ def test_pixels_are_shuffled_as_torch_does() -> None:
     x = torch.zeros(1, 1, 1, 1, dtype=DOUBLE)
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     raw = torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0], dtype=DOUBLE).reshape(1, 5, 1, 1)
-    found = LevelBelow().to_estimate(path, x, 1.0, raw).clean
-    assert found.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
+    for t in (1.0, torch.ones(1, dtype=DOUBLE)):
+        assert LevelBelow().to_estimate(path, x, t, raw).clean.tolist() == [[[[1.0, 2.0], [3.0, 4.0]]]]
 
 
-def test_other_answers_at_a_level_are_refused() -> None:
+def test_outputs_of_other_shapes_are_refused_at_a_level() -> None:
     x = torch.zeros(1, 2, 4, 8, dtype=DOUBLE)
     path = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(2,))
     for shape in ((7, 4, 8), (2, 4, 8), (2, 8, 8), (2, 16, 8), (3, 8, 16), (8, 8, 16), (8, 4, 16)):
         with pytest.raises(PathError, match="8 channels or with 2 times the size"):
             LevelBelow().to_estimate(path, x, 1.0, torch.zeros(1, *shape, dtype=DOUBLE))
+    three = PyramidPath(alphas=(1.0,), sigmas=(1.0,), factors=(3,))
+    with pytest.raises(PathError, match="18 channels or with 3 times the size"):
+        LevelBelow().to_estimate(three, x, 1.0, torch.zeros(1, 17, 4, 8, dtype=DOUBLE))

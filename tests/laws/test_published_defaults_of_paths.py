@@ -1,4 +1,4 @@
-"""One table: the numbers that a method's paper or code publishes, against what its name means here by default."""
+"""One table: published numbers of every method against the defaults of its function or class here."""
 
 import dataclasses
 import inspect
@@ -16,7 +16,7 @@ from ornstein.paths.vp import Cosine, Linear, ScaledLinear
 from ornstein.randomness import Noise
 
 PUBLISHED: dict[Any, dict[str, Any]] = {
-    # Ho et al. 2020 and Song et al. 2021: β from 0.1 to 20 over [0, 1], asked from 1e-3 on.
+    # Ho et al. 2020 and Song et al. 2021: β from 0.1 to 20 over [0, 1], networks from 1e-3 on.
     Linear: {"beta_min": 0.1, "beta_max": 20.0, "t_range": (0.0, 1.0), "t_min": 1e-3},
     # Rombach et al. 2022: 0.00085 and 0.012 times 1000 steps.
     ScaledLinear: {"beta_min": 0.85, "beta_max": 12.0, "t_range": (0.0, 1.0), "t_min": 1e-3},

@@ -19,7 +19,8 @@ DOUBLE = torch.float64
 SHAPE = (4, 12)
 MIXED = PyramidPath(alphas=(0.9, 0.6, 0.8), sigmas=(0.3, 0.5, 0.4), factors=(2, 1, 2))
 SKEW = PyramidPath(alphas=(0.9, 0.7, 0.5), sigmas=(0.3, 0.5, 0.4), factors=(2, 1, 2), kernel=(1.0, 4.0, -0.5))
-LONG = PyramidPath(alphas=(0.8, 0.6), sigmas=(0.2, 0.4), factors=(1, 2), kernel=(1.0, 2.0, 0.3, 0.7, 0.1))
+# Nearly all of its noise at level 2 is that of level 1: the posterior is narrow.
+LONG = PyramidPath(alphas=(0.8, 0.9), sigmas=(0.9, 0.2), factors=(1, 2), kernel=(1.0, 2.0, 0.3, 0.7, 0.1))
 PATHS = pytest.mark.parametrize("path", [MIXED, SKEW, LONG], ids=["box", "skew", "long"])
 
 
@@ -70,7 +71,7 @@ def matrix(f: Any, size: tuple[int, int]) -> np.ndarray:
 
 
 def near_square(root: np.ndarray, wanted: np.ndarray) -> None:
-    """root·rootᵀ is the covariance, and more noise is more, not less: the sign of the root is no matter of taste."""
+    """root·rootᵀ is the covariance, and the root adds noise: its sign is plus."""
     near(root @ root.T, wanted)
     assert np.trace(root) >= 0.0
 
@@ -80,13 +81,13 @@ def near(found: np.ndarray, wanted: np.ndarray) -> None:
 
 
 class Given:
-    """A noise source of one tensor, and the event that it was asked for."""
+    """A noise source of one tensor, with the keys and events of its calls."""
 
     def __init__(self, noise: Tensor) -> None:
-        self.given, self.asked = noise, list[tuple[Any, tuple[int, ...]]]()
+        self.given, self.calls = noise, list[tuple[Any, tuple[int, ...]]]()
 
     def normal(self, key: Any, event: Any) -> Tensor:
-        self.asked.append((key, tuple(event)))
+        self.calls.append((key, tuple(event)))
         return self.given
 
 
@@ -117,7 +118,7 @@ def test_every_level_is_the_chain(path: PyramidPath) -> None:
         source = Given(normal(1, 1, *size[t]))
         drawn = path.prior(source, (1, *SHAPE), float(t))  # type: ignore[arg-type]
         near(drawn.flatten().numpy(), root @ source.given.flatten().numpy())
-        assert source.asked == [("prior", (1, *size[t]))]
+        assert source.calls == [("prior", (1, *size[t]))]
         if t == path.levels:
             assert torch.equal(path.prior(source, (1, *SHAPE)), drawn)  # type: ignore[arg-type]
 
@@ -138,8 +139,8 @@ def test_the_posterior_is_dense_conditioning(path: PyramidPath) -> None:
             mean = mean + slope @ (x.flatten().numpy() - step @ mean)
             left = cov[s] - slope @ step @ cov[s]
             for level in range(s + 1):  # the estimate may stand anywhere from the picture to the level below
-                told = Estimate(x, float(t), path, clean=path.down(clean, 0, level))
-                found = path.posterior(x, told, float(t), float(s))
+                estimate = Estimate(x, float(t), path, clean=path.down(clean, 0, level))
+                found = path.posterior(x, estimate, float(t), float(s))
                 near(found.mean.flatten().numpy(), mean)
             zero = torch.zeros_like(found.mean)
             root = matrix(lambda v, f=found, z=zero: type(f)(mean=z, root=f.root).sample(v), size[s])
@@ -158,8 +159,8 @@ def test_the_published_posterior_in_its_own_formula() -> None:
     clean, x = normal(2, 1, 4, 8, seed=1), normal(2, 1, 2, 4)
     for t in (2, 3):
         s, a, sigma, low = t - 1, path.alphas[t - 1], path.sigmas[t - 1], path.stds[t - 1]
-        told = Estimate(x, float(t), path, clean=clean)
-        found = path.posterior(x, told, float(t), float(s))
+        estimate = Estimate(x, float(t), path, clean=clean)
+        found = path.posterior(x, estimate, float(t), float(s))
         variance = 1.0 / (a**2 / sigma**2 + 1.0 / low**2)
         mean = variance * (a / sigma**2 * grow(x, 2) + path.gains[s] / low**2 * clean)
         torch.testing.assert_close(found.mean, mean, rtol=1e-12, atol=1e-12)
@@ -213,7 +214,7 @@ def test_shapes_that_do_not_fit_are_refused_in_both_directions() -> None:
 def test_levels_are_whole_and_one_for_the_batch() -> None:
     x, noise = torch.ones(2, 1, 4, 4), torch.zeros(2, 1, 2, 2)
     wanted = MIXED.diffuse(x, 1, noise)
-    for t in (1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0]), torch.tensor([1, 1])):
+    for t in (1.0, torch.tensor(1.0), torch.tensor([1.0, 1.0]), torch.tensor([1, 1]), torch.tensor([1.0])):
         assert torch.equal(MIXED.diffuse(x, t, noise), wanted)
     with pytest.raises(PathError, match="one level for the whole batch"):
         MIXED.diffuse(x, torch.tensor([1.0, 2.0]), noise)
@@ -248,6 +249,7 @@ def test_nonsense_at_the_edges_of_every_option() -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             PyramidPath(**{**one, **options})  # type: ignore[arg-type]
+    PyramidPath(**one, kernel=(0.1, 0.1))  # type: ignore[arg-type]
     PyramidPath(**one, kernel=(-1.0, -2.0))  # type: ignore[arg-type] - a sign is no reason
     PyramidPath(**one, rule="published")  # type: ignore[arg-type]
 
@@ -257,3 +259,17 @@ def test_a_prior_is_drawn_in_the_picture_of_its_level() -> None:
     drawn = MIXED.prior(noise, (1, 4, 12))
     assert torch.equal(drawn, MIXED.stds[3] * noise.normal("prior", (1, 1, 3)))
     assert torch.equal(MIXED.prior(noise, (1, 4, 12), 1.0), MIXED.stds[1] * noise.normal("prior", (1, 2, 6)))
+
+
+def test_pictures_without_channels_under_a_kernel() -> None:
+    clean, x, noise = normal(2, 4, 12), normal(2, 1, 3, seed=1), normal(2, 2, 6, seed=2)
+    torch.testing.assert_close(SKEW.down(clean, 0, 3), SKEW.down(clean[:, None], 0, 3)[:, 0])
+    for s, image in ((2.0, clean), (2.0, SKEW.down(clean, 0, 1))):
+        flat, deep = (
+            SKEW.posterior(one, Estimate(one, 3.0, SKEW, clean=known), 3.0, s)
+            for one, known in ((x, image), (x[:, None], image[:, None]))
+        )
+        torch.testing.assert_close(flat.mean, deep.mean[:, 0])
+        torch.testing.assert_close(flat.sample(noise), deep.sample(noise[:, None])[:, 0])
+    with pytest.raises(PathError, match="must divide"):
+        SKEW.down(clean[:, :3], 0, 1)

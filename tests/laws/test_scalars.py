@@ -67,7 +67,7 @@ def test_the_largest_exponents_that_are_finite() -> None:
         *((-3.0, -0.0, INF), (0.0, 2.0, 0.0), (INF, 2.0, INF)),
     ],
 )
-def test_division_answers_at_zero_as_a_tensor_does(x: float, y: float, wanted: float) -> None:
+def test_division_by_zero_is_that_of_a_tensor(x: float, y: float, wanted: float) -> None:
     one, two = torch.tensor([x], dtype=torch.float64), torch.tensor([y], dtype=torch.float64)
     assert scalars.divide(x, y) == pytest.approx(wanted, nan_ok=True)
     for found in (scalars.divide(one, two), scalars.divide(one, y), scalars.divide(x, two)):  # type: ignore[type-var]

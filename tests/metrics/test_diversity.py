@@ -1,5 +1,7 @@
 """Diversity: random disjoint pairs of one set under any distance, the same for any batches and processes."""
 
+import pickle
+
 import pytest
 import torch
 
@@ -90,8 +92,8 @@ def test_memory_is_bounded():
     meter = DiversityMeter(5)
     for block in blocks(noise(500)):
         meter.see(block)
-        assert len(meter._heap) <= 10
-    assert all(item[2].untyped_storage().nbytes() == 3 * 8 * 8 for item in meter._heap)
+        # Written out a view is its whole storage: what is kept are copies of ten images of 192 bytes.
+        assert len(pickle.dumps(meter)) < 10 * (192 + 600)
 
 
 def test_refusals():

@@ -12,7 +12,7 @@ import torch
 from ornstein import metrics
 from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.metrics.features import resized
-from ornstein.metrics.inceptionv3 import FILES, Inception
+from ornstein.metrics.inceptionv3 import FILES, Inception, Split8, Wide5, Wide7
 
 
 @pytest.fixture(scope="module")
@@ -175,12 +175,23 @@ def test_inception_is_laid_out_as_published(random_inception):
     assert random_inception.Mixed_5b.branch1x1.bn.eps == 0.001
 
 
-def test_inception_pools_as_the_graph_of_2015(random_inception):
-    # Padding does not count in the averages: a constant stays the same up to the border.
-    from ornstein.metrics.inceptionv3 import _mean_pool
-
-    assert torch.allclose(_mean_pool(torch.ones(1, 1, 5, 5)), torch.ones(1, 1, 5, 5))
-    assert (random_inception.Mixed_7b._max_pool, random_inception.Mixed_7c._max_pool) == (False, True)
+def test_inception_pools_as_the_graph_of_2015():
+    """Padding does not count in the averages, so a constant stays one up to the border; the last block takes maxima."""
+    x = torch.zeros(1, 4, 5, 6)
+    x[:, 0, 2, 3] = 1.0
+    for block, beside in (
+        *((Wide5(4, 3), 1 / 9), (Wide7(4, 8), 1 / 9)),
+        *((Split8(4, max_pool=False), 1 / 9), (Split8(4, max_pool=True), 1.0)),
+    ):
+        block.eval()
+        pooled = block.branch_pool.conv.weight
+        with torch.no_grad():
+            pooled.zero_()[:, 0] = 1.0
+            constant, spread = (block(z)[:, -pooled.shape[0] :] * 1.001**0.5 for z in (torch.ones_like(x), x))
+        torch.testing.assert_close(constant, torch.ones_like(constant))
+        around = torch.zeros(5, 6)
+        around[1:4, 2:5] = beside
+        torch.testing.assert_close(spread, around.expand_as(spread))
 
 
 def test_the_outputs_of_inception(random_inception):

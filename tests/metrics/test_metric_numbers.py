@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import json
 import math
 import struct
 from types import SimpleNamespace
@@ -13,18 +12,17 @@ import numpy as np
 import pytest
 import torch
 
-from ornstein import metrics
 from ornstein.data.base import UnreadableError
-from ornstein.errors import ConfigError, UsageError
+from ornstein.errors import UsageError
 from ornstein.metrics import ClassScore, DiversityMeter, Moments, Sample, kernel_distance, mmd2
 from ornstein.metrics import diversity as diversity_module
 from ornstein.metrics import kernel as kernel_module
 from ornstein.metrics.blocks import BLOCK, Block, agree, blocks, padded
 from ornstein.metrics.frechet import LIMIT, QUANTUM, quantise
 from ornstein.metrics.manifold import manifold
-from ornstein.metrics.measure import METRICS, check, measure, needs, neighbours
+from ornstein.metrics.measure import METRICS
 from ornstein.metrics.rarity import rarity
-from ornstein.metrics.sets import KEEPS, Collector, Statistics, statistics
+from ornstein.metrics.sets import KEEPS, statistics
 from ornstein.metrics.vectors import Vectors, length, nearest, tiles
 from ornstein.randomness import mix
 
@@ -72,7 +70,16 @@ def test_defaults_are_the_published_ones():
     ):
         assert {name: inspect.signature(function).parameters[name].default for name in ks} == ks
     assert KEEPS == ("spatial", "classes", "vectors")
-    assert list(METRICS) == ["fd", "sfd", "kid", "is", "prdc", "avgknn", "lof", "rarity"]
+    assert {name: metric.what for name, metric in METRICS.items()} == {
+        "fd": "Fréchet distance",
+        "sfd": "Fréchet distance of spatial features",
+        "kid": "kernel distance",
+        "is": "inception score",
+        "prdc": "precision, recall, density, coverage",
+        "avgknn": "average distance to neighbours",
+        "lof": "local outlier factor",
+        "rarity": "rarity score",
+    }
 
 
 # -------------------------------------------------------------------------------------------------------------- chosen
@@ -129,6 +136,7 @@ def test_parts_of_the_inception_score_are_drawn_by_hash():
     score.update(range(12), np.eye(12) * 900.0)
     parts = [int(score.totals[:, i].argmax()) for i in range(12)]
     assert parts == PARTS
+    assert {array.dtype for array in (score.totals, score.counts, score.entropies)} == {np.dtype(np.int64)}
     for group in range(4):
         order = sorted(range(3), key=lambda i: mix("metrics/classes", 3 * group + i))
         assert [order.index(i) for i in range(3)] == parts[3 * group : 3 * group + 3]
@@ -167,7 +175,7 @@ SIZES = [(8, 30, 4, 2, 7), (4100, 9000, 5, 820, 1000), (7, 7, 1, 7, 7)]
 
 
 @pytest.mark.parametrize(("n", "m", "count", "mine", "theirs"), SIZES)
-def test_countof_the_kernel_distance(n, m, count, mine, theirs):
+def test_blocks_of_the_kernel_distance(n, m, count, mine, theirs):
     """As many of at most a thousand as the smaller side fills, each paired with the next one of the other side."""
     rng = np.random.default_rng(n)
     x, y = rng.normal(size=(n, 2)), rng.normal(size=(m, 2)) + 0.2
@@ -188,7 +196,7 @@ def test_countof_the_kernel_distance(n, m, count, mine, theirs):
 # -------------------------------------------------------------------------------------------------------------- blocks
 
 
-def test_countcarry_numbers_names_and_captions():
+def test_blocks_carry_numbers_names_and_captions():
     class Source:
         def __len__(self):
             return 70
@@ -219,7 +227,22 @@ def test_countcarry_numbers_names_and_captions():
     assert (grey.indices, grey.names, grey.captions) == ([5], [""], [""])
 
 
-def test_countare_filled_up_with_black_and_sizes_agree():
+@pytest.mark.parametrize("other", [(4, 4), (6, 6), (6, 4)], ids=str)
+def test_pictures_of_one_height_or_one_width_are_not_of_one_size(other):
+    one, two = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((4, 6), other))
+    block, first, second = Block(), DiversityMeter(), DiversityMeter()
+    block.take(0, one)
+    first.see(block)
+    block.take(1, two)
+    alone = Block()
+    alone.take(1, two)
+    second.see(alone)
+    for act in (block.stack, lambda: DiversityMeter().see(block), lambda: first.merge(second)):
+        with pytest.raises(UsageError, match="images of different resolutions"):
+            act()
+
+
+def test_blocks_are_filled_up_with_black_and_sizes_agree():
     x = pictures(31)
     full = padded(x)
     assert torch.equal(full[:31], x)
@@ -354,132 +377,3 @@ def test_distances_are_exact_up_to_the_longest_vector():
     assert nearest(other, np.zeros((3, 8)), 3)[1].tolist() == [[0, 1, 2]]  # equal distances by number
     empty = Vectors(2)
     assert (len(empty), empty.indices.tolist()) == (0, [])
-
-
-# ---------------------------------------------------------------------------------------------------------------- names
-
-
-@pytest.fixture(scope="module")
-def pair():
-    return of(60), of(50, seed=1)
-
-
-def test_every_number_of_every_metric(pair):
-    """All of a measurement: names, order, errors, parts, and each image's own numbers."""
-    a, b = pair
-    found = measure(a, b, METRICS)
-    rows_a, rows_b = a.vectors.rows, b.vectors.rows
-    kernel = kernel_distance(a.sample.rows(5), b.sample.rows(5))
-    score, around = a.classes.score(), manifold(rows_a, rows_b, k_precision=3, k_density=5)
-    rare = rarity(rows_a, rows_b, k_average=5, k_outlier=20, k_rarity=3)
-    assert dict(found.numbers) == {
-        "FD-net": metrics.frechet_distance(a.moments, b.moments),
-        "sFD-net": metrics.frechet_distance(a.spatial, b.spatial),
-        "KID-net": kernel.value,
-        "KID-net error": kernel.error,
-        "KID-net blocks": kernel.blocks,
-        "IS-net": score.value,
-        "IS-net deviation": score.deviation,
-        "IS-net parts": 10,
-        "precision-net": around.precision,
-        "recall-net": around.recall,
-        "density-net": around.density,
-        "coverage-net": around.coverage,
-        "AvgkNN-net": rare.average.mean(),
-        "LOF-net": rare.outlier.mean(),
-        "rarity-net": rare.mean_score,
-        "rarity-net undefined": rare.undefined,
-    }
-    assert {name: values.tolist() for name, values in found.images.items() if "rarity" not in name} == {
-        "AvgkNN-net": rare.average.tolist(),
-        "LOF-net": rare.outlier.tolist(),
-    }
-    np.testing.assert_array_equal(found.images["rarity-net"], rare.score)
-    assert found.indices == list(range(60))
-    assert measure(a, b, ["fd", "prdc"]).indices == []
-    for k in (2, 7):
-        other = measure(a, b, ["prdc", "avgknn", "lof", "rarity"], k=k)
-        around = manifold(rows_a, rows_b, k_precision=k, k_density=k)
-        rare = rarity(rows_a, rows_b, k_average=k, k_outlier=k, k_rarity=k)
-        numbers = [around.precision, around.recall, around.density, around.coverage, rare.average.mean()]
-        numbers += [rare.outlier.mean(), rare.mean_score, rare.undefined]
-        assert list(other.numbers.values()) == numbers
-
-
-def test_what_a_metric_needs(pair):
-    assert {name: needs([name]) for name in METRICS} == {
-        "fd": (),
-        "sfd": ("spatial",),
-        "kid": (),
-        "is": ("classes",),
-        **dict.fromkeys(("prdc", "avgknn", "lof", "rarity"), ("vectors",)),
-    }
-    assert {name: needs([name], "theirs") for name in METRICS if name != "is"} == {
-        name: needs([name]) for name in METRICS if name != "is"
-    }
-    assert needs(["is"], "theirs") == needs(["lpips", "clip"]) == ()
-    assert neighbours(["lof", "fd", "clip"]) == {"lof": 20}
-    assert neighbours(["prdc"], 1) == {"precision": 1, "density": 1}
-    with pytest.raises(ConfigError, match="k must be at least 1, got -1"):
-        neighbours(["lof"], -1)
-    a, _ = pair
-    assert measure(a, None, ["is"]).numbers["IS-net"] == a.classes.score().value
-    bare = statistics(pictures(30), Net())
-    for name in ("prdc", "avgknn", "lof", "rarity"):
-        with pytest.raises(UsageError, match=f"the metric {name} needs statistics that keep 'vectors'"):
-            measure(a, bare, [name])
-
-
-def test_which_sets_can_be_compared():
-    a = statistics(pictures(40), Net())
-    check(a, statistics(pictures(2), Net()))
-    half = statistics(pictures(100), Net(), rank=1, world=3)
-    for one, other, message in (
-        (a, statistics(pictures(1), Net()), "at least 2 images on each side, got 40 and 1"),
-        (statistics(pictures(1), Net()), a, "at least 2 images on each side, got 1 and 40"),
-        (half, a, r"lack the parts of ranks \[0, 2\] of 3"),
-        (a, half, r"lack the parts of ranks \[0, 2\] of 3"),
-        (a, statistics(pictures(40), Net("other")), "'net' with 'other'"),
-    ):
-        with pytest.raises(UsageError, match=message):
-            check(one, other)
-
-    class Any(Net):
-        def __call__(self, images):
-            return images.flatten(1)[:, :5] / 255.0
-
-        outputs = None
-
-    wide = torch.zeros(3, 3, 4, 6, dtype=torch.uint8)
-    with pytest.raises(UsageError, match=r"different resolutions \(4×6 and 6×4\)"):
-        check(statistics(wide, Any()), statistics(wide.transpose(2, 3), Any()))
-    nothing = Statistics(
-        features="net", resolution=None, moments=Moments(5), sample=Sample(), fingerprint=0, parts=frozenset({0})
-    )
-    with pytest.raises(UsageError, match="got 0 and 40"):
-        check(nothing, a)
-    with pytest.raises(UsageError, match="cannot keep others, things: choose from spatial, classes, vectors"):
-        Collector(Net(), keep=("things", "vectors", "others"))
-
-
-def test_the_report_in_words_and_in_numbers(pair):
-    a, b = pair
-    found = metrics.compare(a, b)
-    kernel = kernel_distance(a.sample.rows(5), b.sample.rows(5))
-    assert found.as_dict() == {
-        "FD-net": metrics.frechet_distance(a.moments, b.moments),
-        "KID-net": kernel.value,
-        "KID-net error": kernel.error,
-        "KID-net blocks": 4,
-        "features": "net",
-        "resolution": [4, 4],
-        "images": [60, 50],
-        "skipped": 0,
-        "fingerprints": [f"{a.fingerprint:032x}", f"{b.fingerprint:032x}"],
-    }
-    json.dumps(found.as_dict())
-    words = f"FD-net {found.distance:.4g}, KID-net {found.kid:.4g} ± {found.kid_error:.2g} (60 against 50 images)"
-    assert str(found) == words
-    few = metrics.compare(of(3), b)
-    assert str(few) == f"FD-net {few.distance:.4g}, KID-net {few.kid:.4g} (3 against 50 images)"
-    assert (few.n_a, few.n_b, few.skipped, few.kid_blocks) == (3, 50, 0, 1)

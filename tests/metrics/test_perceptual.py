@@ -1,5 +1,6 @@
 """Perceptual distances: their formula, their gradients, and that nothing but the images matters."""
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -97,20 +98,24 @@ def test_gradients_are_slopes(distance):
     assert slope == pytest.approx(gradient.norm().item(), rel=0.05)
 
 
-def test_gradients_are_exact_in_double():
+def test_gradients_are_those_of_the_formula_in_double():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU())
+    wide = copy.deepcopy(body).double()
     distance = perceptual.matching(body, name="body", side=6, normalise=True)
-    kept = distance.module.double()
-    distance.shift, distance.scale = distance.shift.double(), distance.scale.double()
+    mean, std = (torch.tensor(v).double().view(1, 3, 1, 1) for v in (perceptual.IMAGENET_MEAN, perceptual.IMAGENET_STD))
 
     def formula(a, b):
-        f, g = (perceptual._unit(kept((x - distance.shift) / distance.scale)) for x in (a, b))
+        f, g = (wide((x / 2 + 0.5 - mean) / std) for x in (a, b))
+        f, g = (z / (z.square().sum(1, keepdim=True) + 1e-8).sqrt() for z in (f, g))
         return (f - g).square().sum(1).mean((1, 2))
 
-    a, b = (images(key, 1, 6).double() for key in "ab")
-    assert torch.autograd.gradcheck(formula, (a.requires_grad_(), b))
+    a, b = (images(key, 1, 6).double().requires_grad_() for key in "ab")
+    assert torch.autograd.gradcheck(formula, (a, b))
+    ours, theirs = (torch.autograd.grad(one(a, b).sum(), (a, b)) for one in (distance, formula))
+    for mine, exact in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, exact, rtol=1e-3, atol=1e-4 * float(exact.abs().max()))
 
 
 @pytest.mark.parametrize("distance", ["lite0", "matching"], indirect=True)
@@ -239,7 +244,55 @@ class Listed(nn.Module):
 
 
 def test_lists_of_features():
-    assert perceptual.matching(Listed(), name="listed")(images("a"), images("b")).shape == (3,)
+    """Maps and vectors: the mean over channels of each, and over pixels where there are any; together their mean."""
+    a, b = images("a"), images("b")
+    net = Listed()
+    found = perceptual.matching(net, name="listed", side=1)(a, b)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (perceptual.IMAGENET_MEAN, perceptual.IMAGENET_STD))
+    with torch.no_grad():
+        ours, theirs = (net((x / 2 + 0.5 - mean) / std) for x in (a, b))
+        errors = [(f - g).square().flatten(1).mean(1) for f, g in zip(ours, theirs, strict=True)]
+    torch.testing.assert_close(found, sum(errors) / 3, rtol=1e-4, atol=1e-7)
+    directions = perceptual.matching(net, name="listed", side=1, normalise=True, weights=[0.0, 0.0, 1.0])(a, b)
+    f, g = (x[2] / (x[2].square().sum(1, keepdim=True) + 1e-8).sqrt() for x in (ours, theirs))
+    torch.testing.assert_close(directions, (f - g).square().sum(1), rtol=1e-4, atol=1e-7)
+
+
+def test_heads_weigh_channels_and_weights_features():
+    """Heads are of the channels of a feature; the features count fully then, and as 1/K without."""
+
+    def distance(**options):
+        still = {"module": nn.Identity(), "shift": (0.0,) * 3, "scale": (1.0,) * 3, "side": 1}
+        return perceptual.PerceptualDistance("two", lambda x: [x, 2.0 * x[:, :2]], **still, **options)
+
+    a, b = images("a"), images("b")
+    f, g = a.double(), b.double()
+    apart = [(x - y).square() for x, y in ((f, g), (2 * f[:, :2], 2 * g[:, :2]))]
+    plain = [x.mean((1, 2, 3)) for x in apart]
+    torch.testing.assert_close(distance(normalise=False)(a, b).double(), sum(plain) / 2, rtol=1e-5, atol=0)
+    weighed = distance(normalise=False, weights=[3.0, 0.5])(a, b).double()
+    torch.testing.assert_close(weighed, 3 * plain[0] + 0.5 * plain[1], rtol=1e-5, atol=0)
+    heads = [torch.tensor([1.0, 2.0, 0.0]), torch.tensor([0.5, 4.0])]
+    rows = [(x * head.double().view(1, -1, 1, 1)).mean((1, 2, 3)) for x, head in zip(apart, heads, strict=True)]
+    torch.testing.assert_close(distance(normalise=False, heads=heads)(a, b).double(), sum(rows), rtol=1e-5, atol=0)
+    for wrong, message in (
+        ({"heads": [torch.tensor([1.0, -1.0, 0.0]), torch.ones(2)]}, "must not be negative"),
+        ({"weights": [1.0, -1e-9]}, "must not be negative"),
+        ({"heads": [torch.ones(3)]}, "two has 2 features but 1 heads"),
+        ({"weights": [1.0] * 3}, "two has 2 features but 3 weights"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            distance(**wrong)(a, b)
+    assert distance().state_dict() == {}
+
+
+def test_images_are_halved_down_to_single_pixels():
+    a, b = images("a")[..., :2, :2], images("b")[..., :2, :2]
+    assert toy(scales=2)(a, b).shape == (3,)
+    with pytest.raises(UsageError, match=r"images of \(1, 1\) pixels cannot be halved"):
+        toy(scales=3)(a, b)
+    with pytest.raises(UsageError, match=r"images of \(2, 1\) pixels cannot be halved"):
+        toy(scales=2)(a[..., :1], b[..., :1])
 
 
 def test_bad_input_is_refused():

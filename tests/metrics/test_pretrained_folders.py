@@ -121,6 +121,39 @@ def test_the_score_is_the_mean_of_positive_cosines(clip_folder):
     assert found.name.startswith("clip-16-p8-")
 
 
+def test_scores_are_in_the_order_of_the_images_whoever_saw_them(clip_folder):
+    clip = Clip(clip_folder)
+    one, other = ClipMeter(clip), ClipMeter(clip)
+    block = captioned(noise(4), CAPTIONS)
+    for meter, rows in ((other, (3,)), (one, (2, 0)), (other, (1,))):
+        part = Block()
+        for row in rows:
+            part.take(10 * row, block.images[row])
+            part.captions[-1] = CAPTIONS[row]
+        meter.see(part)
+    other.see(Block())
+    one.merge(other)
+    found = one.result()
+    assert found.indices.tolist() == [0, 10, 20, 30]
+    assert found.scores == pytest.approx(100.0 * clip.cosines(noise(4), CAPTIONS).clip(min=0), abs=1e-4)
+    alone = ClipMeter(clip)
+    alone.see(captioned(noise(1), ["a cat"]))
+    assert alone.result().error is None
+    assert alone.result().value == alone.result().scores[0]
+    torch.testing.assert_close(clip.images(noise(2).float()), clip.images(noise(2)))
+    foreign = ClipMeter(clip)
+    foreign.clip = type("Other", (), {"name": "clip-x"})()
+    with pytest.raises(UsageError, match=rf"scores of {clip.name} and clip-x: use one network"):
+        alone.merge(foreign)
+
+
+def test_half_weights_are_measured_in_float32(dino_folder, tmp_path):
+    transformers.Dinov2Model.from_pretrained(dino_folder).to(torch.bfloat16).save_pretrained(tmp_path)
+    net = metrics.features("dinov2", weights=tmp_path)
+    assert {parameter.dtype for parameter in net.module.parameters()} == {torch.float32}
+    assert net(noise(2)).dtype == torch.float32
+
+
 def test_processes_share_captioned_images(clip_folder):
     clip = Clip(clip_folder)
     items = [type("Item", (), {"image": image, "caption": "a cat", "name": ""})() for image in noise(40, 8)]
@@ -149,8 +182,11 @@ def test_a_missing_caption_is_refused(clip_folder):
 def test_what_is_not_there_is_said_in_one_line(dino_folder, clip_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    for make in (lambda: metrics.features("dinov2"), lambda: Clip()):
-        with pytest.raises(CheckpointError, match=r"Hugging Face cache: `hf download [\w/-]+` once") as caught:
+    for make, name in (
+        (lambda: metrics.features("dinov2"), "facebook/dinov2-large"),
+        (lambda: Clip(), "openai/clip-vit-base-patch32"),
+    ):
+        with pytest.raises(CheckpointError, match=rf"Hugging Face cache: `hf download {name}` once") as caught:
             make()
         assert "\n" not in str(caught.value)
     with pytest.raises(CheckpointError, match="neither a folder"):

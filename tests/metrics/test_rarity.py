@@ -108,3 +108,10 @@ def test_too_few_images_for_k():
     assert len(rarity(gauss(5), gauss(21)).average) == 5
     with pytest.raises(UsageError, match="at least 51"):
         rarity(gauss(5), gauss(30), k_average=50)
+    with pytest.raises(UsageError, match="k = 40 neighbours need at least 41 images in the reference, got 40"):
+        rarity(gauss(5), gauss(40), k_rarity=40)
+    assert len(rarity(gauss(5), gauss(41), k_rarity=40).score) == 5
+    for name in ("k_average", "k_outlier", "k_rarity"):
+        with pytest.raises(UsageError, match="lower k"):
+            rarity(gauss(5), gauss(40), **{name: 0})
+    assert rarity(gauss(3, shift=90.0), gauss(40)).mean_score is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 
 import numpy as np
@@ -10,11 +11,11 @@ import torch
 from torch import nn
 
 from ornstein.errors import ConfigError
-from ornstein.networks import DiTConfig, TextConfig, UNetConfig, build, checks
-from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
-from ornstein.networks.blocks import Norm, ResidualBlock, attend, grow, shrink
+from ornstein.networks import DiTConfig, TextConfig, UNetConfig, build, checks, initialise, vocabulary
+from ornstein.networks.autoencoder import KLAutoencoder, KLConfig, PatchDiscriminator
+from ornstein.networks.blocks import CrossAttention, Norm, ResidualBlock, SelfAttention, attend, grow, shrink
 from ornstein.networks.dit import DiTBlock, JointNorm, normalised
-from ornstein.networks.embeddings import TimeEmbedding, positions_2d
+from ornstein.networks.embeddings import ConditionEmbedding, TimeEmbedding, positions_2d
 from ornstein.networks.ncsnpp import NCSNpp, NCSNppConfig
 from ornstein.networks.stages import Stages
 from ornstein.networks.text import TextEncoder
@@ -213,6 +214,8 @@ def test_time_features_are_those_of_diffusers(scale):
     # Phases reach 3500, whose float32 neighbours are 2e-4 apart.
     torch.testing.assert_close(TimeEmbedding(32, scale=scale)(time), theirs, rtol=0, atol=5e-4)
     assert TimeEmbedding(32).state_dict() == {}
+    for dtype in (torch.float64, torch.float16, torch.int64):
+        assert TimeEmbedding(32)(time.to(dtype)).dtype == torch.float32
 
 
 def test_fourier_features_are_of_stored_frequencies():
@@ -317,6 +320,39 @@ def test_two_stages_are_one_module():
     assert [p.requires_grad for p in net.parameters()] == [False, True]
     call = Stages(lambda x, time, **cond: 2 * x, Conditioning(torch.float32)).freeze().train()
     assert torch.equal(call(x, time, stage="front"), 2 * x)
+
+
+@pytest.mark.parametrize(
+    ("part", "expected"),
+    [
+        (Norm, {"size": 0}),
+        (ResidualBlock, {"dropout": 0.0, "resample": None, "sizes": (0, 0)}),
+        (attend, {"mask": None}),
+        (SelfAttention, {"site": "attention", "size": 0}),
+        (CrossAttention, {"size": 0}),
+        (TimeEmbedding, {"kind": "sinusoidal", "scale": 1.0}),
+        (ConditionEmbedding, {"kind": "sinusoidal", "scale": 1.0, "classes": 0, "vector_width": 0}),
+        (normalised, {"joint": None}),
+        (build, {"seed": 0}),
+        (initialise, {"seed": 0}),
+        (TextEncoder, {"seed": 0}),
+        (vocabulary, {"limit": 4096}),
+        (Stages, {"told": None}),
+    ],
+)
+def test_defaults_of_the_parts(part, expected):
+    given = inspect.signature(part).parameters.values()
+    assert {one.name: one.default for one in given if one.default is not one.empty} == expected
+
+
+def test_a_critic_refuses():
+    for change, message in (
+        ({"width": 0}, "width=0 is out of range"),
+        ({"layers": 0}, "layers=0 is out of range"),
+        ({"width": 12}, "width=12 does not divide by 8"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            PatchDiscriminator(**change)
 
 
 # ------------------------------------------------------------------------------------------------------------- checks

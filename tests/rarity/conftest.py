@@ -2,19 +2,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from ornstein.data import open_source
 from ornstein.rarity import Table
-
-
-@pytest.fixture(autouse=True, scope="session")
-def one_thread():
-    """Nets this small lose more to a second thread than they gain."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

@@ -304,6 +304,33 @@ def test_left_out_batches_are_counted(tmp_path):
     assert made.left_out(tmp_path / "none") == 0.0
 
 
+def test_the_floor_and_the_tails_are_of_the_data(world, tmp_path):
+    from ornstein.data import open_source, to_uint8
+    from ornstein.metrics import measure, statistics
+    from ornstein.randomness import Noise
+    from ornstein.runs import open_codec
+
+    files = _folder(tmp_path / "files")
+    found = made.floor(world=asdict(world), files=files)
+    source, codec = open_source("critters:24", size=16), open_codec(world.codec)
+    first, others = (torch.stack([source[(start + i) % 24].image for i in range(16)]) for start in (0, 16))
+    images = others.float() / 127.5 - 1.0
+    again = to_uint8(codec.decode(codec.encode(images)))
+    for name, shown in (("data", others), ("reconstructions", again)):
+        deep, real = (statistics(stack, Pixels(name="lite0"), keep=("vectors",)) for stack in (shown, first))
+        flat, plain = (statistics(stack, Pixels()) for stack in (shown, first))
+        numbers = dict(measure(deep, real, ("fd", "kid", "prdc")).numbers) | dict(measure(flat, plain, ("fd",)).numbers)
+        assert found[name] == pytest.approx({key: numbers[key] for key in found[name]}, rel=1e-6)
+        assert set(found[name]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
+    assert (files / f"reconstructions-{world.key}.png").is_file()
+    told = outliers.tails(world=asdict(world), count=10, files=files)
+    latents = slct_world.clean(world, files / "x", 10)
+    assert len(latents) == 10
+    normal = Noise.of(0, range(10)).normal("tails", latents.shape[1:])
+    for name, values in (("latents", latents), ("pixels", first[:10]), ("gaussian", normal)):
+        assert told[name] == pytest.approx(outliers.heaviness(values), rel=1e-6)
+
+
 @pytest.mark.slow
 def test_the_whole_experiment_in_small(world, tmp_path, monkeypatch):
     monkeypatch.setattr(made, "MIDDLES", (0.53,))

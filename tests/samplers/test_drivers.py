@@ -34,7 +34,11 @@ PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 
 
 class Recorder:
-    """A nonlinear denoiser with a variance head that notes every time it is asked."""
+    """A nonlinear denoiser with a variance head that notes every time it is asked.
+
+    Its arithmetic is rounded correctly by IEEE 754, so that a row has the same bits in every batch on every processor;
+    a sine or tangent need not.
+    """
 
     def __init__(self, path: AffinePath) -> None:
         self.path, self.asked = path, list[float]()
@@ -42,7 +46,8 @@ class Recorder:
     def __call__(self, x: Tensor, t: float) -> Estimate:
         self.asked.append(t)
         scale = 1.0 / (self.path.alpha(t) + self.path.sigma(t))
-        return Estimate(x, t, self.path, clean=torch.tanh(1.3 * scale * x), extras={"variance": torch.sin(x)})
+        u = 1.3 * scale * x
+        return Estimate(x, t, self.path, clean=u / (1.0 + u.abs()), extras={"variance": x / (1.0 + x * x)})
 
 
 def begin(path: AffinePath, rows: int = 4) -> tuple[Tensor, Noise]:
@@ -84,7 +89,9 @@ def test_a_split_batch_sees_the_same_bits(name: str) -> None:
     x, noise = begin(path)
     whole = run(solve(sampler(name), path, x, times, noise), Recorder(path))
     part = Noise.of(3, range(2, 4), dtype=torch.float64)
-    assert torch.equal(run(solve(sampler(name), path, x[2:], times, part), Recorder(path)), whole[2:])
+    split = run(solve(sampler(name), path, x[2:], times, part), Recorder(path))
+    # A learned variance is an exponential of the network's answer, which SIMD may round by its place.
+    torch.testing.assert_close(split, whole[2:], rtol=0.0, atol=1e-12 if name == "ancestral-learned" else 0.0)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

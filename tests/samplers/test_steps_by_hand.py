@@ -23,6 +23,7 @@ from ornstein.samplers import (
     DDIM,
     SAMPLERS,
     AcceleratedODE,
+    AcceleratedSDE,
     Ancestral,
     DPMSolver,
     DPMSolver2S,
@@ -240,6 +241,49 @@ def test_stochastic_two_stage_steps_by_hand(name: str, path: AffinePath) -> None
     found = gaussian_law(rule, TARGET, path, times)
     torch.testing.assert_close(found.variance, path.alpha(times[-1]) ** 2 * total, rtol=1e-11, atol=0.0)
     torch.testing.assert_close(ended(rule, path, start, times), path.alpha(times[-1]) * u, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_the_stochastic_rules_of_the_theory_by_hand(path: AffinePath) -> None:
+    """Half of the noise before the question and half after; and the question in the middle of D = σ̄_t² − σ̄_s²."""
+    times, model = times_of(path), M2().denoiser(VE())
+    u = w = M2().start(FLOAT64, path, times[0]) / path.alpha(times[0])
+    start = u * path.alpha(times[0])
+    for i, (bar, after) in enumerate(pairwise(UNEVEN)):
+        width = bar**2 - after**2
+        half = math.sqrt(0.5 * width)
+        stirred = u + half * FLOAT64.normal(("first", i), (2,))
+        u = stirred - width * model(stirred, bar).noise / bar + half * FLOAT64.normal(i, (2,))
+        one, two, middle = FLOAT64.normal(("middle", i), (2,)), FLOAT64.normal(i, (2,)), math.sqrt(bar**2 - 0.5 * width)
+        inside = w - 0.5 * width * model(w, bar).noise / bar + half * one
+        w = w - width * model(inside, middle).noise / middle + half * (one + two)
+    for rule, expected in ((AcceleratedSDE(), u), (MidpointSDE(), w)):
+        found = ended(rule, path, start, times)
+        torch.testing.assert_close(found, path.alpha(times[-1]) * expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
+def test_the_accelerated_flow_by_hand(path: AffinePath) -> None:
+    """In u with h = −ẑ/σ̄: ½D·h + ¼D·(β/β_before)·(h − h_before), h_before of a probe, or of the step before."""
+    times, model = times_of(path), M2().denoiser(VE())
+    start = M2().start(FLOAT64, path, times[0])
+    for form in ("probe", "history"):
+        u, last = start / path.alpha(times[0]), None
+        for i, (bar, after) in enumerate(pairwise(UNEVEN)):
+            width, h = bar**2 - after**2, -model(u, bar).noise / bar
+            move = 0.5 * width * h
+            if i:
+                before = UNEVEN[i - 1]
+                rise = before**2 - bar**2
+                beta, older = width / (1.0 + bar**2), rise / (1.0 + before**2)
+                if form == "probe":
+                    # √α_before·(x − ½β_before·s) in u: the rise counts (1 + σ̄²)/(1 + σ̄_before²) of itself.
+                    probe = u - 0.5 * rise * (1.0 + bar**2) / (1.0 + before**2) * h
+                    last = -model(probe, before).noise / before
+                move = move + 0.25 * width * (beta / older) * (h - last)
+            u, last = u + move, h
+        found = ended(AcceleratedODE(form), path, start, times)  # type: ignore[arg-type]
+        torch.testing.assert_close(found, path.alpha(times[-1]) * u, rtol=1e-10, atol=1e-10)
 
 
 # --------------------------------------------------------------------------------------------------- variances, noise

@@ -201,7 +201,7 @@ def test_weights_are_copied_into_the_module_as_it_is(tmp_path):
     assert torch.equal(net.weight.float(), given["weight"])
     for change, message in (
         ({"bias": torch.ones(3)}, r"'bias' has shape \(3,\), not \(2,\)"),
-        ({"scale": torch.ones(3)}, "holds a tensor 'scale' that the network does not have"),
+        ({name: torch.ones(3) for name in "zyxwvuts"}, "holds a tensor 's' that the network does not have"),
         ({"bias": None}, "lacks the tensor 'bias': it belongs to another network"),
     ):
         wrong = {name: value for name, value in (given | change).items() if value is not None}

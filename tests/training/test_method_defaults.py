@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from dataclasses import asdict, fields, replace
 from types import SimpleNamespace
@@ -225,6 +226,9 @@ def test_values_at_the_edges_are_taken():
     assert Optimizer(warmup=0, decay=0, clip=0.0, weight_decay=0.0, betas=(0.0, 0.0))
     assert Every(log=1, checkpoint=1, seconds=0.0, samples=0)
     assert Text(words=1, length=1, layers=1, width=32)
+    assert LatentOptions(std=1e-6)
+    for method in METHODS.values():
+        assert inspect.signature(method.model.build).parameters["seed"].default == 0
     assert made("ddpm", size=4, images=1, batch=1, keep=1, workers=0, network=DiTConfig())
     assert made("ddpm", codec="c", size=66)  # latents have a size of their own
     assert made("cas-dm", clip=0.0)
@@ -329,10 +333,10 @@ def test_a_model_of_this_data():
     )  # fmt: skip
     assert shape_of(data) == (3, 16, 16)
     latent = source_of(3)
-    latent.shape = (4, 8, 8)
-    assert shape_of(latent) == (4, 8, 8)
+    latent.shape = (4, 16, 8)
+    assert shape_of(latent) == (4, 16, 8)
     found = made("ddpm", codec="c", size=64).specify(latent)
-    assert (found.shape, found.network) == ((4, 8, 8), replace(SMALL, channels=4))
+    assert (found.shape, found.network) == ((4, 16, 8), replace(SMALL, channels=4))
     with pytest.raises(ConfigError, match="size 8 does not divide by 16"):
         made("ddpm", codec="c", network=DiTConfig(patch=16)).specify(latent)
     text = Text(width=32)

@@ -124,6 +124,14 @@ def test_a_bar_moves(capsys):
     assert not bar.bar.live.is_started
 
 
+def test_a_note_above_the_bar_is_left_as_it_is(capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    bar = events.Bar(10, 0)
+    bar.note("skipped [b]3 'x'.png: 17 of 20")
+    bar.close()
+    assert "skipped [b]3 'x'.png: 17 of 20" in capsys.readouterr().err
+
+
 # ----------------------------------------------------------------------------------------------------- the run's folder
 
 

@@ -203,7 +203,7 @@ def test_a_checkpoint_is_also_written_after_so_many_seconds(seconds, steps, tmp_
 
 
 def test_neither_pace_nor_time_counts_saving_and_sampling(tmp_path, monkeypatch):
-    """On a clock that moves two seconds a step and a hundred for every file that is flushed to the disk."""
+    """On a clock that moves two seconds a step and a hundred for every file that is flushed to the disk, rounded."""
     now, flush = [1000.0], os.fsync
 
     def slow(handle):
@@ -214,17 +214,28 @@ def test_neither_pace_nor_time_counts_saving_and_sampling(tmp_path, monkeypatch)
     monkeypatch.setattr("os.fsync", slow)
 
     def work(session):
-        now[0] += 2.0
+        now[0] += 2.00204
 
     config = configuration(tmp_path / "run", every=Every(log=2 * BATCH, checkpoint=BATCH, seconds=0, samples=BATCH))
     half = train(replace(config, images=3 * BATCH), quiet=True, after_step=work)
-    assert (half.seconds, half.images_per_second) == (6.0, 4.0)
+    assert (half.seconds, half.images_per_second) == (6.006, 4.0)
     whole = train(config, quiet=True, after_step=work)
-    assert (whole.seconds, whole.images_per_second) == (10.0, 4.0)
+    assert (whole.seconds, whole.images_per_second) == (10.01, 4.0)
     assert [line["time"] for line in log_of(tmp_path / "run")] == [
-        {"seconds": seconds, "images_per_second": 4.0} for seconds in (4.0, 8.0, 10.0)
+        {"seconds": seconds, "images_per_second": 4.0} for seconds in (4.004, 8.008, 10.01)
     ]
     assert now[0] > 2000.0
+
+
+def test_the_seconds_without_a_checkpoint_are_counted_from_the_last_one(tmp_path, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
+
+    def work(session):
+        now[0] += 2.0
+
+    train(configuration(tmp_path / "run", keep=9, every=replace(LOG, seconds=3.0)), quiet=True, after_step=work)
+    assert sorted(int(path.name) for path in (tmp_path / "run" / "checkpoints").iterdir()) == [16, 32, 40]
 
 
 # ------------------------------------------------------------------------------------------------------------- signals
@@ -368,17 +379,17 @@ def test_a_file_that_cannot_be_read_is_named_once_and_remembered_over_a_pause(tm
     data.mkdir()
     for i in range(7):
         Image.new("RGB", (16, 16), (30 * i, 0, 0)).save(data / f"{i}.png")
-    (data / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    for name in ("broken", "also"):
+        (data / f"{name}.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
     config = configuration(tmp_path / "run", data=str(data), images=4 * BATCH)
     train(replace(config, images=2 * BATCH))
     said = capsys.readouterr().err
-    assert said.count("skipped broken.png: ") == 1
-    # With seven other pictures in batches of one, the next image need not meet it.
+    assert said.count("skipped broken.png: ") == said.count("skipped also.png: ") == 1
     summary = train(replace(config, images=4 * BATCH))
     assert "skipped" not in capsys.readouterr().err
-    assert (summary.skipped_count, list(summary.skipped)) == (1, ["broken.png"])
+    assert (summary.skipped_count, list(summary.skipped)) == (2, ["also.png", "broken.png"])
     again = train(replace(config, images=4 * BATCH), quiet=True)
-    assert (again.skipped_count, again.skipped) == (1, summary.skipped)
+    assert (again.skipped_count, again.skipped) == (2, summary.skipped)
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):

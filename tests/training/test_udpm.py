@@ -264,3 +264,35 @@ def test_a_run_begins_with_the_weights_and_the_discriminator_of_another(trained,
     with pytest.raises(CheckpointError):
         train(config(tmp_path / "other", origin=str(tmp_path / "nowhere")), quiet=True)
     assert not (tmp_path / "other").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------ defaults
+
+
+def test_defaults_are_the_papers_but_for_rate_and_moments():
+    """As published: levels, weights, Adam without clipping or decay, equal rates, levels alike, dropout .2 of D.
+
+    Measured and kept instead (docs/methods/udpm.md): a rate of 5e-4 and moments of (0, .99), not 1e-4 and (.9, .999).
+    """
+    given = UDPMConfig(out="x")
+    assert given.path == PyramidPath(alphas=(0.5, 0.2, 1e-3), sigmas=(0.1, 0.2, 0.3), factors=(2, 2, 2))
+    assert given.optimizer == given.rivalry() == Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0, weight_decay=0.0)
+    assert given.discriminator == DiscriminatorConfig(width=32, blocks=0, dropout=0.2, group=4)
+    assert given.objective == PyramidLoss(metric="lite0", distance="l1", draw="one", lazy=1, blur=0.4, drop=0.1)
+    assert given.objective.frequencies(given.path) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    assert (given.predicts, given.precondition, given.origin, given.takes_latents) == ("level-below", True, "", False)
+
+
+def test_a_discriminator_of_another_layout_is_refused(trained, tmp_path):
+    """As the one of older versions, whose tensors had other names."""
+    import shutil
+
+    from safetensors.torch import save_file
+
+    shutil.copytree(trained, tmp_path / "old")
+    weights = newest(tmp_path / "old") / "rival.safetensors"
+    older = {name.replace("conv_in", "first"): value for name, value in load_file(weights).items()}
+    save_file(older, weights)
+    with pytest.raises(CheckpointError, match=r"--from .*lacks the tensor .*belongs to another network"):
+        train(config(tmp_path / "new", condition="label", origin=str(tmp_path / "old")), quiet=True)
+    assert not (tmp_path / "new").exists()

@@ -76,6 +76,7 @@ def test_a_surge_is_seen_when_the_fast_mean_leaves_the_slow_one(quiet):
             break
     guard = settled(quiet)
     assert first(guard, [1.0, 2e4, 0.5]) == count
+    assert guard.slow - math.log(10.0) == pytest.approx(slow, rel=1e-9)
     ratio = math.exp(far * (1 - 0.9**count) - slow)
     assert guard.cause == f"the gradient is {ratio:.3g} times as large as in the stage so far"
 
@@ -118,6 +119,9 @@ def test_counts_are_those_since_the_last_line():
     guard = settled(30, outlier=3.0)
     guard.clear()
     assert guard.record() == {"left_out": {"nonfinite": 0.0, "outlier": 0.0}}
+    guard.judge([math.nan, 10.0, 0.5], 4.0)
+    assert guard.record() == {"left_out": {"nonfinite": 1.0, "outlier": 0.0}}
+    guard.clear()
     for norm in (10.0, 1e9, math.nan, 10.0):
         guard.judge([1.0, norm, 0.5], 4.0)
     assert guard.record() == {"left_out": {"nonfinite": 0.25, "outlier": 0.25}}
@@ -184,6 +188,7 @@ def test_a_loss_is_counted_at_its_noise_level(path):
     levels = [-7.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 6.5, 6.6]
     times = torch.tensor([path.time_of(level) for level in levels], dtype=torch.float64)
     tally = LossStatistics(path, CPU)
+    assert tally.counts.dtype == tally.norm.dtype == torch.float64  # whole numbers beyond 2²⁴
     a, b = torch.arange(1.0, 10.0), 0.1 * torch.arange(1.0, 10.0)
     tally.add(Losses(terms={"a": a, "b": b}, times=times, watched={"w": 2 * a}), torch.tensor(3.0))
     tally.add(Losses(terms={"a": a[:2], "b": b[:2]}, times=times[:2], watched={"w": a[:2]}), torch.tensor(5.0))

@@ -291,7 +291,8 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
     place = str(folder) if folder.exists() else where
     kind: Any = library.DiffusionPipeline
     try:
-        index = _index(folder) if folder.exists() else kind.load_config(where)
+        with silenced():
+            index = _index(folder) if folder.exists() else kind.load_config(where)
         name = str(index.get("_class_name"))
         _kind(name, where)
         if "safety_checker" in index:

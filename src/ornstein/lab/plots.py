@@ -135,8 +135,9 @@ def _corner(axes: Axes, text: str) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Below the axes, where it hides no curve."""
-    axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, ncols=2)
+    """Below the axes, where it hides no curve; none where nothing is drawn."""
+    if axes.lines:
+        axes.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.14), fontsize=8, ncols=2)
 
 
 def shown(one: Series) -> str:

@@ -173,12 +173,15 @@ class Record:
 
 
 def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, Interval]:
-    """Mean and its interval of Student's t over ``values``, one a seed; a single value has an endless interval.
+    """Mean and its interval of Student's t over ``values``, one a seed; a single value has an endless interval, and
+    both are NaN where a value is.
 
     >>> mean_interval([1.0, 2.0, 3.0])[0]
     2.0
     """
     mean = statistics.fmean(values)
+    if math.isnan(mean):
+        return mean, (math.nan, math.nan)
     if len(values) < 2:
         return mean, (-math.inf, math.inf)
     from scipy.stats import t as student

@@ -32,6 +32,7 @@ def depth(cells: Cells, budget: Budget) -> Part:
     power, interval = mean_interval(powers)
     plain = statistics.fmean(slope_of(steps, row) for row in best)
     means = columns(best)
+    gains = [2 * steps[-1] / row[-1] for row in best]
     first = Finding(
         claim="O(log²) questions one after another suffice when those of a sweep are asked in parallel",
         source=f"{PAPER}, appendix E",
@@ -42,7 +43,7 @@ def depth(cells: Cells, budget: Budget) -> Part:
         value=power,
         interval=interval,
         effect=2 * steps[-1] / means[-1],
-        noise=statistics.stdev(2 * steps[-1] / row[-1] for row in best),
+        noise=None if any(map(math.isnan, gains)) else statistics.stdev(gains),
         **judge(interval, -math.inf, 2.0),
     )
     rows: list[list[str | float | int | None]] = []

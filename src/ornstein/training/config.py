@@ -265,7 +265,7 @@ class TrainConfig:
         return None
 
     def rivalry(self) -> Optimizer:
-        """The optimizer of the discriminator, where the objective has one (`ornstein.objectives.AdversarialObjective`)."""
+        """The optimizer of the discriminator, if the objective has one (`ornstein.objectives.AdversarialObjective`)."""
         return self.optimizer
 
 

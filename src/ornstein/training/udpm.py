@@ -70,11 +70,11 @@ class UDPMConfig(TrainConfig):
     """The network of all levels: network:unet or network:dit at the end of the command line, then its options."""
     objective: PyramidLoss = field(default_factory=PyramidLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The losses."""
-    optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=2e-4, betas=(0.0, 0.99), clip=0.3))
+    optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0))
     """The optimizer."""
-    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(dropout=0.2))
     """The discriminator."""
-    rival: Optimizer = field(default_factory=lambda: Optimizer(lr=4e-4, betas=(0.0, 0.99)))
+    rival: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0))
     """The discriminator's optimizer."""
 
     def __post_init__(self) -> None:

@@ -1,0 +1,102 @@
+"""What is taken where nothing is said: one table for data, latents, metrics and other people's models.
+
+A default is part of a published number: who changes one changes every result that did not name it. Numbers of metrics
+are those of their papers: KID of Bińkowski et al. 2018 and Parmar et al. 2022, IS of Salimans et al. 2016, LPIPS
+diversity of Zhu et al. 2017, precision and recall of Kynkäänniemi et al. 2019, density and coverage of Naeem et al.
+2020, the rarity score of Han et al. 2022; latents have the deviation 0.5 of Karras et al. 2022.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+TABLE = """
+    data.base.Example: label=-1
+    data.decode.decode: name='image'
+    data.embedded.open_drawn: count=4096
+    data.folder.Entry: label=-1
+    data.latents.latents: by='element', std=0.5, draws=True, device='cpu'
+    data.loader.Order: shuffle=True
+    data.loader.batches: start=0, workers=0, rank=0, world=1, flip=False, shuffle=True
+    data.pictures.grid: gap=2
+    interop.diffusers.Piped.cond: crop=(0, 0)
+    interop.diffusers.Piped.null: rows=1
+    interop.diffusers.from_pipeline: bound=True
+    interop.schedulers.Bounded: bound=1.0, most=1.0
+    interop.schedulers.law_of: bound=True
+    interop.udpm.load: rule='published', device='cpu'
+    latents.codec.Identity: factor=1, channels=3, fingerprint='identity'
+    latents.codec.Normalisation.of: shift=0.0, scale=1.0
+    latents.codec.KLCodec.tiled: side=64, overlap=16
+    latents.codec.normalisation: std=0.5
+    latents.files.open_codec: device='cpu', dtype=torch.float32
+    latents.files.save_codec: named=False
+    latents.report.reconstruction: count=256, batch=16, device='cpu'
+    latents.tiles.Tiles: side=64, overlap=16
+    metrics.blocks.Block: skipped=0
+    metrics.blocks.blocks: rank=0, world=1
+    metrics.classes.ClassScore: splits=10
+    metrics.clip.Clip: device='cpu'
+    metrics.dino.dinov2: device='cpu'
+    metrics.diversity.DiversityMeter: pairs=500
+    metrics.diversity.DiversityMeter.result: device='cpu'
+    metrics.features.NetworkFeatures: heads=('pooled',), device='cpu'
+    metrics.features.lite0: device='cpu'
+    metrics.features.inception: device='cpu'
+    metrics.features.features: name='lite0', device='cpu'
+    metrics.inceptionv3.Conv: stride=1, padding=0
+    metrics.kernel.Sample: capacity=5000
+    metrics.manifold.manifold: k_precision=3, k_density=5
+    metrics.manifold.expected_coverage: k=5
+    metrics.measure.needs: side='ours'
+    metrics.perceptual.PerceptualDistance: normalise=True, side=64, scales=1
+    metrics.perceptual.PerceptualDistance.train: mode=True
+    metrics.perceptual.lpips: backbone='lite0', side=64, scales=1
+    metrics.perceptual.matching: mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)\
+, normalise=False, side=64, scales=1
+    metrics.rarity.rarity: k_average=5, k_outlier=20, k_rarity=3
+    metrics.score.Report: skipped=0
+    metrics.sets.Statistics: skipped=0, parts=frozenset({0}), world=1
+    metrics.sets.statistics: rank=0, world=1, capacity=5000
+    metrics.sets.Collector: rank=0, world=1, capacity=5000
+    metrics.vectors.nearest: same=False
+"""
+
+
+def stated(module: ModuleType) -> Iterator[tuple[str, Any]]:
+    """Functions, classes and methods that a module defines for others."""
+    for name, value in vars(module).items():
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__:
+            yield name, value
+            if inspect.isclass(value):
+                yield from ((f"{name}.{part}", one) for part, one in vars(value).items() if not part.startswith("_"))
+
+
+def defaults(package: str) -> Iterator[str]:
+    """One line for each of them that takes something where nothing is said; messages and absent things left out."""
+    home = importlib.import_module(f"ornstein.{package}")
+    for found in pkgutil.iter_modules(home.__path__):
+        for name, value in stated(importlib.import_module(f"ornstein.{package}.{found.name}")):
+            thing = getattr(value, "__func__", value)
+            if not callable(thing):
+                continue
+            parameters = inspect.signature(thing).parameters.values()
+            said = {
+                p.name: p.default for p in parameters if p.default is not p.empty and p.name not in ("give", "where")
+            }
+            said = {key: one for key, one in said.items() if one not in (None, "", ()) and "factory" not in repr(one)}
+            if said:
+                yield f"{package}.{found.name}.{name}: " + ", ".join(f"{key}={one!r}" for key, one in said.items())
+
+
+@pytest.mark.parametrize("package", ["data", "interop", "latents", "metrics"])
+def test_what_is_taken_where_nothing_is_said(package: str) -> None:
+    expected = [line.strip() for line in TABLE.replace("\\\n", "").strip().splitlines()]
+    assert sorted(defaults(package)) == sorted(line for line in expected if line.startswith(f"{package}."))
