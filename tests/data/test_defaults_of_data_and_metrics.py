@@ -22,26 +22,24 @@ TABLE = """
     data.decode.decode: name='image'
     data.embedded.open_drawn: count=4096
     data.folder.Entry: label=-1
-    data.latents.latents: by='element', std=0.5, draws=True, device='cpu'
     data.loader.Order: shuffle=True
     data.loader.batches: start=0, workers=0, rank=0, world=1, flip=False, shuffle=True
     data.pictures.grid: gap=2
-    interop.diffusers.Piped.cond: crop=(0, 0)
-    interop.diffusers.Piped.null: rows=1
+    interop.diffusers.DiffusersModel.cond: crop=(0, 0)
+    interop.diffusers.DiffusersModel.null: rows=1
     interop.diffusers.from_pipeline: bound=True
     interop.schedulers.Bounded: bound=1.0, most=1.0
-    interop.schedulers.law_of: bound=True
+    interop.schedulers.from_scheduler_config: bound=True
     interop.udpm.load: rule='published', device='cpu'
     latents.codec.Identity: factor=1, channels=3, fingerprint='identity'
     latents.codec.Normalisation.of: shift=0.0, scale=1.0
     latents.codec.KLCodec.tiled: side=64, overlap=16
     latents.codec.normalisation: std=0.5
-    latents.files.open_codec: device='cpu', dtype=torch.float32
-    latents.files.save_codec: named=False
-    latents.report.reconstruction: count=256, batch=16, device='cpu'
+    latents.dataset.latents: by='element', std=0.5, draws=True, device='cpu'
     latents.tiles.Tiles: side=64, overlap=16
     metrics.blocks.Block: skipped=0
     metrics.blocks.blocks: rank=0, world=1
+    metrics.catalogue.features: name='lite0', device='cpu'
     metrics.classes.ClassScore: splits=10
     metrics.clip.Clip: device='cpu'
     metrics.dino.dinov2: device='cpu'
@@ -50,23 +48,33 @@ TABLE = """
     metrics.features.NetworkFeatures: heads=('pooled',), device='cpu'
     metrics.features.lite0: device='cpu'
     metrics.features.inception: device='cpu'
-    metrics.features.features: name='lite0', device='cpu'
     metrics.inceptionv3.Conv: stride=1, padding=0
     metrics.kernel.Sample: capacity=5000
     metrics.manifold.manifold: k_precision=3, k_density=5
     metrics.manifold.expected_coverage: k=5
     metrics.measure.needs: side='ours'
+    metrics.pairs.distance: name='lite0', device='cpu'
     metrics.perceptual.PerceptualDistance: normalise=True, side=64, scales=1
     metrics.perceptual.PerceptualDistance.train: mode=True
     metrics.perceptual.lpips: backbone='lite0', side=64, scales=1
-    metrics.perceptual.matching: mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)\
-, normalise=False, side=64, scales=1
+    metrics.perceptual.matching: mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), normalise=False, side=64, \
+scales=1
     metrics.rarity.rarity: k_average=5, k_outlier=20, k_rarity=3
+    metrics.reconstruction.reconstruction: count=256, batch=16, device='cpu'
     metrics.score.Report: skipped=0
     metrics.sets.Statistics: skipped=0, parts=frozenset({0}), world=1
     metrics.sets.statistics: rank=0, world=1, capacity=5000
     metrics.sets.Collector: rank=0, world=1, capacity=5000
     metrics.vectors.nearest: same=False
+    runs.codecs.open_codec: device='cpu', dtype=torch.float32
+    runs.codecs.save_codec: named=False
+    runs.open.TrainedModel.null: rows=1
+    runs.open.open_run: ema=True, device='cpu'
+    runs.open.open_own: ema=True, device='cpu'
+    runs.open.load: ema=True, device='cpu'
+    runs.open.export: half=True
+    runs.places.read_run: ema=True
+    runs.rarity.load: ema=True, device='cpu'
 """
 
 
@@ -96,7 +104,7 @@ def defaults(package: str) -> Iterator[str]:
                 yield f"{package}.{found.name}.{name}: " + ", ".join(f"{key}={one!r}" for key, one in said.items())
 
 
-@pytest.mark.parametrize("package", ["data", "interop", "latents", "metrics"])
+@pytest.mark.parametrize("package", ["data", "interop", "latents", "metrics", "storage", "runs"])
 def test_what_is_taken_where_nothing_is_said(package: str) -> None:
     expected = [line.strip() for line in TABLE.replace("\\\n", "").strip().splitlines()]
     assert sorted(defaults(package)) == sorted(line for line in expected if line.startswith(f"{package}."))

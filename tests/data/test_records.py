@@ -12,7 +12,17 @@ POSITIONAL = {"Entry", "Order", "_Steps", "Block"}
 CHANGING = {"Block"}  # it is filled image by image
 OPEN = {"Joined"}  # it remembers where its examples come from
 # Tensors and arrays have no one truth of being equal, so these are equal to themselves alone.
-IDENTICAL = {"Joined", "Piped", "ClipScore", "Measured", "Rarity", "Statistics", "Meeting", "Normalisation", "KLCodec"}
+IDENTICAL = {
+    "Joined",
+    "DiffusersModel",
+    "ClipScore",
+    "Measured",
+    "Rarity",
+    "Statistics",
+    "Meeting",
+    "Normalisation",
+    "KLCodec",
+}
 
 
 def records(package: str) -> list[type]:

@@ -16,6 +16,7 @@ from torch import Tensor
 from ornstein import guidance as guide
 from ornstein import guides
 from ornstein.errors import CheckpointError, ConfigError, DataError, UsageError
+from ornstein.guidance.compose import Composition
 from ornstein.guidance.energies import rows_of
 from ornstein.guides import published, sources, standard, targets
 from ornstein.guides.energies import check_boxes
@@ -168,7 +169,7 @@ def test_a_manner_reaches_the_guidance():
     assert guides.compose(guides.Guides(energies=(), guidances=(), records=())) is None
     cfg = guide.Threshold()
     windowed = guides.compose(ready, guides.GuidanceOptions(window=(0.2, 5.0)), cfg)
-    assert isinstance(windowed, guide.compose.Stack)
+    assert isinstance(windowed, Composition)
     assert windowed.guidances[0] is cfg
     assert (windowed.guidances[1].low, windowed.guidances[1].high) == pytest.approx((-3.2188758, 3.2188758))
     # Guidances that are no energies stand beside, in their order; classifier-free guidance first.

@@ -251,7 +251,7 @@ def test_the_guidance_of_an_arm() -> None:
     net = model()
     assert plain(net) is net
     assert asked is None
-    counted = arms.Asked(Bright())  # type: ignore[arg-type]
+    counted = arms.CountedClassifier(Bright())  # type: ignore[arg-type]
     state = torch.ones(3, 2)
     assert torch.equal(counted.log_likelihood(state, torch.zeros(3), 2), torch.full((3,), 0.04))
     assert (counted.passes, counted.labels, counted.number(4)) == (6, ("a", "b"), 4)

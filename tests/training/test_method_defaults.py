@@ -14,7 +14,7 @@ from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.models.cascade import CascadeSpec
 from ornstein.models.consistency import ConsistencySpec
-from ornstein.models.registry import spec_class
+from ornstein.models.registry import MODELS, spec_class
 from ornstein.models.spec import Conditioned, ModelSpec
 from ornstein.networks import DiTConfig, TextConfig, UNetConfig
 from ornstein.networks.autoencoder import KLConfig, PatchDiscriminator
@@ -222,13 +222,17 @@ def test_values_out_of_range(kind, change, message):
     assert "\n" not in str(error.value)
 
 
+def test_models_are_built_from_seed_zero():
+    for kind in MODELS:
+        assert inspect.signature(spec_class(kind).build).parameters["seed"].default == 0
+
+
 def test_values_at_the_edges_are_taken():
     assert Optimizer(warmup=0, decay=0, clip=0.0, weight_decay=0.0, betas=(0.0, 0.0))
     assert Every(log=1, checkpoint=1, seconds=0.0, samples=0)
     assert Text(words=1, length=1, layers=1, width=32)
     assert LatentOptions(std=1e-6)
     for method in METHODS.values():
-        assert inspect.signature(method.model.build).parameters["seed"].default == 0
     assert made("ddpm", size=4, images=1, batch=1, keep=1, workers=0, network=DiTConfig())
     assert made("ddpm", codec="c", size=66)  # latents have a size of their own
     assert made("cas-dm", clip=0.0)

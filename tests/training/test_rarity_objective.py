@@ -107,7 +107,9 @@ def test_a_crop_is_a_smaller_square_at_a_random_place():
 
     class Keep(RarityLoss):
         def posing(self):
-            return SimpleNamespace(pose=lambda path, batch, noise: cleaned.append(batch.clean) or noise_of(batch))
+            return SimpleNamespace(
+                make_noisy_batch=lambda path, batch, noise: cleaned.append(batch.clean) or noise_of(batch)
+            )
 
     def noise_of(batch):
         return SimpleNamespace(x=batch.clean, t=torch.full((len(batch.clean),), 0.5), cond={})

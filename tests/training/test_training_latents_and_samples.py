@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -27,6 +27,8 @@ SEEN: list[Any] = []
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spied(TrainConfig):
     """Keeps what the objective is given."""
+
+    kind: ClassVar[str] = "spied"
 
     def loss(self, device):
         def spy(model, batch, noise, progress):

@@ -8,7 +8,7 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -35,6 +35,8 @@ TINY = DiTConfig(width=16, depth=1, head_width=16, patch=8)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SGD(Optimizer):
     """Plain gradient descent."""
+
+    kind: ClassVar[str] = "sgd"
 
     def make(self, groups, device):
         return torch.optim.SGD(groups, lr=self.lr)
@@ -170,6 +172,8 @@ def test_a_terminal_gets_a_bar_and_a_file_lines(tmp_path, monkeypatch):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked(TrainConfig):
     """Counts how often held-out examples are looked at, and by which weights."""
+
+    kind: ClassVar[str] = "checked"
 
     def validation(self, source, device):
         class Check:
@@ -345,7 +349,7 @@ def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs)
     with pytest.raises(ConfigError, match="is not a single denoiser on a path with α and σ"):
         SLCTConfig(out="x", size=16, origin=runs["cascade"]).specify(Data())
     spec = SLCTConfig(out="x", size=16, origin=runs["label"], sigma_max=50.0).specify(Data(classes))
-    assert (spec.timestep_of, spec.sigma_max) == ("path", 50.0)
+    assert (spec.clock, spec.sigma_max) == ("path", 50.0)
     assert spec.sigma_min == pytest.approx(0.002)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +60,8 @@ class MetricLoss:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MetricConfig(TrainConfig):
     """A plain denoiser with the metric added to its loss."""
+
+    kind: ClassVar[str] = "metricconfig"
 
     def loss(self, device: torch.device) -> Objective:
         """See `MetricLoss`."""
