@@ -81,7 +81,9 @@ def test_the_range_of_deep_grey_is_its_kinds_or_its_own() -> None:
     assert grey_of(np.array([100, 65536], np.int32)) == [0, 255]
     assert grey_of(np.array([-1, 0, 3], np.int32)) == [0, 64, 255]
     assert grey_of(np.array([100, 400], np.int32)) == [0, 2]
+    assert grey_of(np.array([0, 400], np.int32)) == [0, 2]
     assert grey_of(np.array([0.25, 0.5, 1.0], np.float32)) == [64, 128, 255]
+    assert grey_of(np.array([0.0, 0.5], np.float32)) == [0, 128]
     assert grey_of(np.array([0.25, 0.5, 1.5], np.float32)) == [0, 51, 255]
     assert grey_of(np.array([-0.5, 0.0, 0.5], np.float32)) == [0, 128, 255]
     assert grey_of(np.array([0.5, 1.0, 65535.0], np.float32)) == [0, 0, 255]
@@ -236,6 +238,27 @@ def test_the_largest_number_of_pixels_is_the_one_at_which_pillow_warns() -> None
         assert width * height - MAX_PIXELS == (height == 6)
         with pytest.raises(UnreadableError, match=reason):
             decode(bomb(width, height, depth=1, kind=0), 8)
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        ("broken <plugin object at 0x7f3a> here", "cannot be decoded (broken the file here)"),
+        ("two\n lines", "cannot be decoded (two lines)"),
+        ("x" * 300, f"cannot be decoded ({'x' * 160})"),
+        ("", "cannot be decoded (OSError)"),
+    ],
+)
+def test_a_reason_is_one_short_line_without_addresses(
+    monkeypatch: pytest.MonkeyPatch, message: str, reason: str
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(message)
+
+    monkeypatch.setattr(Image, "open", broken)
+    with pytest.raises(UnreadableError) as caught:
+        decode(b"data", 8, "x")
+    assert caught.value.reason == reason
 
 
 def test_a_file_that_cannot_be_read_says_why(tmp_path: Path) -> None:

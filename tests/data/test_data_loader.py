@@ -143,6 +143,8 @@ def test_every_file_skipped_on_the_way_is_reported_once(workers: int) -> None:
     assert second.captions == ["number 0"] * 3
     assert read(Numbers(5, bad=(2, 3)), 2)[0].name == "n4"
     assert read(Numbers(5, bad=(2, 3)), 2)[1] == [("n2", "broken"), ("n3", "broken")]
+    with pytest.raises(DataError, match=r"^none of the 3 images of numbers can be read; for example n2: broken$"):
+        read(Numbers(3, bad=(0, 1, 2)), 2)
 
 
 @dataclass(frozen=True)

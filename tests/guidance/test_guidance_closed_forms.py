@@ -112,6 +112,27 @@ def test_a_decoder_stands_between_the_estimate_and_the_energy():
     assert Universal(energies=energy, encode=encode, backward=Backward(steps=1, rate=rate)).encode is encode
 
 
+def test_the_codec_of_a_model_is_its_decoder():
+    """Both ways of it, unless the guidance has its own."""
+
+    class Codec:
+        factor, channels = 1, 2
+
+        def decode(self, z: Tensor) -> Tensor:
+            return z**3 + z
+
+        def encode(self, p: Tensor) -> Tensor:
+            return 0.5 * p
+
+    codec, plain = Codec(), model(VE())
+    latent = Denoiser(net, VE(), "clean", cond=TOLD, codec=codec)  # type: ignore[arg-type]
+    for options in ({}, {"backward": Backward(steps=1, rate=0.01, space="image")}):
+        told = Universal(energies=energy, decode=codec.decode, encode=codec.encode, **options)(plain)(X, 0.3).clean
+        assert torch.equal(Universal(energies=energy, **options)(latent)(X, 0.3).clean, told)
+        own = Universal(energies=energy, decode=lambda z: z, encode=lambda z: z, **options)
+        assert torch.equal(own(latent)(X, 0.3).clean, own(plain)(X, 0.3).clean)
+
+
 def test_a_shift_is_limited_row_by_row():
     path, t = VE(), 1.4
     plain = net(X, torch.zeros(3), **TOLD)
@@ -165,12 +186,17 @@ def test_the_adam_of_backward_guidance_is_torchs(steps):
 def test_what_a_network_answers_beside_is_kept_without_its_graph():
     """The learned variance of a guided estimate is that of the model; times of a chunk are its own."""
 
+    rows: list[int] = []
+
     def wide(x: Tensor, time: Tensor) -> Tensor:
+        rows.append(len(x))
         return torch.cat([torch.tanh(x), 5.0 + x], 1)
 
     path, times = VE(), torch.tensor(TIMES["VE"], dtype=F64)
     for chunk in (None, 1, 2, 3):
+        rows.clear()
         found = Universal(energies=energy_of_rows(), chunk=chunk)(Denoiser(wide, path, "clean"))(X, times)
+        assert rows == {None: [3], 1: [1, 1, 1], 2: [2, 1], 3: [3]}[chunk]
         torch.testing.assert_close(found.extras["variance"], 5.0 + X)
         assert not found.clean.requires_grad
         assert not found.extras["variance"].requires_grad
@@ -392,7 +418,9 @@ def test_the_edges_of_a_window():
     ):
         wanted = (moved(plain) if inside else plain)(X, 1.0).clean
         for t in (1.0, ones):
-            torch.testing.assert_close(guide.interval(moved, **window)(plain)(X, t).clean, wanted, rtol=1e-14, atol=0)
+            torch.testing.assert_close(
+                guide.interval(moved, **window)(plain)(X, t).clean, wanted, rtol=1e-13, atol=1e-13
+            )
 
 
 def test_a_bundle_differentiates_if_one_of_it_does():

@@ -66,6 +66,16 @@ def test_defaults(kind):
     assert found == DEFAULTS[kind]
 
 
+def test_networks_and_pictures_are_not_printed():
+    """The text of a guidance is one line: weights and targets are left out of it."""
+    hidden = {f"{kind.__name__}.{f.name}" for kind in DEFAULTS for f in fields(kind) if not f.repr}
+    assert hidden == {
+        *("Autoguidance.worse", "NoisyClassifier.classifier", "Minority.classifier", "LinearPosterior.tolerance"),
+        *("Perturbed.net", "PAG.net", "SEG.net", "SkipLayer.net", "Universal.decode", "Universal.encode"),
+        *("Universal.at", "Measured.operator", "Measured.target", "Colour.mask", "Edges.target"),
+    }
+
+
 def test_defaults_of_the_shorthands():
     assert guide.SkipLayer.blocks(1).scale == 2.8
     assert guide.SkipLayer.blocks(1, scale=0.5).scale == 0.5

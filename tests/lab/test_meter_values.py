@@ -9,7 +9,7 @@ import pytest
 import torch
 from scipy import integrate, stats
 
-from ornstein.errors import PathError, UsageError
+from ornstein.errors import ConfigError, PathError, UsageError
 from ornstein.lab.laws import deterministic_tv, is_one_step, pushed, scale_of, stochastic_tv
 from ornstein.lab.meters import (
     Affine,
@@ -378,7 +378,7 @@ def test_score_errors_are_read_and_shown():
         {"frequency": math.inf},
         {"frequency": -1.0},
     ):
-        with pytest.raises(Exception, match="finite numbers and a positive frequency"):
+        with pytest.raises(ConfigError, match="finite numbers and a positive frequency"):
             ScoreError(**bad)
 
 

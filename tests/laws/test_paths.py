@@ -114,7 +114,9 @@ def test_float_and_tensor_times_agree(path: AffinePath) -> None:
     for name, f in functions.items():
         tensors, floats = f(t_), [f(u) for u in t]
         assert tensors.dtype == torch.float64, name
-        np.testing.assert_allclose(tensors.numpy(), floats, rtol=2e-15, atol=1e-15, err_msg=name)
+        # Two libraries' exp, cos and log differ in the last bit, and where α is small its relative error is ε/α.
+        rtol = 1e-13 / max(path.alpha(t[-1]), 1e-3)
+        np.testing.assert_allclose(tensors.numpy(), floats, rtol=rtol, atol=1e-14, err_msg=name)
     np.testing.assert_allclose(path.gain(s_, t_).numpy(), [path.gain(a, b) for a, b in zip(s, t, strict=True)], 1e-14)
     spreads = [path.spread(a, b) for a, b in zip(s, t, strict=True)]
     np.testing.assert_allclose(path.spread(s_, t_).numpy(), spreads, rtol=1e-13, atol=1e-14)
@@ -151,7 +153,8 @@ def test_the_ends_are_finite_where_they_can_be_and_never_raise(path: AffinePath)
     for t in path.t_range:
         both = torch.tensor([t], dtype=torch.float64)
         for f in (path.alpha, path.sigma, path.sigma_bar, path.log_snr, lambda u: path.rates(u)[1]):
-            assert f(t) == pytest.approx(f(both).item(), rel=1e-14)
+            # cos near its zero has a relative error of ε/α: 1e-12 at the noisy end of the cosine path.
+            assert f(t) == pytest.approx(f(both).item(), rel=1e-11)
     assert path.spread(low, high) == pytest.approx(path.sigma(high), rel=1e-15)
     assert path.bridge_std(high, low) == 0.0
     for snr in (-math.inf, math.inf, 2000.0, -2000.0):

@@ -113,15 +113,16 @@ def test_padded_tokens_have_no_influence():
 
 
 def test_rows_of_a_batch_are_independent():
-    net = perturbed(FULL)
+    net = perturbed(FULL).double()
     x, time, cond = inputs(FULL)
+    x, cond = x.double(), {name: value.double() if value.is_floating_point() else value for name, value in cond.items()}
     whole = net(x, time, **cond)
     for i in range(3):
         row = {name: value[i : i + 1] for name, value in cond.items()}
-        torch.testing.assert_close(net(x[i : i + 1], time[i : i + 1], **row), whole[i : i + 1], rtol=0, atol=1e-5)
+        torch.testing.assert_close(net(x[i : i + 1], time[i : i + 1], **row), whole[i : i + 1], rtol=0, atol=1e-10)
     order = torch.tensor([2, 0, 1])
     permuted = net(x[order], time[order], **{name: value[order] for name, value in cond.items()})
-    torch.testing.assert_close(permuted, whole[order], rtol=0, atol=1e-5)
+    torch.testing.assert_close(permuted, whole[order], rtol=0, atol=1e-10)
 
 
 def test_sites_are_visited_once_each_in_the_order_listed():

@@ -232,7 +232,6 @@ def test_values_at_the_edges_are_taken():
     assert Every(log=1, checkpoint=1, seconds=0.0, samples=0)
     assert Text(words=1, length=1, layers=1, width=32)
     assert LatentOptions(std=1e-6)
-    for method in METHODS.values():
     assert made("ddpm", size=4, images=1, batch=1, keep=1, workers=0, network=DiTConfig())
     assert made("ddpm", codec="c", size=66)  # latents have a size of their own
     assert made("cas-dm", clip=0.0)

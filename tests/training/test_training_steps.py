@@ -22,6 +22,7 @@ from ornstein.randomness import Noise, mix
 from ornstein.storage.files import digest
 from ornstein.training import DivergedError, Every, Optimizer, TrainConfig, to_dict, train
 from ornstein.training.cas_dm import CascadeConfig
+from ornstein.training.session import accelerator
 
 BATCH = 8
 LOG = Every(log=BATCH, checkpoint=10**6, seconds=0, samples=0)
@@ -313,6 +314,23 @@ def test_kernels_are_set_for_the_run_alone(strict, tmp_path):
             torch.use_deterministic_algorithms(False)
             torch.backends.cudnn.benchmark = False
     assert seen == [(strict, not strict)] * 2
+
+
+@pytest.mark.parametrize(("strict", "during"), [(False, "high"), (True, "highest")])
+def test_products_may_be_rounded_on_a_gpu_unless_the_run_is_strict(strict, during, tmp_path, monkeypatch):
+    """On a machine that says that it has one, from when the accelerator is there."""
+
+    def pretend(config):
+        made = accelerator(config)
+        monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+        return made
+
+    monkeypatch.setattr("ornstein.training.loop.accelerator", pretend)
+    seen = []
+    config = configuration(tmp_path / "run", images=BATCH, strict=strict)
+    train(config, quiet=True, after_step=lambda _: seen.append(torch.get_float32_matmul_precision()))
+    assert seen == [during]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -320,7 +320,9 @@ def runs(tmp_path_factory) -> dict[str, str]:
     made = {}
     for name in ("label", "text"):
         config = TrainConfig(
-            **options(where / name, images=BATCH, condition=name, path="flow", text=Text(width=32), predicts="v")
+            **options(
+                where / name, images=BATCH, condition=name, path="flow", text=Text(width=32), predicts="v", seed=3
+            )
         )
         train(config, quiet=True)
         made[name] = str(where / name)
