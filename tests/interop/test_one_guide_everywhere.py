@@ -113,7 +113,7 @@ def test_every_model_can_be_led_away_from_its_own_reconstruction(model, distance
     # The perceptual network has kinks (ReLU6): rounding that crosses one changes the gradient by a few per cent, so two
     # batches of different shapes cannot be compared through it. Another neighbour in a batch of the same shape changes
     # no rounding of this row; where everything is smooth the row alone is compared, too.
-    other = shift(torch.compose((x[0].flip(-1) + 0.5, x[1])), denoiser.cond)
+    other = shift(torch.stack((x[0].flip(-1) + 0.5, x[1])), denoiser.cond)
     torch.testing.assert_close(other[1], found[1], rtol=0.0, atol=1e-6 * largest)
     assert not torch.allclose(other[0], found[0], rtol=0.0, atol=0.1 * largest)
     if distance == "squared":

@@ -11,8 +11,7 @@ import torch
 from ornstein.errors import UsageError
 from ornstein.estimates import Estimate, Gaussian
 from ornstein.interpolation import Between, Mixed, Square, Varied, arc, level_key
-from ornstein.modulation import Site, modulated
-from ornstein.networks import sites
+from ornstein.modulation import Site, modulated, sites
 from ornstein.paths import VE, VP, PyramidPath
 from ornstein.randomness import Noise, generator, mix
 

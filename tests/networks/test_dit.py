@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ornstein.errors import ConfigError
-from ornstein.modulation import modulated
-from ornstein.networks import DiTConfig, build, sites
+from ornstein.modulation import modulated, sites
+from ornstein.networks import DiTConfig, build
 from ornstein.networks.embeddings import positions_2d
 
 CONFIG = DiTConfig(width=32, depth=2, head_width=16, patch=2, classes=3, text_width=6, vector_width=5)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from ornstein.errors import ConfigError
-from ornstein.modulation import modulated
-from ornstein.networks import UNetConfig, build, sites
+from ornstein.modulation import modulated, sites
+from ornstein.networks import UNetConfig, build
 
 TINY = UNetConfig(width=16, multipliers=(1, 2), blocks=1, attention=(1,), head_width=16)
 FULL = dataclasses.replace(TINY, classes=4, text_width=6, vector_width=5, patch=2)
