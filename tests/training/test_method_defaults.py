@@ -248,6 +248,7 @@ def test_rates():
         [0.02, 0.5 * 2 * (1 - 49 / 400), 1.5, 0.5, 0.0, 0.0]
     )
     assert Falling(lr=2.0, over=-1).rate(10**9) == 2.0
+    assert Falling(lr=2.0, over=1).rate(1) == 0.0
     assert made("rarity-classifier", images=512, optimizer=Falling(over=99)).optimizer.over == 99
     assert made("rarity-classifier", images=512, optimizer=Falling(over=-1)).optimizer.over == -1
 
