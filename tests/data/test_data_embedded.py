@@ -122,6 +122,8 @@ def test_drawing_is_on_white_and_knows_no_font_of_the_machine() -> None:
     assert half[:, 5, 3].tolist() == [round(255 * 0.8 + value * 0.2) for value in (16, 32, 48)]
     assert half[:, 5, 12].tolist() == [255, 255, 255]
     assert half.flags.c_contiguous
+    for view, shape in (("0 0 16 8", (3, 6, 12)), ("0 0 8 16", (3, 12, 6))):  # an oblong drawing fits into the square
+        assert embedded.rasterize(box.replace("0 0 16 16", view).format(""), 12).shape == shape
 
 
 def test_the_default_styles_are_cc0() -> None:

@@ -11,6 +11,7 @@ from ornstein import guidance as guide
 from ornstein.denoisers import Denoiser
 from ornstein.errors import ConfigError, UsageError
 from ornstein.guidance import Backward, Universal
+from ornstein.modulation import Site
 from ornstein.paths import VE, VP, Flow
 from ornstein.randomness import Noise
 
@@ -456,3 +457,37 @@ def test_three_shifts_add_to_the_plain_estimate():
         found = guide.add(*order)(inner)(X, 1.4).clean
         torch.testing.assert_close(found, plain + shifts, rtol=1e-11, atol=1e-11)
     del path
+
+
+def test_measurements_of_pictures_are_solved_row_by_row_too():
+    """The posterior mean of white pictures: of any number of axes, x̂_0 + c/(std² + c)·(y − x̂_0), c = σ²·½."""
+    inner = Denoiser(lambda x, time: 0.5 * x, VE(), "clean")
+    found = guide.LinearPosterior(measured=guide.Measured(operator=lambda v: v, target=GOAL, std=0.4))(inner)(X, 1.4)
+    c = 0.5 * 1.96
+    torch.testing.assert_close(found.clean, 0.5 * X + c / (0.16 + c) * (GOAL - 0.5 * X), rtol=1e-11, atol=1e-11)
+
+
+def test_a_network_that_does_not_look_at_its_state_is_left_alone():
+    """Its answer has a graph, of weights, but no slope in the state: the shift is zero, not an error."""
+    weight = torch.nn.Parameter(torch.full((2, 2, 4), 0.3, dtype=F64))
+    inner = Denoiser(lambda x, time: weight.expand_as(x), VE(), "clean")
+    found = Universal(energies=energy)(inner)(X, 1.4).clean
+    assert torch.equal(found, weight.detach().expand_as(X))
+
+
+def test_layers_are_skipped_in_the_order_of_the_pass_alone():
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = Site("first"), Site("second")
+
+        def forward(self, x: Tensor, time: Tensor) -> Tensor:
+            return self.second(2.0 * self.first(x, time), time)
+
+    inner = Denoiser(Two(), VE(), "clean")
+    found = guide.SkipLayer(layers=(("first", "second"),), scale=0.5)(inner)(X, 1.4).clean
+    torch.testing.assert_close(found, 2.0 * X + 0.5 * (2.0 * X - X))
+    with pytest.raises(
+        UsageError, match=r"site 'first' needs a feature of shape \(3, 2, 2, 4\), got nothing from before"
+    ):
+        guide.SkipLayer(layers=(("second", "first"),))(inner)(X, 1.4)

@@ -1,5 +1,6 @@
 """What a pipeline's configuration says about conditions, sizes, precision and parts, each in its own words."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -230,6 +231,8 @@ def test_what_a_pipeline_says_of_itself(pixels, stable):
     learning = from_pipeline(diffusers.DDPMPipeline(unet().train(), diffusers.DDPMScheduler())).denoiser.net.net
     assert not any(module.training for module in learning.modules())
     assert not any(p.requires_grad for p in learning.parameters())
+    shapeless = dataclasses.replace(plain, denoiser=dataclasses.replace(plain.denoiser, shape=None))
+    assert shapeless.picture == (3, 0, 0)
     assert is_pipeline(pixels)
     assert is_pipeline(str(pixels))
     assert not is_pipeline(pixels / "unet")

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import inspect
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Self
@@ -20,7 +21,7 @@ from ornstein.lab.meters import conditional_root_kl, gaussian_law, propagate
 from ornstein.lab.over_times import over_times
 from ornstein.lab.rates import measure, measuring_grid
 from ornstein.lab.studies import precision, score_error
-from ornstein.lab.targets import G8, M1
+from ornstein.lab.targets import G8, M1, Giso
 from ornstein.lab.trajectories import flow
 from ornstein.paths import VP
 from ornstein.paths.base import AffinePath
@@ -171,3 +172,32 @@ def test_a_quick_run_spares_rules_of_more_than_three_questions_a_step(rule: Samp
     """On the line, where high orders begin at 32 steps; Giso is a mixture of one there."""
     (found,) = Bench("x", rule, "M1", VP(), quick=quick).series()
     assert found.counts[0] == first
+
+
+@dataclass(frozen=True)
+class Off:
+    """The exact flow of N(0, 1), whose end is too large by one part that depends on the number of steps."""
+
+    parts: tuple[tuple[int, float], ...]
+    order: float = 2
+    needs: type[Any] = AffinePath
+
+    def step(self, path, x, step, noise, memory):
+        yield Query(x, step.t)
+        if step.before is None:
+            width = path.log_snr(step.s) - path.log_snr(step.t)
+            x = x * (1.0 + dict(self.parts)[round(2.0 * math.log(4000.0) / width)])
+        one, two = Giso().law(path, step.t), Giso().law(path, step.s)
+        return x * (two.variance / one.variance).sqrt()
+
+
+def test_the_floor_and_the_ceilings_of_the_gaussian_meters():
+    """Errors below 50·1e-13 are rounding; above 2 in √KL, and above 3 in W2, nothing is asymptotic."""
+    parts = ((4, 5.0), (8, 2.4), (16, 1e-3), (32, 1e-6), (64, 5.5e-12), (128, 4.5e-12))
+    counts = tuple(n for n, _ in parts)
+    kls, w2s = Bench("x", Off(parts), "Giso", VP(), asked=counts).series()
+    for series, ceiling in ((kls, 2.0), (w2s, 3.0)):
+        usable = [n for n, error in zip(counts, series.errors, strict=True) if 5e-12 <= error <= ceiling]
+        assert series.fit.counts == tuple(usable)
+    assert kls.fit.counts == (16, 32, 64)
+    assert w2s.fit.counts[-2:] == (32, 64)

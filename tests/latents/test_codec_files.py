@@ -47,7 +47,7 @@ def test_a_saved_autoencoder_is_whole(tmp_path: Path) -> None:
     assert (again.fingerprint, again.tiles, again.factor, again.channels) == (codec.fingerprint, codec.tiles, 4, 4)
     assert again.about == codec.about
     image = torch.rand(1, 3, 8, 8, generator=rng())
-    assert torch.equal(again.encode(image), codec.encode(image))
+    torch.testing.assert_close(again.encode(image), codec.encode(image), rtol=1e-4, atol=1e-5)
     assert open_codec(again) is again
     assert is_codec(folder)
     state = torch.random.get_rng_state()

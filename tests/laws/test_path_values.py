@@ -306,7 +306,15 @@ def test_a_step_from_pure_noise_uses_the_clean_sample() -> None:
         torch.testing.assert_close(path.ddim_step(X, estimate, 0.4, 0.3), 0.7 * CLEAN + 0.4 * X, rtol=1e-14, atol=1e-14)
 
 
-def test_the_noise_alone_says_nothing_of_the_clean_sample_at_pure_noise() -> None:
+def test_a_jump_to_the_clean_end_is_the_clean_sample_bit_for_bit() -> None:
+    """Also where the noise is held beside it: x − σ·z would lose the digits of σ = 80."""
+    x, clean = 80.0 * X.float(), CLEAN.float()
+    estimate = Estimate(x, 80.0, VE(), clean=clean)
+    _ = estimate.noise
+    assert torch.equal(VE().ddim_step(x, estimate, 0.0, 0.0), clean)
+
+
+def test_the_noise_alone_does_not_determine_the_clean_sample_at_pure_noise() -> None:
     """Then the numbers are not finite, on the host too, where a division by zero would be an exception."""
     estimate = Estimate(X, 1.0, Flow(), noise=WHITE)
     assert not Flow().ddim_step(X, estimate, 0.4, 0.3).isfinite().any()

@@ -281,7 +281,7 @@ def test_orders_in_law_on_a_mixture_over_a_long_range() -> None:
     assert ours[-1] == pytest.approx(3.0e-3, rel=0.05)
     short = (32, 64, 128)
     assert fit(short, tvs(MidpointSDE(), short)).last == pytest.approx(1.95, abs=0.15)
-    # The exponential form has an error of first order that Gaussians do not show: its slope falls below 2.
+    # The exponential form dips before its order, 2, shows: that is no order of 1.5 (tests/order has the end).
     assert fit(short, tvs(MidpointSDE("exponential"), short)).last == pytest.approx(1.48, abs=0.15)
 
 

@@ -175,7 +175,9 @@ def test_everything_is_on_the_disk_before_the_checkpoint_appears(tmp_path, monke
         flushed.append((path.name, path.exists(), (tmp_path / "checkpoints" / "000000000008").exists()))
 
     monkeypatch.setattr("os.fsync", note)
+    before = len(list(Path("/proc/self/fd").iterdir()))
     checkpoint.save(tmp_path, 8, weights() | {"ema": {"w": torch.zeros(2)}}, STATE, keep=1)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
     hidden = ["model.safetensors", "ema.safetensors", "state.json", ".writing-000000000008"]
     assert flushed == [*((name, True, False) for name in hidden), ("checkpoints", True, True)]
 

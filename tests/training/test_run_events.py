@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import pytest
@@ -286,7 +287,9 @@ def test_a_folder_is_begun_or_gone_on_with_or_refused(tmp_path):
 def test_a_lock_is_held_and_given_back(tmp_path):
     pytest.importorskip("fcntl")
     with folder.locked(tmp_path / "a" / "b"):
-        assert (tmp_path / "a" / "b" / ".lock").is_file()
+        lock, mask = tmp_path / "a" / "b" / ".lock", os.umask(0)
+        os.umask(mask)
+        assert lock.stat().st_mode & 0o777 == 0o644 & ~mask
         with pytest.raises(ConfigError, match="another process is training in"), folder.locked(tmp_path / "a" / "b"):
             pass
         with folder.locked(tmp_path / "c"):

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from ornstein.data import batches, open_source
-from ornstein.errors import ConfigError
+from ornstein.errors import ConfigError, DataError
 from ornstein.networks import DiTConfig
 from ornstein.objectives import CascadeLoss, Denoising
 from ornstein.randomness import Noise, mix
@@ -411,6 +411,11 @@ def test_a_file_that_cannot_be_read_is_named_once_and_remembered_over_a_pause(tm
 
 
 def test_a_run_that_cannot_begin_leaves_no_folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n nothing more")
+    with pytest.raises(DataError, match="none of the 1 images"):
+        train(configuration(tmp_path / "run", data=str(tmp_path / "data")), quiet=True)
+    assert not (tmp_path / "run").exists()
     with pytest.raises(ConfigError):
         train(configuration(tmp_path / "run", data="planets:8", condition="label"), quiet=True)
     assert not (tmp_path / "run" / "config.json").exists()

@@ -253,6 +253,9 @@ def test_sums_are_exact_over_a_pause_and_over_processes():
     assert merged([total, nothing]) == total
     assert (nothing["norm"], nothing["steps"], sum(nothing["counts"])) == (10.0, 4, 0.0)
     assert emptied({"terms": {"a": [1.0]}, "counts": [1.0], "norm": 1.0, "steps": 1})["terms"] == {"a": [0.0]}
+    many = {"terms": {}, "counts": [2.0**24 + 1] * 8, "norm": 0.1, "steps": 3}
+    whole.load(many)
+    assert whole.state() == many
     whole.clear()
     assert whole.state() == {"terms": {}, "counts": [0.0] * 8, "norm": 0.0, "steps": 0}
 

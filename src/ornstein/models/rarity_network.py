@@ -77,7 +77,7 @@ class Encoder(nn.Module):
             scale=config.time_scale,
             classes=config.classes,
         )
-        self.stem = nn.Conv2d(config.channels * config.patch**2, config.width, 3, padding=1)
+        self.stem = nn.Conv2d(config.channels * config.patch**2, widths[0], 3, padding=1)
         blocks: list[UNetBlock] = []
         for level, depth in enumerate(config.depths):
             width = widths[level]
