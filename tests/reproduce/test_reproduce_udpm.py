@@ -175,7 +175,9 @@ def test_the_arms_differ_in_what_they_should(tmp_path: Path):
     configs = {arm: measure.configuration(arm, tmp_path, 3, 64, SIZE, 32) for arm in measure.ARMS}
     full, fit, plain, flat = (configs[arm] for arm in measure.ARMS)
     assert isinstance(full, UDPMConfig)
-    assert replace(fit, objective=full.objective) == replace(plain, objective=full.objective) == full
+    assert fit.optimizer == plain.optimizer, "arms without a discriminator share an optimizer"
+    alike = {"objective": full.objective, "optimizer": full.optimizer}
+    assert replace(fit, **alike) == replace(plain, **alike) == full
     assert replace(plain.objective, metric="lite0", distance="l1") == fit.objective
     assert replace(fit.objective, adversarial=()) == full.objective
     assert fit.objective.on(full.path, SIZE, full.discriminator).rival is None

@@ -144,9 +144,8 @@ def test_methods_and_their_kinds():
         "ddpm", "autoencoder", "rarity-classifier", "cas-dm", "slct", "ict", "cm", "ect", "udpm",
     ]  # fmt: skip
     for name, method in METHODS.items():
-        assert method_of({"kind": method.config.lower()}) == name
-        assert config_class(method.config.lower()) is method.configuration
-        assert spec_class(method.spec.lower()) is method.model
+        assert method_of({"kind": method.kind}) == name
+        assert config_class(method.kind) is method.configuration
         assert method_of(made(name)) == name
     assert config_class(None) is config_class("nonsense") is TrainConfig
     assert spec_class(None) is spec_class("nonsense") is ModelSpec
@@ -302,18 +301,22 @@ def source_of(count: int, texts: list[str] | None = None, classes: tuple[str, ..
     return data
 
 
+def told_of(config, data):
+    return told(config.condition, config.text, data)
+
+
 def test_what_a_network_is_told_follows_from_the_data():
     texts = [f"w{i} all" for i in range(10)]
     data = source_of(10, texts, ("cat", "dog", "cow"))
-    assert told(made("ddpm"), data).options() == {"classes": 0, "text_width": 0}
-    label = told(made("ddpm", condition="label"), data)
+    assert told_of(made("ddpm"), data).options() == {"classes": 0, "text_width": 0}
+    label = told_of(made("ddpm", condition="label"), data)
     assert (label.classes, label.text, label.options()) == (
         ("cat", "dog", "cow"),
         None,
         {"classes": 3, "text_width": 0},
     )
     asked = Text(words=4, length=7, width=160, layers=2)
-    text = told(made("ddpm", condition="text", text=asked), data)
+    text = told_of(made("ddpm", condition="text", text=asked), data)
     assert text.text == TextConfig(vocabulary=("all", "w0", "w1", "w2"), length=7, width=160, layers=2, heads=5)
     assert text.options() == {"classes": 0, "text_width": 160}
     assert captions(data) == texts
@@ -322,7 +325,7 @@ def test_what_a_network_is_told_follows_from_the_data():
     assert captions(data, 4) == texts[::3]
     for condition, bare in (("label", source_of(3)), ("text", source_of(3))):
         with pytest.raises(ConfigError, match=f"--condition {condition}: data has no"):
-            told(made("ddpm", condition=condition), bare)
+            told_of(made("ddpm", condition=condition), bare)
 
 
 def test_a_model_of_this_data():
