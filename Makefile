@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # Two processes of one thread each beat one of two; no test may reach for the network.
 TEST = env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(PROCESSOR) $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-portable test-sse41 test-avx2 test-two-threads check rates clean
+.PHONY: demo test test-slow test-portable test-sse41 test-avx2 test-two-threads check mutants rates clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ornstein demo --out demo
@@ -31,6 +31,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
 
 # Hours: random one-line faults in every package, and which of them no test notices; then docs/mutants.md.
 mutants: $(VENV)/.dev
