@@ -259,3 +259,13 @@ def test_bad_inputs_are_refused():
         net(x, time, vector=torch.zeros(1, 2))
     with pytest.raises(ConfigError, match=r"text must be \(batch, length, 6\)"):
         build(FULL)(x, time, text=torch.zeros(1, 2, 3))
+
+
+@pytest.mark.parametrize("multipliers", [(2,), (2, 1), (3, 2, 4)])
+def test_the_first_level_may_be_wider_than_the_width(multipliers):
+    """The stem, the last norm and the head have the channels of the first level."""
+    config = UNetConfig(width=8, multipliers=multipliers, blocks=1, attention=(), head_width=8)
+    net = build(config)
+    assert net.stem.out_channels == net.head.in_channels == 8 * multipliers[0]
+    x = torch.zeros(1, 3, 8, 8)
+    assert net(x, torch.zeros(1)).shape == x.shape

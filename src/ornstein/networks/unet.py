@@ -246,13 +246,13 @@ class UNet(nn.Module):
             classes=config.classes,
             vector_width=config.vector_width,
         )
-        self.stem = nn.Conv2d(config.channels * config.patch**2, config.width, 3, padding=1)
+        self.stem = nn.Conv2d(config.channels * config.patch**2, widths[0], 3, padding=1)
         # Registered in the order of the forward pass, so that `sites` lists them in the order of their visits.
         self.down = nn.ModuleList(self._encoder_level(level) for level in range(last + 1))
         self.mid = nn.ModuleList(UNetBlock(config, last, widths[last], widths[last], f"mid.{i}") for i in range(2))
         self.up = nn.ModuleList(self._decoder_level(level) for level in range(last, -1, -1))
-        self.norm = Norm(config.norm, config.width, config.side(0))
-        self.head = zeroed(nn.Conv2d(config.width, config.outputs * config.patch**2, 3, padding=1))
+        self.norm = Norm(config.norm, widths[0], config.side(0))
+        self.head = zeroed(nn.Conv2d(widths[0], config.outputs * config.patch**2, 3, padding=1))
 
     def _encoder_level(self, level: int) -> nn.ModuleList:
         config, width, depth = self.config, self.config.widths[level], self.config.depths[level]
