@@ -231,3 +231,15 @@ def test_the_page_of_the_run_folder_names_every_key(home: Path) -> None:
     keys = {key for document in documents for key in document}
     assert not {path.name for path in files if path.name not in text}
     assert not {key for key in keys if f"`{key}`" not in text}
+
+
+def test_the_names_of_the_glossary_exist() -> None:
+    cells = [cells[2] for cells in rows((DOCS / "reference" / "glossary.md").read_text("utf-8"))]
+    names = [name for cell in cells for name in re.findall(r"`([\w.]+)`", re.sub(r"\([^)]*\)", "", cell))]
+    assert len(names) > 60
+    for name in names:
+        where: Any = orn
+        for part in name.split("."):
+            if not hasattr(where, part):
+                importlib.import_module(f"{where.__name__}.{part}")
+            where = getattr(where, part)
