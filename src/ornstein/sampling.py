@@ -87,15 +87,15 @@ def resolve(
             model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid, math.prod(event)
         )
     elif grid is not None:
-        rule, times = sampler_named(sampler), times_of(grid, model.path)
+        rule, times = sampler_named(sampler, import_paths=True), times_of(grid, model.path)
     elif evaluations is not None:
-        rule = sampler_named(sampler)
+        rule = sampler_named(sampler, import_paths=True)
         family = grids.default if own is None else lambda _, count: own(count)
         times = times_of(steps_for(rule, model.path, evaluations, family), model.path)
     elif own is not None:
-        rule, times = sampler_named(sampler), times_of(own(steps), model.path)
+        rule, times = sampler_named(sampler, import_paths=True), times_of(own(steps), model.path)
     else:
-        rule = sampler_named(sampler)
+        rule = sampler_named(sampler, import_paths=True)
         times = times_of(grids.default(model.path, usual_steps(model.path, steps)), model.path)
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
@@ -141,9 +141,9 @@ def sample(
     Args:
         model: a `Denoiser`, or a guidance around one.
         n: how many.
-        sampler: a name from `ornstein.samplers.SAMPLERS`, a sampler, or "auto": sampler and grid by path and number of
-            evaluations (with ``grid``: the sampler alone). By default `samplers.default_for` the path: "dpmpp-2m", or
-            "ancestral" on a pyramid.
+        sampler: a name from `ornstein.samplers.SAMPLERS`, a sampler, the import path "package.module:Class" of your own
+            (which imports that module), or "auto": sampler and grid by path and number of evaluations (with ``grid``:
+            the sampler alone). By default `samplers.default_for` the path: "dpmpp-2m", or "ancestral" on a pyramid.
         steps: length of the default grid (20); of a model with grids of its own, their number of evaluations.
         evaluations: instead of steps, the number of network evaluations not to be exceeded.
         grid: instead of both, a grid or a list of times.

@@ -50,7 +50,7 @@ class EvalArgs:
     """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
     sampler: str | None = None
     """Sampler, when sampling from a run; by default dpmpp-2m, or ancestral on a pyramid; auto chooses it with its
-    grid."""
+    grid; package.module:Class is one of your own."""
     steps: int | None = None
     """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
     average: float | None = None

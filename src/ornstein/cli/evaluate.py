@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..runs import is_codec
 from .eval_args import EvalArgs
+from .imports import find_here
 from .output import emit_json, note, say
 from .reconstruct import reconstruct
 from .request import EvalRequest, read_request
@@ -94,6 +95,7 @@ def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | N
     theirs = None
     if where is not None and (needed or run.condition != "none"):
         theirs = open_data(where, args.n, (height, width), how)
+    find_here(args.sampler)
     name = args.sampler or default_for(run.denoiser.path)
     sampling = Sampling(sampler=name, steps=_steps(args, run), seed=args.seed, batch=args.batch)
     return open_samples(run, args.n, sampling, None if theirs is None else theirs.source), theirs

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ornstein.errors import UsageError
 
+from .imports import find_here
 from .rates_args import RatesArgs, names, progressing
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 def rates(args: RatesArgs) -> int:
     """Run the command; 0: every sampler has its order, 1: one is below it. Raises `UsageError` on bad input."""
+    find_here(args.samplers)
     asked = [name for name in ("score_error", "dimension", "precision") if getattr(args, name)]
     if len(asked) > 1:
         options = " and ".join("--" + name.replace("_", "-") for name in asked)

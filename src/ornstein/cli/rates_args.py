@@ -21,7 +21,7 @@ class RatesArgs:
     """
 
     samplers: str = ""
-    """Names of samplers, separated by commas; all by default."""
+    """Names of samplers, or import paths package.module:Class, separated by commas; all by default."""
     targets: str = "G8,M1"
     """Exact targets, separated by commas: G8, Giso, Gdeg (Gaussian), M1, M1s, M1p (on the line), M2, M64."""
     path: Literal["vp", "ve", "flow"] = "vp"

@@ -10,6 +10,7 @@ import tyro
 
 from ..errors import UsageError
 from .guides import read_guides, told_once
+from .imports import find_here
 from .interpolate import LatentArgs, Later
 from .output import emit_json, make_folder, note, refuse_file, say
 
@@ -42,7 +43,8 @@ class SampleArgs(LatentArgs):
     """How many images."""
     sampler: str | None = None
     """Name of the sampler; by default dpmpp-2m, or ancestral on a pyramid. Or auto, which chooses
-    sampler and grid by path and number of evaluations; an unknown name lists them all."""
+    sampler and grid by path and number of evaluations; an unknown name lists them all. Or one of your own by its
+    import path, package.module:Class."""
     steps: int | None = None
     """Length of the time grid (20 unless --evaluations is given); of a consistency model the evaluations (1 or 2)."""
     evaluations: int | None = None
@@ -104,6 +106,7 @@ def sample(args: SampleArgs) -> int:
     from ..sampling import skipped
 
     _check(args)
+    find_here(args.sampler)
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
@@ -277,7 +280,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     if args.sampler == "auto":  # its samplers ask once a step
         return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
     if args.evaluations is not None:
-        rule = sampler_named(args.sampler or default_for(model.path))
+        rule = sampler_named(args.sampler or default_for(model.path), import_paths=True)
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     if own is not None and args.grid == "default" and args.steps is None:
         return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)

@@ -139,7 +139,7 @@ def dimension(
     if len(set(dimensions)) < 3:
         raise ConfigError(f"an exponent needs at least three dimensions, got {list(dimensions)}")
     law, names = PATHS[path](), list(samplers or COMPARED)
-    rules = {name: sampler(name) for name in names}
+    rules = {name: sampler(name, import_paths=True) for name in names}
     study = _Growing(law, measuring_grid(grid, steps)(law), measuring_grid(grid, _FINE)(law), schedules, trajectories)
     for name, rule in rules.items():
         if study.stochastic(rule):

@@ -174,8 +174,8 @@ def _known_target(name: str) -> str:
 
 
 def chosen(names: Iterable[str], known: Mapping[str, Callable[[], Sampler]]) -> Mapping[str, Callable[[], Sampler]]:
-    """The named samplers; an unknown name gets the registry's own message, with the closest names first."""
-    return {name: known[name] if name in known else lambda n=name: sampler(n) for name in names}
+    """The named samplers; any other word is an import path, or gets the registry's own message."""
+    return {name: known[name] if name in known else lambda n=name: sampler(n, import_paths=True) for name in names}
 
 
 def distinct(known: Mapping[str, Callable[[], Sampler]]) -> list[tuple[str, Sampler]]:
