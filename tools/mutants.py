@@ -18,6 +18,7 @@ import importlib
 import json
 import multiprocessing
 import os
+import platform
 import random
 import signal
 import subprocess
@@ -39,6 +40,10 @@ SOURCE = ROOT / "src" / "ornstein"
 CACHE = ROOT / ".mutants"
 RECORD = ROOT / "benchmarks" / "results" / "mutants.json"
 EQUIVALENT = ROOT / "tools" / "equivalent_mutants.json"
+PACKAGES = ("randomness", "scalars", "estimates", "paths", "parameterizations", "grids", "denoisers", "sampling",
+            "interpolation", "cascade", "samplers", "guidance", "objectives", "networks", "models", "training",
+            "rarity", "runs", "storage", "data", "metrics", "latents", "interop", "guides", "cli", "page", "lab",
+            "reproduce")  # fmt: skip
 BUDGET = 90.0  # seconds of tests a mutant, as they ran when the coverage was taken
 HOMES = {"paths": "laws", "parameterizations": "laws", "estimates": "laws", "denoisers": "laws", "grids": "laws",
          "randomness": "laws", "cascade": "laws", "scalars": "laws"}  # fmt: skip
@@ -47,6 +52,15 @@ WARM = ("accelerate", "diffusers", "matplotlib.pyplot", "pytest", "safetensors.t
         "sklearn.neighbors", "torch", "torchmetrics", "transformers", "tyro")  # fmt: skip
 PLAIN = ("-q", "-x", "-m", SELECT, "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "--no-header",
          "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
+NOTICED = ("killed", "hung")
+LEAD = """# What the tests notice
+
+Random one-line faults were planted in the source, one at a time, and the tests that run the changed line were run. The
+record is `benchmarks/results/mutants.json`; `make mutants` makes it again (hours), and
+`python tools/mutants.py run PACKAGE --n 30 --seed 1` plants some in one package. Faults are changed comparisons, signs,
+operators, constants, defaults, conditions, calls, order of arguments, dropped statements and keywords. A test that
+never ends counts as noticing. Mutants are the same for a seed and a tree.
+"""
 LANE: dict[str, Any] = {}  # what a worker process holds
 
 
@@ -93,6 +107,8 @@ class Cover:
         for first, last in mutant.scopes:  # a line that runs at import belongs to what encloses it
             found = found or set().union(*(names for n, names in lines.items() if first <= n <= last))
         found = found or set().union(*lines.values())
+        if not lines.get(mutant.line):  # defaults are read from classes, and no test runs their lines
+            found = found | {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*default*.py")}
         home = f"tests/{HOMES.get(package, package)}/"
         ordered = sorted(found, key=lambda name: (not name.startswith(home), self.seconds[name]))
         total, chosen = 0.0, []
@@ -219,7 +235,7 @@ def run(options: argparse.Namespace) -> None:
     covered = None if options.only else Cover()
     equivalent = known_equivalent()
     work: list[tuple[str, Mutant, list[str], float]] = []
-    for package in options.packages:
+    for package in PACKAGES if options.all else options.packages:
         possible = [m for file in files_of(package) for m in mutants_of(SOURCE, file)]
         possible = [m for m in possible if m.key not in equivalent]
         picked = random.Random(f"{options.seed} {package}").sample(possible, min(options.n, len(possible)))
@@ -244,16 +260,53 @@ def run(options: argparse.Namespace) -> None:
         for package, row in pool.imap_unordered(one, work):
             counts[package][str(row["verdict"])] += 1
             rows.append({"package": package, **row})
-            if row["verdict"] in ("killed", "hung"):
+            if row["verdict"] in NOTICED:
                 print(f"  {row['verdict']} {row['path']}:{row['line']} by {row['by']} [{row['seconds']} s]", flush=True)
             else:
                 print(f"{str(row['verdict']).upper()} {row['path']}:{row['line']} [{row['seconds']} s]")
                 print(f"  - {row['before']}\n  + {row['after']}\n{row['by']}".rstrip(), flush=True)
     for package, count in counts.items():
-        noticed = count["killed"] + count["hung"]
+        noticed = sum(count[word] for word in NOTICED)
         print(f"{package}: {noticed} of {count.total()} noticed, {noticed / count.total():.1%}", flush=True)
     if options.json:
-        Path(options.json).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        keep(Path(options.json), rows, options)
+
+
+def keep(file: Path, rows: list[dict[str, object]], options: argparse.Namespace) -> None:
+    """Put the rows of this run into a record, in place of those of the same packages and seed."""
+    old = json.loads(file.read_text("utf-8")) if file.is_file() else {"runs": []}
+    new = {"seed": options.seed, "n": options.n, "machine": platform.machine(), "python": platform.python_version()}
+    kept = [r for r in old["runs"] if r["seed"] != options.seed or r["package"] not in {row["package"] for row in rows}]
+    for package in dict.fromkeys(str(row["package"]) for row in rows):
+        mine = [
+            {k: v for k, v in row.items() if k not in ("package", "seconds")}
+            for row in rows
+            if row["package"] == package
+        ]
+        missed = [row for row in mine if row["verdict"] not in NOTICED]
+        kept.append(
+            {"package": package, **new, "planted": len(mine), "noticed": len(mine) - len(missed), "missed": missed}
+        )
+    file.write_text(json.dumps({"runs": kept}, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+def table() -> None:
+    """Write docs/mutants.md from the record and the list of equivalent mutants."""
+    runs = json.loads(RECORD.read_text("utf-8"))["runs"]
+    lines = [LEAD, "| package | planted | noticed | share | seeds |", "|---|---|---|---|---|"]
+    for package in [p for p in PACKAGES if any(r["package"] == p for r in runs)]:
+        mine = [r for r in runs if r["package"] == package]
+        planted, noticed = sum(r["planted"] for r in mine), sum(r["noticed"] for r in mine)
+        seeds = ", ".join(str(r["seed"]) for r in mine)
+        lines.append(f"| {package} | {planted} | {noticed} | {noticed / planted:.0%} | {seeds} |")
+    planted, noticed = sum(r["planted"] for r in runs), sum(r["noticed"] for r in runs)
+    lines += [f"| all | {planted} | {noticed} | {noticed / planted:.0%} | |", "", "## Not noticed", ""]
+    for r in runs:
+        lines += [f"* `{m['path']}`, {m['kind']}: `{m['before']}` → `{m['after']}`" for m in r["missed"]]
+    lines += ["", "## Equivalent", "", "Changes that change nothing; they are not planted.", ""]
+    for row in json.loads(EQUIVALENT.read_text("utf-8")):
+        lines.append(f"* `{row['path']}`: `{row['before']}` → `{row['after']}`: {row['reason']}")
+    (ROOT / "docs" / "mutants.md").write_text("\n".join(lines) + "\n", "utf-8")
 
 
 def begin(base: Path, files: list[str]) -> None:
@@ -272,8 +325,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("cover", help="run the suite once and keep which test runs which line")
+    verbs.add_parser("table", help="write docs/mutants.md from the record")
     runner = verbs.add_parser("run", help="plant mutants")
-    runner.add_argument("packages", nargs="+", help="packages, modules or files below src/ornstein")
+    runner.add_argument("packages", nargs="*", help="packages, modules or files below src/ornstein")
+    runner.add_argument("--all", action="store_true", help="every package of the table")
     runner.add_argument("--n", type=int, default=30, help="mutants a package")
     runner.add_argument("--seed", type=int, default=0)
     runner.add_argument("--jobs", type=int, default=1)
@@ -282,7 +337,7 @@ def main() -> None:
     runner.add_argument("--list", action="store_true", help="only say which mutants would be planted")
     runner.add_argument("--json", help="write the rows there")
     options = parser.parse_args()
-    cover() if options.verb == "cover" else run(options)
+    {"cover": lambda _: cover(), "run": run, "table": lambda _: table()}[options.verb](options)
 
 
 if __name__ == "__main__":
