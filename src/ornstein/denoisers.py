@@ -53,10 +53,10 @@ Guidance = Callable[[DenoiserLike], DenoiserLike]
 class Denoiser:
     """Any network as a denoiser.
 
-    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module is fed in the
-    precision of its parameters, and its answer is cast back to the precision of the state. ``predicts`` is
+    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module gets
+    its input in the precision of its parameters, and its output is cast back to that of the state. ``predicts`` is
     "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to
-    the time number that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H,
+    the time input that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H,
     W), which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
     `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
 
@@ -101,7 +101,7 @@ class Denoiser:
         return net(self.parameterization.precondition(self.path, x, t)) if ask is None else ask(net, self.path, x, t)
 
     def bound(self, x: Tensor, t: Time, cond: Cond | None = None) -> Net:
-        """The network at time t under a condition, as a function of what it is fed alone.
+        """The network at time t under a condition, as a function of its preconditioned input alone.
 
         ``bound(x, t)(fed, **keywords)`` answers in the dtype of x; the keywords are passed on to the network.
         """
@@ -123,7 +123,7 @@ class Denoiser:
             UsageError: no condition at all, or conditions that do not have the same keys (pad or mask them beforehand).
         """
         if not conds:
-            raise UsageError("many() needs at least one condition; an empty mapping is one")
+            raise UsageError("predict_conditions needs at least one condition; an empty mapping is one")
         if len(conds) == 1:
             return [self.with_condition(conds[0])(x, t)]
         keys = set(conds[0])
@@ -142,14 +142,14 @@ class Denoiser:
     def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
         """Estimates of states at different times, by one call of the network on N·B rows: x (N, B, *event), N times.
 
-        Every row is fed and read as in a call of its own, so only the network's rounding at another batch size is left
-        to differ. The condition, of B rows or of one, is the same at every time.
+        Every row is computed as in a call of its own, but for the rounding of the network at another batch size.
+        The condition, of B rows or of one, is the same at every time.
 
         Raises:
             UsageError: another number of times than of states.
         """
         _check_times(x, times)
-        if self._staged() is not None:  # what a later stage is fed depends on the time and on the first one's answer
+        if self._staged() is not None:  # a later stage's input depends on the time and the first one's output
             return [self(part, t) for part, t in zip(x, times, strict=True)]
         count = len(times)
         fed = torch.cat(
@@ -174,7 +174,7 @@ class Denoiser:
         return clock_tensor(self.path.timestep_of(t) if self.timestep_of is None else self.timestep_of(self.path, t), x)
 
     def _staged(self) -> Callable[[Net, Path, Tensor, Time], Tensor] | None:
-        """How a `Staged` parameterization asks for itself; by name, for isinstance costs ten times as much."""
+        """How a `Staged` parameterization calls its network; by name, for isinstance costs ten times as much."""
         return getattr(self.parameterization, "ask", None)
 
     def _asked(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
@@ -207,10 +207,10 @@ def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
 
 
 class CachedDenoiser:
-    """A denoiser that remembers its last answer, so that two guidances on top of it share one network call.
+    """A denoiser that remembers its last estimate, so that two guidances on top of it share one evaluation.
 
-    The state is recognised by identity, so it must not be changed in place between two questions. Under other
-    modulations of the network (`ornstein.modulation.modulated`) a question is another one.
+    The state is recognised by identity, so it must not be changed in place between two calls. Under other
+    modulations of the network (`ornstein.modulation.modulated`) the network is evaluated anew.
     """
 
     __slots__ = ("_last", "inner")
@@ -225,11 +225,11 @@ class CachedDenoiser:
         return self.inner.path
 
     def with_condition(self, cond: Cond) -> CachedDenoiser:
-        """A fresh memo around the bound denoiser."""
+        """A fresh cache around the bound denoiser."""
         return CachedDenoiser(self.inner.with_condition(cond))
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
-        """The inner answer; the same tensor object at the same time, both with or without gradients, is asked once."""
+        """The inner estimate, evaluated once for the same tensor and time, both with or both without gradients."""
         now, last = (torch.is_grad_enabled(), bindings()), self._last
         if last is not None and last[0] is x and _same(last[1], t) and last[2][0] == now[0] and last[2][1] is now[1]:
             return last[3]

@@ -1,4 +1,4 @@
-"""What a denoiser answers: an estimate of the clean sample that can be read as noise, velocity or score."""
+"""What a denoiser returns: an estimate of the clean sample, also available as noise, velocity or score."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Gaussian:
 
 
 class Law(Protocol):
-    """What an estimate asks of a `LocationPath` to turn one prediction into another."""
+    """The methods of a `LocationPath` with which an estimate turns one prediction into another."""
 
     def std(self, t: Any) -> Any:
         """Standard deviation of x_t given x_0."""
@@ -54,7 +54,7 @@ class Law(Protocol):
 
 
 class Estimate:
-    """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others when asked, once.
+    """An estimate at (x, t) on a path, immutable; it holds one prediction and derives the others on first access.
 
     Exactly one of ``clean`` (x_0), ``noise`` (z of x_t = mean + std·z) and ``velocity`` (dx_t/dt along the
     probability-flow ODE) is given. ``extras`` carries further outputs of the same forward pass, such as ``"variance"``
@@ -160,7 +160,7 @@ class Estimate:
         return -self.noise / expand(self._location("score").std(self.t), self.x)
 
     def replace(self, *, clean: Tensor) -> Estimate:
-        """The same question with another clean sample: how guidance speaks."""
+        """The estimate at the same (x, t) with another clean sample: what a guidance returns."""
         return Estimate(self.x, self.t, self.path, clean=clean, extras=self.extras)
 
     @staticmethod

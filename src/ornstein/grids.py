@@ -32,7 +32,7 @@ class Grid:
     rule: Rule = field(repr=False)
 
     def __call__(self, path: Path) -> tuple[float, ...]:
-        """The times on this path, checked against its span."""
+        """The times on this path, checked against its `t_range`."""
         times = tuple(_snapped(float(t), path) for t in self.rule(path))
         for t in times:
             path.check(t)
@@ -50,7 +50,7 @@ def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
 
 
 def _snapped(t: float, path: Path) -> float:
-    """t, or the end of the span where only rounding has carried t across it."""
+    """t, or the end of `t_range` where only rounding has carried t across it."""
     low, high = path.t_range
     for end in (low, high):
         if abs(t - end) <= 1e-12 * (high - low) and not low <= t <= high:
@@ -93,7 +93,7 @@ def _finite(path: AffinePath, t: float) -> float:
 
 
 def _closed(path: AffinePath, times: Sequence[float], top: float | None) -> tuple[float, ...]:
-    """Pin the ends exactly and finish at the clean end of the span."""
+    """Pin the ends exactly and finish at the clean end of `t_range`."""
     start = path.t_range[1] if top is None else top
     return (start, *times[1:], path.t_range[0])
 
@@ -122,7 +122,7 @@ def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> G
 
 
 def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
-    """σ̄_i^{1/ρ} in equal steps from the noisiest to the floor, then the clean end (Karras et al. 2022, eq. 5)."""
+    """σ̄_i^{1/ρ} in equal steps from the noisiest to `t_min`, then the clean end (Karras et al. 2022, eq. 5)."""
     _count(steps)
     _positive(rho, "rho")
 
@@ -136,7 +136,7 @@ def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
 
 
 def log_snr(steps: int, *, start: float | None = None) -> Grid:
-    """Equal steps in log-SNR from the noisiest to the path's floor, then the clean end (Lu et al. 2022)."""
+    """Equal steps in log-SNR from the noisiest to the path's `t_min`, then the clean end (Lu et al. 2022)."""
     _count(steps)
 
     def rule(path: Path) -> tuple[float, ...]:
@@ -156,7 +156,7 @@ def tangent(
     With λ = −log σ̄, the levels from ``first`` to ``last`` are λ_i = centre + width·tan φ_i with φ_i in equal steps:
     their density in λ is that of a Cauchy law, and equal steps in λ for a large width. Then the clean end. With
     ``first`` near the noisiest level or above it there is no leap: all levels follow the law, from the noisiest one. A
-    ``last`` below the path's floor is drawn in. `ornstein.samplers.auto` chooses the four numbers.
+    ``last`` below the path's `t_min` is drawn in. `ornstein.samplers.auto` chooses the four numbers.
 
     Raises:
         GridError: not 0 < last < first, or a width that is not positive.
@@ -362,7 +362,7 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
     """EDM's stochastic churn (Karras et al. 2022, algorithm 2) as a climbing grid.
 
     Before each step from σ̄ in [low, high] the grid climbs to (1 + γ)·σ̄ with γ = min(total/steps, √2 − 1); the climb
-    stays inside the span. The re-noising on the way up adds exactly the noise of the algorithm with S_noise = 1.
+    stays inside `t_range`. The re-noising on the way up adds exactly the noise of the algorithm with S_noise = 1.
     """
     if not 0.0 <= total < math.inf:
         raise GridError(f"the total churn must be finite and not negative, got {total}")
@@ -426,8 +426,8 @@ def multistep(*levels: float, start: float | None = None) -> Grid:
 
     From the noisiest time (or ``start``) straight to the clean end; then for every one of ``levels``, noise levels
     σ̄ = σ/α, up to it and down again. Each evaluation is one step to the clean end: any sampler takes it as DDIM does.
-    A level at the path's floor or below adds no noise worth an evaluation and is left out. The climb adds noise of size
-    σ̄, where the paper has √(σ̄² − σ_min²): a part of 10⁻⁵ less at σ̄ = 0.5.
+    A level at the path's `t_min` or below adds no noise worth an evaluation and is left out. The climb adds noise of
+    size σ̄, where the paper has √(σ̄² − σ_min²): a part of 10⁻⁵ less at σ̄ = 0.5.
 
     >>> from ornstein.paths import VE
     >>> multistep(0.53)(VE())

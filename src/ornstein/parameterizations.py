@@ -1,7 +1,7 @@
 """What a network's raw output means: a parameterization turns it into an `Estimate`, and back into a training target.
 
-Every class states three things: what the network is fed (`precondition`), how its output reads (`to_estimate`), and
-which output would have been right (`target`). For every (x_0, z, t):  read(x_t, t, target(x_0, z, x_t, t)).clean = x_0.
+Every class has three functions: the network's input (`precondition`), the estimate from its output (`to_estimate`), and
+the output that training aims at (`target`). For every (x_0, z, t):  to_estimate(x_t, target(x_0, z, x_t)).clean = x_0.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ class Parameterization(Protocol):
 
 
 class Staged(Protocol):
-    """A parameterization that asks its network more than once: `Denoiser.raw` leaves the asking to it.
+    """A parameterization that calls its network more than once: `Denoiser.raw` leaves the calls to it.
 
-    `ornstein.cascade.Cascade` is one: what its second network is fed depends on what the first one answered.
+    `ornstein.cascade.Cascade` is one: the input of its second network depends on the output of the first.
     """
 
     def ask(self, net: Net, path: Path, x: Tensor, t: Time) -> Tensor:
@@ -229,7 +229,7 @@ class Consistency:
         return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
 
     def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """(x_0 − c_skip·u)/c_out; infinite at the boundary itself, where the network has no say."""
+        """(x_0 − c_skip·u)/c_out; infinite at the boundary itself, where x̂_0 does not depend on F."""
         del noise
         _, skip, out = self._scales(path, t)
         return (clean - expand(skip, x) * x) / expand(out, x)
@@ -290,8 +290,8 @@ class LevelBelow:
     is multiplied by k_{l−1}, the gain of H^{l−1} on a constant image (2^{l−1} for the box); the published networks
     predict H^{l−1}x_0 itself.
 
-    ``preconditioned``: the state is fed at unit variance, v = (ᾱ_l·k_l·s)² + σ̃_l² with s = ``sigma_data``, and the
-    output is added to the best multiple of the state, enlarged:
+    ``preconditioned``: the input is the state at unit variance, v = (ᾱ_l·k_l·s)² + σ̃_l² with s = ``sigma_data``, and
+    the output is added to the best multiple of the state, enlarged:
 
         H^{l−1}x̂_0/k_{l−1} = (ᾱ_l·k_l·s²/v)·nearest_f(x_l) + raw(x_l/√v)
 

@@ -437,7 +437,7 @@ def test_what_a_pipeline_is_not_told(pixels, stable):
         text.cond(labels=[1])
     with pytest.raises(UsageError, match="are a list"):
         text.cond("a cat")
-    with pytest.raises(UsageError, match="is told a caption"):
+    with pytest.raises(UsageError, match="takes captions: bind"):
         text.denoiser.with_condition({})(torch.zeros(1, 4, 8, 8), 0.5)
     with pytest.raises(UsageError, match="does not divide by 2"):
         from_pipeline(stable, size=15)

@@ -1,4 +1,4 @@
-"""Guidance: functions from denoisers to denoisers. They stack, with every sampler.
+"""Guidance: functions from denoisers to denoisers. They compose, and work with every sampler.
 
 from ornstein import guidance as guide
 

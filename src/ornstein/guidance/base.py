@@ -1,8 +1,8 @@
-"""What a guidance is made of: `Rule` turns a denoiser into a `Guided` one; `CachedEvaluation` asks the network only
-once.
+"""What a guidance is made of: `Rule` turns a denoiser into a `Guided` one; `CachedEvaluation` evaluates a network
+once for several guidances.
 
 A guidance is any function from a denoiser to a denoiser. The ones of this package are frozen values: they hold no
-state, so one of them serves every model, sampler and batch, and asking twice gives the same answer twice.
+state, so one of them serves every model, sampler and batch, and two equal calls give equal results.
 """
 
 from __future__ import annotations
@@ -60,13 +60,13 @@ class Rule(ABC):
 
     @property
     def differentiates(self) -> bool:
-        """Whether it asks for gradients through the network; `add` lets such guidances ask first."""
+        """Whether it takes gradients through the network; `add` evaluates such guidances first."""
         return False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guided:
-    """A denoiser under a guidance. It binds conditions, and tells shape and device, as the inner one does."""
+    """A denoiser under a guidance, with the conditions, shape, codec and device of the inner one."""
 
     guidance: Rule
     inner: DenoiserLike
@@ -78,7 +78,7 @@ class Guided:
 
     @property
     def cond(self) -> Cond | None:
-        """The condition that the inner denoiser is bound to, if it tells."""
+        """The condition that the inner denoiser is bound to, if known."""
         return condition_of(self.inner)
 
     @property
@@ -110,7 +110,7 @@ class Guided:
 
 
 def bare(denoiser: DenoiserLike) -> DenoiserLike:
-    """The same denoiser without shared answers: what is asked of it often and differently should not be kept."""
+    """The same denoiser without a cache, for many evaluations at different states, which should not be kept."""
     if isinstance(denoiser, CachedEvaluation):
         return bare(denoiser.inner)
     if isinstance(denoiser, Guided):
@@ -119,7 +119,7 @@ def bare(denoiser: DenoiserLike) -> DenoiserLike:
 
 
 def condition_of(denoiser: object) -> Cond | None:
-    """The condition that a denoiser, or the one inside it, is bound to; None if it does not tell."""
+    """The condition that a denoiser, or the one inside it, is bound to; None if unknown."""
     while denoiser is not None:
         cond = getattr(denoiser, "cond", None)
         if isinstance(cond, Mapping):
@@ -173,11 +173,11 @@ class _Answer:
 
 
 class CachedEvaluation:
-    """A denoiser that remembers every answer of one guided question, so that guidances around it share the network.
+    """A denoiser that remembers every estimate at one (x, t), so that the guidances around it share evaluations.
 
-    It knows conditions, gradients and modulations: an answer given with gradients serves a question without, and an
-    answer under other modulations of the network serves none. `compose` and `add` make a fresh one for every
-    question and drop it afterwards, graphs included. `ornstein.CachedDenoiser` is the simple form.
+    Estimates are told apart by condition, gradients and modulations: one with gradients also serves a call without, one
+    under other modulations of the network serves none. `compose` and `add` make a fresh cache for every (x, t)
+    and drop it afterwards, graphs included. `ornstein.CachedDenoiser` is the simple form.
     """
 
     __slots__ = ("_answers", "_cond", "_leaves", "inner")
@@ -190,7 +190,7 @@ class CachedEvaluation:
 
     @classmethod
     def of(cls, denoiser: DenoiserLike) -> CachedEvaluation:
-        """The denoiser itself if it shares already."""
+        """The denoiser itself if it is such a cache already."""
         return denoiser if isinstance(denoiser, CachedEvaluation) else cls(denoiser)
 
     @property
@@ -210,11 +210,11 @@ class CachedEvaluation:
         return bound
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
-        """The inner answer at (x, t), asked once."""
+        """The inner estimate at (x, t), evaluated once."""
         return self._known(self._cond, x, t) or self._keep(self._cond, x, t, self.inner(x, t))
 
     def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """The inner answers under several conditions; those that are not known yet are asked in one batch."""
+        """The inner estimates under several conditions; those not known yet are evaluated in one batch."""
         known = [self._known(cond, x, t) for cond in conds]
         missing = [cond for cond, answer in zip(conds, known, strict=True) if answer is None]
         if len(missing) == 1 and _same(missing[0], self._cond):

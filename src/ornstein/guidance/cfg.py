@@ -182,7 +182,7 @@ def next_time(grid: GridLike, inner: DenoiserLike, t: float) -> float:
 class Autoguidance(Rule):
     """Guidance by a worse model of the same kind (Karras et al. 2024, eq. 3):  x̂_0 = b + w·(D − b).
 
-    ``worse`` b is a smaller or less trained model on the same path; it is told the condition that D is bound to. The
+    ``worse`` b is a smaller or less trained model on the same path, under the condition that D is bound to. The
     formula works without any condition. It also is classifier-free guidance with a separate unconditional model: pass
     that, and ``conditional=False``, which leaves it as it is. ``weight`` 1 is no guidance, bit for bit.
     """

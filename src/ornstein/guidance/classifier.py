@@ -25,8 +25,8 @@ class NoisyClassifier(Rule):
 
         score ← score + w·∇_x log p(y | x, log-SNR),   that is   x̂_0 ← x̂_0 + w·(σ²/α)·∇_x log p(y | x, log-SNR).
 
-    ``classifier(state, log_snr)`` gets (B, *event) and (B,) and answers with logits (B, K), of which ``label`` picks y:
-    one class, or a tensor of one or B classes. With ``label=None`` it answers with log p(y | x) (B,) itself. It is told
+    ``classifier(state, log_snr)`` takes (B, *event) and (B,) and returns logits (B, K), of which ``label`` picks y:
+    one class, or a tensor of one or B classes. With ``label=None`` it returns log p(y | x) (B,) itself. Its inputs are
     the noise level as log-SNR and, with ``feeds="unit"``, the state as x/√(α² + σ²), of unit variance on data of unit
     variance: so one classifier serves every path, parameterization and sampler. ``feeds="state"`` passes x itself.
 

@@ -62,9 +62,9 @@ class Sum(Rule):
 
 
 def compose(*guidances: Guidance) -> Composition:
-    """Guidances one after the other, the first innermost: g_n(… g_1(D)). Estimates of the base are asked only once.
+    """Guidances one after the other, the first innermost: g_n(… g_1(D)). Each estimate of the base is computed once.
 
-    What a later guidance takes for the model is the earlier ones' answer: ``compose(CFG(…), Universal(…))`` feeds the
+    What a later guidance takes for the model is the earlier ones' answer: ``compose(CFG(…), Universal(…))`` gives the
     energy the guided clean sample and differentiates through both of CFG's estimates.
 
     >>> import torch, ornstein as orn
@@ -79,9 +79,9 @@ def compose(*guidances: Guidance) -> Composition:
 def add(*guidances: Guidance) -> Sum:
     """Guidances side by side: each works on the base model, and their shifts add,  D̂ = D + ∑ (gᵢ(D) − D).
 
-    The order does not matter but for rounding, and what several need is asked once. ``add(CFG(weight=w, …),
-    PAG(scale=s))`` is u + w·(c − u) + s·(c − c̃) at three evaluations. Guidances that do nothing leave no trace: one
-    that acts alone answers bit for bit as by itself.
+    The order does not matter but for rounding, and an estimate that several need is computed once.
+    ``add(CFG(weight=w, …), PAG(scale=s))`` is u + w·(c − u) + s·(c − c̃) at three evaluations. Guidances that
+    do nothing leave no trace: the result of one that acts alone is bit for bit its own.
     """
     return Sum(tuple(guidances))
 
@@ -116,11 +116,11 @@ def interval(
     log_snr: tuple[float, float] | None = None,
     sigma: tuple[float, float] | None = None,
 ) -> Interval:
-    """The guidance at a ≤ log-SNR < b alone; outside, the model is asked as if there were none, bit for bit.
+    """The guidance at a ≤ log-SNR < b alone; outside, the estimate is the plain model's, bit for bit.
 
     The window may be given as ``sigma=(low, high)`` instead: low < σ/α ≤ high, the noise level of the exploding (EDM)
     picture, as in limited-interval guidance (Kynkäänniemi et al. 2024, eq. 6). Both mean the same on every path and for
-    every number of steps. A guidance that asks for a second estimate costs nothing outside.
+    every number of steps. A guidance with a second evaluation costs nothing outside.
 
     Args:
         guidance: any guidance.

@@ -44,11 +44,11 @@ Pair = Callable[[Tensor, Tensor], Tensor]
 
 @runtime_checkable
 class Rarities(Protocol):
-    """What `Minority` asks: `ornstein.rarity.RarityClassifier` is one."""
+    """The classifier that `Minority` needs: `ornstein.rarity.RarityClassifier` is one."""
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the labels it is told, empty if none."""
+        """Names of the labels that it takes, empty if none."""
         ...
 
     def number(self, target: int) -> int:
@@ -70,7 +70,7 @@ class Minority(Rule):
     class from 0, the most common, to L − 1, the rarest; −1 is the rarest, too. ``weight`` w: 0 is no guidance; 1
     samples the class exactly if model and classifier are exact; larger weights overshoot.
 
-    A classifier that is told labels is told those of the bound condition, or that there is none.
+    A classifier that takes labels gets those of the bound condition, or none.
 
     Raises `UsageError` for a class that is none, and `ConfigError` for anything that is no rarity classifier.
     """

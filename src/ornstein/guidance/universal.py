@@ -177,7 +177,7 @@ class Universal(Rule):
 
     @property
     def differentiates(self) -> bool:
-        """Through the network, unless told otherwise."""
+        """Whether the gradient passes through the network."""
         return self.through == "network"
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:

@@ -1,4 +1,4 @@
-"""What a kind of guide is, how one is asked for in words, and which networks can stand behind it."""
+"""Kinds of guides, a guide as it is written (KIND:ARGUMENT[:WEIGHT]), and the networks that can stand behind a kind."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuideContext:
-    """What the maker of a guide is told.
+    """The arguments of `GuideType.make`.
 
-    ``arg`` as written, ``weight`` asked for; ``shape`` (C, H, W) of the pictures, and ``device`` they are on; the
+    ``arg`` as written, and the ``weight``; ``shape`` (C, H, W) of the pictures, and ``device`` they are on; the
     ``network`` that its `Source` loaded (None for kinds without), and that source's name.
     """
 
@@ -56,8 +56,8 @@ class GuideContext:
 class GuideType:
     """A kind of guide.
 
-    ``make(job)`` answers with an energy, which joins all others in one `Universal` guidance with the weight of the
-    job; or, if it ``yields`` "guidance", with a guidance (denoiser → denoiser) that has applied the weight itself.
+    ``make(context)`` returns an energy, which joins all others in one `Universal` guidance with the weight of the
+    `GuideContext`; or, if it ``yields`` "guidance", a guidance (denoiser → denoiser) that applies the weight itself.
     ``sources`` are in order of preference: by default the first is taken that this machine has.
     """
 
@@ -77,7 +77,7 @@ class GuideType:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuideSpec:
-    """A guide as it was asked for; ``weight`` None stands for the kind's own. ``str`` writes it as it is read.
+    """A guide as it is written, KIND:ARGUMENT[:WEIGHT]; ``weight`` None is the kind's own. ``str`` gives that text.
 
     >>> str(GuideSpec.read("colour:#3366cc:20"))
     'colour:#3366cc:20'

@@ -62,11 +62,11 @@ class Adapted(nn.Module):
     ) -> Tensor:
         """x (B, C, H, W), time (B,), label (B,), text (B, L, D), pooled (B, P), time_ids (B, 6) → (B, C', H, W)."""
         if self.labelled and label is None:
-            raise UsageError("this pipeline's network is told a class: bind cond(labels=[…]) with given()")
+            raise UsageError("this network is class-conditional: bind cond(labels=[…]) with with_condition()")
         told: dict[str, Any] = {"class_labels": label} if self.labelled else {}
         if self.kind in ("text", "text-xl"):
             if text is None or (self.kind == "text-xl" and (pooled is None or time_ids is None)):
-                raise UsageError("this pipeline's network is told a caption: bind cond([…]) or null() with given()")
+                raise UsageError("this network takes captions: bind cond([…]) or null() with with_condition()")
             told["encoder_hidden_states"] = text.to(x.dtype)
             if pooled is not None and time_ids is not None:
                 told["added_cond_kwargs"] = {"text_embeds": pooled.to(x.dtype), "time_ids": time_ids.to(x.dtype)}
@@ -75,7 +75,7 @@ class Adapted(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DiffusersModel:
-    """A pipeline as something to ask; it offers what a trained `ornstein.runs.TrainedModel` does.
+    """An opened pipeline, with the members of an `ornstein.runs.TrainedModel`.
 
     ``denoiser`` knows the shape of its samples, its codec and, for text models, is bound to the empty caption.
     """
@@ -95,7 +95,7 @@ class DiffusersModel:
 
     @property
     def condition(self) -> Literal["none", "label", "text"]:
-        """What the network is told."""
+        """The kind of condition that the network takes."""
         if self.kind in ("text", "text-xl"):
             return "text"
         return "label" if self._labelled else "none"
@@ -140,7 +140,7 @@ class DiffusersModel:
     ) -> dict[str, Tensor]:
         """The condition for `Denoiser.with_condition`: captions through the pipeline's own encoders, or labels.
 
-        SDXL is also told the sizes (height, width) of the ``original`` and ``target`` picture, by default the one that
+        SDXL also takes the sizes (height, width) of the ``original`` and ``target`` picture, by default the one that
         is made, and the ``crop``'s top left corner. Raises `UsageError` for a condition that the pipeline takes not.
         """
         if (captions is None) == (labels is None):
@@ -156,7 +156,7 @@ class DiffusersModel:
     def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
         """The empty condition for classifier-free guidance, as the pipeline makes it; or a ``negative`` caption.
 
-        Without one SDXL is told zeros (``force_zeros_for_empty_prompt``), which is not the encoding of "".
+        Without one SDXL takes zeros (``force_zeros_for_empty_prompt``), which is not the encoding of "".
         """
         if self.condition == "none":
             return {}

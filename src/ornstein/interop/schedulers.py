@@ -26,7 +26,7 @@ _RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSpec:
-    """Path, meaning of the network's output, and the time number that the network is fed (None: the path's own)."""
+    """Path, meaning of the network's output, and the network's time input (None: the path's own)."""
 
     path: AffinePath
     predicts: Parameterization
@@ -86,7 +86,7 @@ class Negated:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counted:
-    """The clock N·t of a network that was trained on N steps of a `Flow`."""
+    """The time input N·t of a network that was trained on N steps of a `Flow`."""
 
     steps: float
 
@@ -98,7 +98,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class LogNoise:
-    """The clock 250·log σ of consistency models (Song et al. 2023)."""
+    """The time input 250·log σ of consistency models (Song et al. 2023)."""
 
     def __call__(self, path: Path, t: Time) -> Time:
         """1000·¼·log σ."""
@@ -111,7 +111,7 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
 
     * Schedulers of betas (DDPM, DDIM, PNDM, Euler, Heun, LMS, DPM-Solver, DEIS, UniPC, …): the `VP` path of exactly
       their ``alphas_cumprod``, terminal SNR of zero included; ``prediction_type`` epsilon, sample or v_prediction;
-      the network is fed the index of the step.
+      the network's time input is the index of the step.
     * Flow matching (FlowMatch…, or ``use_flow_sigmas``): `Flow`, velocity, N·t. The shift belongs to the grid.
     * EDMEuler and EDMDPMSolverMultistep: `VE` with EDM's preconditioning.
     * CMStochasticIterative: `VE` with the boundary of consistency models.

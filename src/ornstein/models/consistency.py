@@ -30,7 +30,7 @@ class ConsistencySpec(ModelSpec):
 
     f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
     anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
-    ``timestep_of``: what the network is told of the time, 250·log σ̄, or what its path says.
+    ``clock``: the network's time input, "log" for 250·log σ̄ or "path" for `Path.timestep_of`.
     """
 
     kind: ClassVar[str] = "consistencyspec"

@@ -106,7 +106,7 @@ class RaritySpec(ModelSpec):
 class RarityClassifier:
     """log p(class of rarity | state, log-SNR), by a network that was trained on noisy images.
 
-    ``rarities`` classes, the last the rarest. ``labels`` are the names of the labels it is told, empty if none.
+    ``rarities`` classes, the last the rarest. ``labels`` are the names of the labels it takes, empty if none.
     """
 
     net: nn.Module = field(repr=False)
@@ -120,7 +120,7 @@ class RarityClassifier:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the labels it is told."""
+        """Names of the labels it takes."""
         return self.spec.classes
 
     def __call__(self, state: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:

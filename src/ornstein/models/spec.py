@@ -1,4 +1,4 @@
-"""What a trained model is, apart from its weights: enough to build it, read its output and ask it."""
+"""What a trained model is, apart from its weights: enough to build it and use it as a denoiser."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class ModelSpec:
         return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
 
     def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
-        """What the network is told of examples with these labels (B,) and captions, as tensors of B rows."""
+        """The condition of examples with these labels (B,) and captions, as tensors of B rows."""
         if self.classes:
             return {"label": labels}
         return {} if self.text is None else {"words": self.text.encode(captions)}
 
     def with_sampling_config(self, found: object) -> ModelSpec:
-        """The model with what was found after its training, the content of the run's sampling.json; here nothing."""
+        """The model with the sampling configuration found after training, from sampling.json; here unchanged."""
         del found
         return self
 
@@ -82,7 +82,7 @@ class Shows(Protocol):
 
 
 class Conditioned(nn.Module):
-    """A network and, where it is told captions, the encoder trained with it, as one module."""
+    """A network and, if it takes captions, the text encoder trained with it, as one module."""
 
     def __init__(self, net: nn.Module, text: TextEncoder | None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a network is told besides its input: time, class and vector, as one embedding; positions, as another."""
+"""A network's inputs besides the state: time, class and vector, as one embedding; positions, as another."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from ..randomness import Noise
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainBatch:
-    """A batch as the objective sees it, on the device of the network.
+    """A batch of clean samples and conditions for an objective, on the device of the network.
 
     ``clean`` is (B, C, H, W) in [−1, 1]; ``cond`` holds tensors of B rows (``label``, ``words``, …); ``positions`` are
     the samples' numbers in the stream of the run.
@@ -61,18 +61,18 @@ class Objective(Protocol):
 class AdversarialObjective(Protocol):
     """An `Objective` that has a network of its own, which learns against the model with its own optimizer.
 
-    Every step of training is one of the ``rival`` on the losses of `discriminator_loss`, then one of the model. A
-    checkpoint holds the rival's weights and its optimizer; a model card does not. ``rival`` is None where there is none
-    after all.
+    Every step of training is one of the discriminator (``rival``) on `discriminator_loss`, then one of the model. A
+    checkpoint holds the discriminator's weights and its optimizer; an exported model does not. ``rival`` is None if no
+    term of the loss uses a discriminator.
     """
 
     @property
     def rival(self) -> nn.Module | None:
-        """The second network, a discriminator for example."""
+        """The discriminator."""
         ...
 
     def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
-        """The rival's losses of one batch, whose gradients do not reach the model; None leaves its step out."""
+        """The discriminator's losses of one batch, without gradients for the model; None leaves its step out."""
         ...
 
 

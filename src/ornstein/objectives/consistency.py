@@ -188,7 +188,7 @@ class ConsistencyTraining:
         return Losses(terms=terms, times=pair.t, watched=watched, schedule={"intervals": float(count), "c": c})
 
     def make_noisy_batch(self, model: Denoiser, batch: TrainBatch, noise: Noise, count: int) -> Pair:
-        """What is asked of a batch at ``count`` intervals: levels, paired noise, and for some no condition."""
+        """Two levels and paired noise for every sample at ``count`` intervals, and for some no condition."""
         loss, path, low = self.loss, grids.affine(model.path), sigma_min(model)
         upper, lower, quiet = self.levels(path, low, batch.positions, noise, count)
         z = noise.normal("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
@@ -272,7 +272,7 @@ def _answer(model: Denoiser, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -
 
 
 def _times(path: AffinePath, values: list[float]) -> Tensor:
-    """The times of the levels, (B,) float64 on the host, not below the path's floor; one by one, as bits demand."""
+    """The times of the levels, (B,) float64 on the host, not below the path's `t_min`; one by one, as bits demand."""
     low, high = path.t_min, path.t_range[1]
     if isinstance(path, VE):
         return torch.tensor([min(max(value, low), high) for value in values], dtype=torch.float64)

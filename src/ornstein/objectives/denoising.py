@@ -27,7 +27,7 @@ TimeLaw = Literal["auto", "uniform", "log-normal", "logit-normal"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoisyBatch:
-    """A batch of questions: x_t (B, *event) made of ``clean`` and ``normal`` at times t (B,), and the conditions."""
+    """Noised samples x_t (B, *event) = diffuse(``clean``, t, ``noise``) at times t (B,), with their conditions."""
 
     clean: Tensor
     noise: Tensor
@@ -76,7 +76,7 @@ class Denoising:
         return Losses(terms={"denoising": self.error(model.parameterization, model.path, asked, raw)}, times=asked.t)
 
     def make_noisy_batch(self, path: Path, batch: TrainBatch, noise: Noise) -> NoisyBatch:
-        """What the network is asked about a batch: a time, noise and, for some, no condition."""
+        """A time and noise for every sample of a batch and, for some, no condition."""
         t = self.draw(path, batch.positions, noise)
         z = noise.normal("noise", path.state_shape(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
         cond = batch.cond

@@ -29,7 +29,7 @@ _FADING = 600  # how often the noise on the discriminator's images shrinks by 1 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidLoss:
     """The losses at a level l of a pyramid, with ĝ = H^{l−1}x̂_0/k the image of the level below in the range of x_0,
-    g the true one, and the discriminator D told l:
+    g the true one, and the discriminator D, which takes l:
 
         L_G = w_l·mean|ĝ − g| + p_l·M(ĝ, g) + a_l·softplus(−D(ĝ + ν))
         L_D = ½·softplus(D(ĝ + ν)) + ½·softplus(−D(g + ν)) + ½·r_l·|∇_g D(g + ν)|²
@@ -169,12 +169,12 @@ class NoisyLevel(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pyramid:
-    """The objective of denoisers on a `PyramidPath`: see `PyramidLoss`. It has a rival, the discriminator.
+    """The objective of denoisers on a `PyramidPath`: see `PyramidLoss`, with its discriminator ``rival``.
 
     ``metric`` maps two batches of images in [−1, 1] to distances (B,); ``rival(images, time, label)`` to logits (B,).
-    Terms: ``fidelity``, ``perceptual`` and ``adversarial``, those that have a weight; the rival's are ``fake``,
+    Terms: ``fidelity``, ``perceptual`` and ``adversarial``, those that have a weight; the discriminator's are ``fake``,
     ``real`` and ``penalty``. The discriminator is frozen and in evaluation mode when the model learns, the model when
-    the discriminator does. It is told labels, but no captions.
+    the discriminator does. It takes labels, but no captions.
 
     Raises `PathError` for a denoiser on another path.
     """
@@ -194,7 +194,7 @@ class Pyramid:
         return _joined(parts)
 
     def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
-        """The discriminator's losses of one batch, at a level and with noise of its own; None where it has no say."""
+        """The discriminator's losses of one batch, at a level and with noise of its own; None if no level uses it."""
         if self.rival is None:
             return None
         noise, lazy = noise.fork("rival"), self.loss.lazy

@@ -38,7 +38,7 @@ class Path(Protocol):
 
     @property
     def t_min(self) -> float:
-        """The least noisy time at which a network is trained or asked; grids jump from there to ``span[0]``."""
+        """The least noisy time at which a network is trained or evaluated; grids jump from there to ``t_range[0]``."""
         ...
 
     def check(self, t: float) -> None:
@@ -54,15 +54,15 @@ class Path(Protocol):
         ...
 
     def timestep_of(self, t: T) -> T:
-        """The time number that a network on this path is fed by default."""
+        """The number that a network on this path takes as its time input, unless its denoiser overrides it."""
         ...
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
-        """A draw from the law at t (default: the end of the span) that needs no data; ``shape`` is the clean event."""
+        """A draw from the law at t (default: ``t_range[1]``) that needs no data; ``shape`` is the clean event."""
         ...
 
     def diffuse(self, clean: Tensor, t: Time, noise: Tensor) -> Tensor:
-        """x_t given x_0; ``normal`` has the shape of x_t."""
+        """x_t given x_0; ``noise`` is standard normal of the shape of x_t."""
         ...
 
     def renoise(self, x: Tensor, s: float, t: float, noise: Tensor, clean: Tensor | None = None) -> Tensor:
@@ -71,7 +71,7 @@ class Path(Protocol):
 
     @property
     def renoise_needs_clean(self) -> bool:
-        """Whether `renoise` must be told x_0 (or an estimate of it)."""
+        """Whether `renoise` needs x_0 (or an estimate of it)."""
         ...
 
     def posterior(self, x: Tensor, estimate: Estimate, t: float, s: float) -> Gaussian:
@@ -97,7 +97,7 @@ class LocationPath(ABC):
     @property
     @abstractmethod
     def t_min(self) -> float:
-        """The least noisy time at which a network is asked."""
+        """The least noisy time at which a network is evaluated."""
 
     @abstractmethod
     def mean(self, clean: Tensor, t: Time) -> Tensor:
@@ -113,7 +113,7 @@ class LocationPath(ABC):
 
     @abstractmethod
     def timestep_of(self, t: T) -> T:
-        """The time number that a network on this path is fed by default."""
+        """The number that a network on this path takes as its time input, unless its denoiser overrides it."""
 
     def mean_of(self, estimate: Estimate, t: Time) -> Tensor:
         """E[x_t | x_0] at the estimate; a path with a further unknown reads it from ``estimate.extras``."""
@@ -142,7 +142,7 @@ class LocationPath(ABC):
         raise PathError(f"{type(self).__name__} has no rates(t): an AffinePath is needed for the velocity")
 
     def check(self, t: float) -> None:
-        """Raise `GridError` unless t lies in the span."""
+        """Raise `GridError` unless t lies in `t_range`."""
         low, high = self.t_range
         if not low <= t <= high:
             raise GridError(f"time {t} is outside the span [{low:g}, {high:g}] of {type(self).__name__}: clip the grid")

@@ -47,12 +47,12 @@ class ShiftedPath(LocationPath):
 
     @property
     def t_range(self) -> tuple[float, float]:
-        """The base's span."""
+        """The base's `t_range`."""
         return self.base.t_range
 
     @property
     def t_min(self) -> float:
-        """The base's floor."""
+        """The base's `t_min`."""
         return self.base.t_min
 
     def with_condition(self, cond: Cond) -> ShiftedPath:
@@ -60,7 +60,7 @@ class ShiftedPath(LocationPath):
         return replace(self, cond=cond)
 
     def timestep_of(self, t: T) -> T:
-        """The base's clock."""
+        """The base's `timestep_of`."""
         return self.base.timestep_of(t)
 
     def strength(self, t: T) -> T:

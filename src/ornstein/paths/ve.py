@@ -15,7 +15,7 @@ from .base import AffinePath
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VE(AffinePath):
-    """x_t = x_0 + t·z, t in [0, sigma_max]; networks are asked from ``sigma_min`` up and fed log(σ)/4."""
+    """x_t = x_0 + t·z, t in [0, sigma_max]; networks work from ``sigma_min`` up; their time input is log(σ)/4."""
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0

@@ -40,7 +40,7 @@ class Schedule(Protocol):
 
     @property
     def t_min(self) -> float:
-        """The least noisy time at which a network is asked."""
+        """The least noisy time at which a network is evaluated."""
         ...
 
     def log_alpha(self, t: T) -> T:
@@ -56,7 +56,7 @@ class Schedule(Protocol):
         ...
 
     def timestep_of(self, t: T) -> T:
-        """The time number that a network is fed."""
+        """The number that a network takes as its time input."""
         ...
 
 

@@ -45,7 +45,7 @@ class Law:
         return 0.5 * (delta - np.log1p(delta)) + self.mean**2 / (2.0 * exact)
 
     def tv(self, v: Array, noise: Array) -> Array:
-        """TV(found, exact) for every draw, (S,): ½E|q/p − 1| over the exact law, drawn by ``normal`` (n, d)."""
+        """TV(found, exact) for every draw, (S,): ½E|q/p − 1| over the exact law, drawn by ``noise`` (n, d)."""
         exact = v + self.bar**2
         ratio, shift = exact / self.variance, self.mean / np.sqrt(exact)
         out: list[Array] = []

@@ -1,4 +1,4 @@
-"""A trained run as something to ask: from its folder, one of its checkpoints, or a card with weights alone."""
+"""Load a trained model from a run, one of its checkpoints, or an exported folder."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def open_run(
 
 
 def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> TrainedModel:
-    """`open_run` for what `ornstein train` made alone."""
+    """`open_run` for models made by `ornstein train` only."""
 
     found = read_run(where, ema=ema)
     model = found.spec.build()
@@ -168,7 +168,7 @@ def load(where: str | Path, *, ema: bool | float = True, device: str | torch.dev
 
 
 def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = True) -> Path:
-    """Write a card, config.json and ema.safetensors alone, in half precision unless told otherwise; returns it.
+    """Write a card, config.json and ema.safetensors alone, in half precision by default; returns the folder.
 
     A run trained on latents takes its folder ``codec`` along, or the name of a codec that comes with the library.
     """

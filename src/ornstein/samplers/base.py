@@ -1,6 +1,6 @@
-"""The one sampling loop, and what a sampler is: a generator that asks questions.
+"""The one sampling loop, and what a sampler is: a generator that requests estimates.
 
-A sampler yields `Query(x, t)`, is sent an `Estimate`, may ask any number of times at any time, and returns the state
+A sampler yields `Query(x, t)`, is sent an `Estimate`, may do so any number of times at any time, and returns the state
 at the end of its step. The same body is driven by `run`, seen by `stream`, dry-run by `plan`, or stepped by hand:
 
     steps = solve(sampler, path, x, times, noise)
@@ -46,7 +46,7 @@ class Step:
 
 
 class Query(NamedTuple):
-    """The question: what is clean, given the state x (B, *event) at time t?"""
+    """A request to evaluate the denoiser at the state x (B, *event) and time t."""
 
     x: Tensor
     t: float
@@ -72,7 +72,7 @@ class Sampler(Protocol):
         ...
 
     def step(self, path: Any, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
-        """Ask, then return the state at step.s; ``memory`` is the loop's, and empty after every climb."""
+        """Yield queries, then return the state at step.s; ``memory`` is the loop's, and empty after every climb."""
         ...
 
 
@@ -96,7 +96,7 @@ class Problem:
 
     Raises:
         PathError: the sampler needs a method that this kind of path does not have.
-        GridError: fewer than two times, a repeated time, or a time outside the path's span.
+        GridError: fewer than two times, a repeated time, or a time outside the path's `t_range`.
     """
 
     sampler: Sampler
