@@ -75,7 +75,7 @@ class Cascade:
             raise ConfigError(f"clip must be positive or None, got {self.clip}")
 
     def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """What the front is fed."""
+        """The front's input."""
         return self.front.precondition(path, x, t)
 
     def ask(self, net: Net, path: Path, x: Tensor, t: Time) -> Tensor:
@@ -93,7 +93,7 @@ class Cascade:
         return self._clipped(front.clean)
 
     def hint(self, start: Tensor, path: Path, x: Tensor, t: Time) -> Tensor:
-        """What the back is fed, (B, C, H, W), or (B, 2·C, H, W) if it sees the state."""
+        """The back's input, (B, C, H, W), or (B, 2·C, H, W) with the state."""
         return torch.cat((start, self.precondition(path, x, t)), dim=1) if self.see_state else start
 
     def heads(self, front: Estimate, start: Tensor, answer: Tensor) -> Heads:
@@ -151,8 +151,8 @@ def cascaded(
 ) -> Denoiser:
     """``front`` – any denoiser, whatever its network, path and parameterization – with a refiner behind it.
 
-    ``back(hint, time, **cond)`` is fed the front's clean image (B, C, H, W), twice the channels with ``see_state``, and
-    answers C + 1 channels. ``freeze`` keeps the front's weights; ``told`` names the conditions that the back takes
+    ``back(hint, time, **cond)`` takes the front's clean image (B, C, H, W), twice the channels with ``see_state``, and
+    returns C + 1 channels. ``freeze`` keeps the front's weights; ``told`` names the conditions that the back takes
     (all by default). The rest is `Cascade`'s. Train it with `ornstein.objectives.Cascading`.
 
     >>> import ornstein as orn

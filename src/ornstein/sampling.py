@@ -135,7 +135,7 @@ def sample(
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
     Sample number i sees the noise of (seed, i) whatever the batch, so ``n=16`` equals two calls of 8 with ``first`` 0
-    and 8. Networks may round differently at another batch size; ``strict=True`` asks the network for one sample at a
+    and 8. Networks may round differently at another batch size; ``strict=True`` evaluates one sample at a
     time, which makes the images bit-equal for every ``batch`` and split at the price of speed.
 
     Args:
@@ -268,7 +268,7 @@ def _repeatable(strict: bool) -> Iterator[None]:
 
 
 class _OneByOne:
-    """A denoiser that asks its network for one sample at a time, so that no answer depends on its neighbours."""
+    """A denoiser that evaluates its network on one sample at a time, so that no estimate depends on the batch."""
 
     def __init__(self, inner: DenoiserLike, cond: Cond | None = None) -> None:
         self.inner, self.cond, self.path = inner, cond, inner.path if cond is None else inner.with_condition(cond).path

@@ -33,7 +33,7 @@ def clock(log_snr: Tensor) -> Tensor:
 
 
 class AttentionPool(nn.Module):
-    """A feature (B, C, H, W) to one vector (B, C): its mean asks all pixels, as in CLIP's image tower.
+    """A feature (B, C, H, W) to one vector (B, C): its mean attends to all pixels, as in CLIP's image tower.
 
     The positions of the pixels are sines and cosines, so any size of image fits.
     """

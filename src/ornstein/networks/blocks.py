@@ -160,7 +160,7 @@ class SelfAttention(nn.Module):
         self.out = zeroed(nn.Linear(channels, channels))
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
-        """(B, C, H, W) in and out; ``time`` (B,) is what the sites are told."""
+        """(B, C, H, W) in and out; ``time`` (B,) is passed to the sites."""
         tokens = self.norm(x).flatten(2).transpose(1, 2)  # (B, H W, C), a view when x is channels_last
         q, k, v = self.qkv(tokens).chunk(3, dim=2)
         h = self.out(self.sites(q, k, v, self.heads, x.shape[2:], time))

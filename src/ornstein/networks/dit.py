@@ -127,7 +127,7 @@ class DiTBlock(nn.Module):
     ) -> Tensor:
         """Tokens (B, N, width), embedding (B, width), text (B, L, D) and mask (B, L) to (B, N, width).
 
-        ``size`` is (rows, columns) of the tokens; ``time`` (B,) is what the sites are told.
+        ``size`` is (rows, columns) of the tokens; ``time`` (B,) is passed to the sites.
         """
         shift, scale, gate, shift_map, scale_map, gate_map = self.modulate(embedding)[:, None].chunk(6, dim=2)
         own = self.qkv.weight.dtype

@@ -1,4 +1,4 @@
-"""Two networks as one module: a front and a back, asked by the name of the stage."""
+"""Two networks as one module: a front and a back, called by the name of the stage."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Stage = Literal["front", "back"]
 class Stages(nn.Module):
     """``net(x, time, stage="front" or "back", **cond)``: one module, so that weights, averages and device stay as one.
 
-    ``front`` may be any callable of the same kind; ``told`` are the names of the conditions that the back is given
-    (None: all). What the back is told is detached: its losses do not train a caption encoder that belongs to the front.
+    ``front`` may be any callable of the same kind; ``told`` are the names of the conditions that the back takes
+    (None: all). The back's conditions are detached: its losses do not train a caption encoder of the front.
     """
 
     def __init__(

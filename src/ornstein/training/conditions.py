@@ -1,4 +1,4 @@
-"""What a network is told about its images, and how the data answers for it."""
+"""The conditions of a network, and whether the data has the labels or captions for them."""
 
 from __future__ import annotations
 

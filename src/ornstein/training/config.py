@@ -261,7 +261,7 @@ class TrainConfig:
         return objective
 
     def guard(self) -> DivergenceMonitor | None:
-        """What looks at every batch before the optimizer does; here nothing."""
+        """Optional divergence monitor; none by default."""
         return None
 
     def rivalry(self) -> Optimizer:

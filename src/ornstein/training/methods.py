@@ -1,11 +1,11 @@
-"""The methods that `ornstein train` knows: for each a configuration, which says the rest.
+"""Registry of training methods: name → configuration class.
 
-A method is a subclass of `TrainConfig` with its options, and four answers that the trainer asks it for:
+A method is a subclass of `TrainConfig` with its options, and the hooks that the trainer calls:
 
 * ``specify(source)``: the `ModelSpec` of its model on this data, a subclass of `ModelSpec` where the plain one is not
   enough;
-* ``view(source)`` and ``validation(source, device)``: what of the data is trained on, and what is done with the rest;
-* ``prepare(model)``: what is done to fresh weights before training, such as loading those of another run;
+* ``view(source)`` and ``validation(source, device)``: the examples trained on, and what is computed on the rest;
+* ``prepare(model)``: a change of fresh weights before training, such as loading those of another run;
 * ``loss(device)``: the `Objective` (``loss_for(spec, device)`` where it must know the model), which may have a
   network of its own (`ornstein.objectives.AdversarialObjective`), and ``rivalry()``, that network's optimizer;
 * and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.

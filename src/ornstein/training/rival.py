@@ -25,7 +25,7 @@ PARTS = ("rival", "rival_optimizer")
 
 @dataclass(slots=True, kw_only=True)
 class Rival:
-    """The objective's own network in training: its weights and optimizer belong to the checkpoint, its sums to the log.
+    """The discriminator in training: its weights and optimizer belong to the checkpoint, its sums to the log.
 
     Its gradients are averaged over the processes; it runs in float32 whatever the precision of the model.
     """
@@ -40,7 +40,7 @@ class Rival:
 
     @classmethod
     def of(cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator) -> Rival | None:
-        """The rival of an objective that has one."""
+        """The discriminator of an objective that has one; else None."""
         from .optimizers import adam
 
         module = objective.rival if isinstance(objective, AdversarialObjective) else None
@@ -89,7 +89,7 @@ class Rival:
         }
 
     def restore(self, folder: Path, state: dict[str, Any]) -> None:
-        """Go on from a checkpoint; `CheckpointError` if it has no rival, or another one."""
+        """Go on from a checkpoint; `CheckpointError` if it has no discriminator, or another one."""
         weights, moments = (folder / f"{part}.safetensors" for part in PARTS)
         fill(self.module, read_tensors(weights), weights)
         checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments)

@@ -138,7 +138,7 @@ class Session:
         return moments.draw(noise.to(images, non_blocking=True))
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
-        """What the network is told, as tensors on its device."""
+        """The conditions of the network, as tensors on its device."""
         told = self.spec.told(labels, captions)
         return {key: value.to(self.accelerator.device, non_blocking=True) for key, value in told.items()}
 
@@ -150,7 +150,7 @@ class Session:
 
     @property
     def tallies(self) -> list[LossStatistics]:
-        """The sums of the log: the model's, and its rival's."""
+        """The sums of the log: the model's, and the discriminator's."""
         return [self.tally] if self.rival is None else [self.tally, self.rival.tally]
 
     def clear(self) -> None:
@@ -169,7 +169,7 @@ class Session:
         return merged(self._gathered(self.tally.state()))
 
     def counted_rival(self) -> dict[str, Any]:
-        """The rival's part of a line of the log, if there is a rival (all processes must ask)."""
+        """The discriminator's part of a line of the log, if there is one (all processes must call)."""
         return {} if self.rival is None else self.rival.record(self._gathered(self.rival.tally.state()))
 
     def validated(self) -> dict[str, Any]:

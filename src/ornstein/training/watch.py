@@ -1,4 +1,4 @@
-"""What a long training is watched for: batches that are left out, and the first signs of divergence."""
+"""The divergence monitor: batches that are left out, and the first signs of divergence."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ class DivergenceConfig:
 
 @dataclass(slots=True, kw_only=True)
 class DivergenceMonitor:
-    """Looks at every batch before the optimizer does. Its numbers belong to the checkpoint.
+    """Checks the loss and gradient of every batch before the optimizer's step. Its numbers belong to the checkpoint.
 
-    It has to see loss and gradient on the host, so each step waits for the device once. All processes see the same
+    Loss and gradient are read on the host, so each step waits for the device once. All processes have the same
     numbers, and decide alike.
     """
 
@@ -97,7 +97,7 @@ class DivergenceMonitor:
             self.cause = f"the gradient is {math.exp(self.fast - self.slow):.3g} times as large as in the stage so far"
 
     def record(self) -> dict[str, Any]:
-        """The guard's part of a line of the log: which fractions of the batches were left out."""
+        """The monitor's part of a line of the log: which fractions of the batches were left out."""
         return {"left_out": {name: count / max(self.seen, 1) for name, count in self.left_out.items()}}
 
     def clear(self) -> None:
