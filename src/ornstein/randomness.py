@@ -74,7 +74,7 @@ class NoiseSource(Protocol):
         ...
 
     def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
-        """W(t1) − W(t0) of a Brownian path on [0, 1], shape (B, *event), whatever the grid it is asked on."""
+        """W(t1) − W(t0) of a Brownian path on [0, 1], shape (B, *event), the same for every grid."""
         ...
 
     def fork(self, name: str) -> NoiseSource:

@@ -114,7 +114,7 @@ def _steps(args: EvalArgs, run: Any) -> int:
 
 
 def _handled_apart(ours: ImageSet, theirs: ImageSet | None, reference: Sequence[Statistics] | None) -> list[str]:
-    """What to be told where both sides were resized, each in its own way."""
+    """Warnings when the two sets were resized by different filters."""
     other = reference[0].about if reference is not None else {} if theirs is None else theirs.about
     ways = [about.get("preprocessing", "") for about in (ours.about, other)]
     if ways[0] == ways[1] or not all(way.startswith(RESIZED) for way in ways):

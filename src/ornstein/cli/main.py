@@ -1,4 +1,4 @@
-"""The `ornstein` command: one line in, one line of complaint at most.
+"""The `ornstein` command. Errors are a single line on stderr.
 
 Each subcommand is a dataclass of arguments and a function that takes it; only the chosen one is imported, so `--help`
 stays quick. Bad input costs one line on standard error and exit status 2; `--json` prints one document on standard
@@ -38,7 +38,7 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     ),
     "score": ("score", "ScoreArgs", "score", "how rare every image of a data set is to a trained model, as a table"),
     "guides": ("guides", "GuidesArgs", "guides", "what can steer a sample, and with which network"),
-    "middle": ("middle", "MiddleArgs", "middle", "search the levels at which a consistency model is asked again"),
+    "middle": ("middle", "MiddleArgs", "middle", "search the noise levels of multistep consistency sampling"),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
     "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "each paper's claims measured again, with verdicts"),
 }

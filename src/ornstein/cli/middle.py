@@ -1,4 +1,4 @@
-"""`ornstein middle`: the levels at which a consistency model is asked again, searched on data."""
+"""`ornstein middle`: search the intermediate noise levels of multistep consistency sampling on data."""
 
 from __future__ import annotations
 

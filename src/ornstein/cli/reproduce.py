@@ -42,7 +42,7 @@ class ReproduceArgs:
 
 
 def reproduce(args: ReproduceArgs) -> int:
-    """Run the experiments, write a record and a page for each; 0 whatever the verdicts are."""
+    """Run the experiments, write a record and a page for each. The exit status is 0 regardless of the verdicts."""
     from ..reproduce import EXPERIMENTS, Budget, experiment
 
     names = list(dict.fromkeys(args.methods or EXPERIMENTS))

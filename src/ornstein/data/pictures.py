@@ -37,7 +37,7 @@ def save_png(image: Tensor, path: str | Path) -> Path:
 
 
 def grid(images: Tensor, columns: int | None = None, gap: int = 2) -> Tensor:
-    """Images (N, C, H, W) side by side on white, row by row: uint8 (C, H', W'); about square unless told otherwise."""
+    """Images (N, C, H, W) side by side on white, row by row: uint8 (C, H', W'); about square by default."""
     if images.ndim != 4 or len(images) == 0:
         raise ValueError(f"expected images of shape (N, C, H, W) with N ≥ 1, got {tuple(images.shape)}")
     count, channels, height, width = images.shape

@@ -127,7 +127,7 @@ class SelfMinority(Rule):
     * ``distance``: "lite0", "alex" (published), "vgg", "squeeze", a path of LPIPS weights, "squared", "absolute", or
       any callable (B, …) × (B, …) → (B,). A named perceptual distance sees decoded pictures.
     * ``draws`` of z, whose distances are averaged. z is a function of (``seed``, time, draw), common to the batch.
-    * ``every``, with the ``grid`` of the sampler: act at every so-manieth of its times alone (published: 5 and 2).
+    * ``every``, with the ``grid`` of the sampler: act only at every n-th sampling time (published: 5 and 2).
     * ``normalise=False`` leaves the gradient as it is.
     """
 

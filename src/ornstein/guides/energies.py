@@ -19,7 +19,7 @@ from ..errors import ConfigError, DataError, UsageError
 from .contracts import Classifier, Detector, EdgeMap, Embedder, FeatureMaps, Segmenter, TextImage
 
 IGNORED = -1
-"""The class number of pixels that a map does not speak of."""
+"""Ignore index: the class number of pixels outside the target."""
 
 
 def _sliced(target: Tensor, which: slice) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a guide is called, what it takes, which networks can stand behind it, and how one is asked for in words.
+"""Guides by name: their arguments, the networks behind them, and how they are written.
 
     KIND:ARGUMENT[:WEIGHT]        segmentation:mask.png:400      text:"a green critter":10      colour:#3366cc
 

@@ -16,7 +16,7 @@ from .types import Source
 
 
 def needs(package: str, module: str | None = None) -> str | None:
-    """What is said where a package is not installed; None if it is. It is not imported."""
+    """A message if the package is missing, else None. It is not imported."""
     try:
         found = importlib.util.find_spec(module or package.replace("-", "_")) is not None
     except (ImportError, ValueError):

@@ -30,7 +30,7 @@ class PipelineFront:
 
     @classmethod
     def of(cls, piped: DiffusersModel, where: str) -> PipelineFront:
-        """Of a loaded pipeline; `ConfigError` for one that is told something or works on latents."""
+        """The front of a loaded pipeline; `ConfigError` for one that takes a condition or works on latents."""
         net: Any = piped.pipe.unet if hasattr(piped.pipe, "unet") else None
         if piped.codec is not None or piped.condition != "none" or type(net).__name__ != _NETWORK:
             raise ConfigError(

@@ -194,7 +194,7 @@ def one_resolution(found: Sequence[Size], where: str) -> Size:
 
 
 def cautions(ours: Any, theirs: Any) -> list[str]:
-    """What to be told about two sets' file formats: JPEG's loss is a difference that a distance sees.
+    """Warnings about two sets' file formats: JPEG's loss is a difference that a distance sees.
 
     Parmar et al. 2022: compression at the usual quality alone moves an FID by more than many models differ.
     """

@@ -1,4 +1,4 @@
-"""The kinds of trained models that a file may name, each with its class, imported when it is asked for."""
+"""Registry of trained models: kind in a file → class, imported on first use."""
 
 from __future__ import annotations
 

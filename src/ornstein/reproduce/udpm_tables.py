@@ -149,7 +149,7 @@ def _mean(results: Results, arm: str, way: str, metric: str) -> float | None:
 
 
 def notes(results: Results, images: int, samples: int) -> list[str]:
-    """How it was done, and what is not the paper's."""
+    """Protocol, and differences from the paper."""
     how = (
         f"Critters at 32 pixels. Every arm is measured on {samples} samples of its average weights against as many "
         "images of the data. (d) has UDPM's network on squares of 2 × 2 pixels, and predicts the clean image on the "

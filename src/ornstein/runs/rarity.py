@@ -1,4 +1,4 @@
-"""A trained rarity classifier as something to ask: from its run's folder, for any path."""
+"""Load a trained rarity classifier from its run's folder, for any path."""
 
 from __future__ import annotations
 

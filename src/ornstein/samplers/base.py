@@ -150,7 +150,7 @@ def _check_path(sampler: Sampler, path: Path) -> None:
 
 
 def solve(sampler: Sampler, path: Path, x: Tensor, times: Sequence[float], noise: NoiseSource) -> Steps:
-    """The questions of ``sampler`` from state x at times[0] to times[-1]; checked before the first is asked."""
+    """The queries of ``sampler`` from state x at times[0] to times[-1]; arguments are checked before the first."""
     return Problem(sampler, path, tuple(times)).steps(x, noise)
 
 
@@ -204,7 +204,7 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
 def steps_for(
     sampler: Sampler, path: Path, evaluations: int, family: Callable[[Path, int], grids.Grid] = grids.default
 ) -> grids.Grid:
-    """The longest grid of ``family`` on which ``sampler`` asks at most ``evaluations`` times.
+    """The longest grid of ``family`` on which ``sampler`` needs at most ``evaluations`` evaluations.
 
     It makes samplers comparable at equal cost: for 10 evaluations, Heun takes five steps on a grid that ends at σ = 0.
 

@@ -131,7 +131,7 @@ class RandomizedMidpoint:
         return clock.move(x, t, s, memory["slope"])
 
     def asks_inside(self, path: AffinePath, step: Step, first: bool) -> bool:
-        """Whether this step asks inside its cell: all but the last of a descent, and a single opening."""
+        """Whether this step has its evaluation inside its cell: all but the last of a descent, and a single opening."""
         last = step.after is None or path.sigma(step.after) == 0.0
         return not (last or (first and self.opening == "single"))
 

@@ -270,7 +270,7 @@ class TrainConfig:
 
 
 def shape_of(source: Source) -> tuple[int, int, int]:
-    """(C, H, W) of what a model of this data is asked for: pictures, or latents."""
+    """(C, H, W) of the samples of a model of this data: pictures, or latents."""
     return getattr(source, "shape", (3, source.size, source.size))
 
 

@@ -1,4 +1,4 @@
-"""The folder of a run: begin in an empty one, go on in one's own, and refuse every other."""
+"""Create or resume a run folder; refuse folders that are not ours."""
 
 from __future__ import annotations
 
