@@ -148,6 +148,9 @@ def test_rounds_and_evaluations_with_jumps_at_both_ends() -> None:
     nothing = picard(MIDDLE, MODEL, x, (1.0, 0.5), NOISE, 3)
     assert (nothing.rounds, nothing.evaluations, nothing.deviations, nothing.deviation) == (1, 1, (), 0.0)
 
+    alone = picard(MIDDLE, MODEL, x, (0.8, 0.6), NOISE, 2)
+    assert (alone.sweeps, alone.deviations) == ((0,), (0.0,)), "one cell has no inner point that a sweep could move"
+
 
 def test_the_parallel_form_keeps_no_gradients() -> None:
     x = NOISE.normal("prior", (2,)).requires_grad_()

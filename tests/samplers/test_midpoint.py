@@ -90,9 +90,9 @@ def test_a_cell_is_estimated_without_bias(form: str, draws: int) -> None:
     path = VP()
     t, s = (path.time_of(-2.0 * math.log(bar)) for bar in (1.4, 0.6))
     rule = RandomizedMidpoint(form)  # type: ignore[arg-type]
-    from ornstein.samplers.midpoint import TimestepOf
+    from ornstein.samplers.midpoint import Clock
 
-    clock = TimestepOf(rule.form, path)
+    clock = Clock(rule.form, path)
     ends = clock.at(t), clock.at(s)
     noise, drawn = Noise.of(7, range(1)), []
     for i in range(draws):

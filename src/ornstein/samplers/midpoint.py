@@ -32,7 +32,7 @@ Form = Literal["noise", "clean", "score"]
 
 
 @dataclass(frozen=True, slots=True)
-class TimestepOf:
+class Clock:
     """The clock r, the scale x/w and the slope G of one form on one path."""
 
     form: Form
@@ -114,7 +114,7 @@ class RandomizedMidpoint:
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Reach into the cell with the last slope, ask there, cross the cell with the answer."""
-        t, s, clock = step.t, step.s, TimestepOf(self.form, path)
+        t, s, clock = step.t, step.s, Clock(self.form, path)
         if is_jump(path, t, s):
             estimate = yield Query(x, t)
             if self.form != "score":
@@ -135,7 +135,7 @@ class RandomizedMidpoint:
         last = step.after is None or path.sigma(step.after) == 0.0
         return not (last or (first and self.opening == "single"))
 
-    def place(self, clock: TimestepOf, step: Step, noise: NoiseSource) -> float:
+    def place(self, clock: Clock, step: Step, noise: NoiseSource) -> float:
         """The time of the question inside the cell."""
         part = noise.uniform(("midpoint", step.index)) if self.places == "random" else 0.5
         return clock.inside(step.t, step.s, part)

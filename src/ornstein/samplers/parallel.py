@@ -27,7 +27,7 @@ from ..paths.base import AffinePath, Path
 from ..randomness import NoiseSource
 from .accelerated import is_jump
 from .base import Memory, Problem, Step, run
-from .midpoint import RandomizedMidpoint, TimestepOf
+from .midpoint import RandomizedMidpoint, Clock
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,7 @@ def picard(
             else:
                 first = "slope" not in memory
                 if first:
-                    clock = TimestepOf(rule.form, path)
+                    clock = Clock(rule.form, path)
                     memory["slope"] = clock.slope(denoiser(x, head.t), clock.weight(head.t))
                     depth, evaluations = depth + 1, evaluations + 1
                 descent = _Descent.of(rule, path, group, noise, first)
@@ -161,7 +161,7 @@ class _Descent:
     w_i − w_0 = ∑_k weights[i, k]·G_k, for the inner points i in turn and for the end; G_0 is known.
     """
 
-    timestep_of: TimestepOf
+    clock: Clock
     begin: float
     end: float
     inner: tuple[float, ...]
@@ -172,7 +172,7 @@ class _Descent:
         cls, rule: RandomizedMidpoint, path: AffinePath, steps: list[Step], noise: NoiseSource, first: bool
     ) -> _Descent:
         """``first``: the opening slope was asked at the start of the descent itself."""
-        clock = TimestepOf(rule.form, path)
+        clock = Clock(rule.form, path)
         asks = [rule.asks_inside(path, step, first and i == 0) for i, step in enumerate(steps)]
         inner = tuple(rule.place(clock, step, noise) for step, inside in zip(steps, asks, strict=True) if inside)
         rows: list[list[float]] = []
@@ -185,13 +185,13 @@ class _Descent:
                 latest += 1
             crossed[latest] += clock.at(step.s) - clock.at(step.t)
         weights = torch.tensor([*rows, crossed], dtype=torch.float64)
-        return cls(timestep_of=clock, begin=steps[0].t, end=steps[-1].s, inner=inner, weights=weights)
+        return cls(clock=clock, begin=steps[0].t, end=steps[-1].s, inner=inner, weights=weights)
 
     def solve(
         self, denoiser: DenoiserLike, x: Tensor, memory: Memory, sweeps: int, tolerance: float
     ) -> tuple[Tensor, int, int, Tensor]:
         """(state at the end, sweeps taken, states asked about, how far the last sweep moved the end)."""
-        clock, weights = self.timestep_of, self.weights.to(x.device, x.dtype)
+        clock, weights = self.clock, self.weights.to(x.device, x.dtype)
         start = x / clock.scale(self.begin)
         slopes = torch.stack([memory["slope"]] * (len(self.inner) + 1))
         end, asked, sweep = self._at(start, weights[-1], slopes, self.end), 0, 0
@@ -219,7 +219,7 @@ class _Descent:
 
     def _at(self, start: Tensor, row: Tensor, slopes: Tensor, t: float) -> Tensor:
         """The state at t: start + row·slopes, unscaled."""
-        return self.timestep_of.scale(t) * (start + (row @ slopes.flatten(1)).reshape(start.shape))
+        return self.clock.scale(t) * (start + (row @ slopes.flatten(1)).reshape(start.shape))
 
     def _size(self, t: float) -> float:
-        return math.hypot(self.timestep_of.path.alpha(t), self.timestep_of.path.sigma(t))
+        return math.hypot(self.clock.path.alpha(t), self.clock.path.sigma(t))
