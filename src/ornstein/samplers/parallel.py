@@ -27,7 +27,7 @@ from ..paths.base import AffinePath, Path
 from ..randomness import NoiseSource
 from .accelerated import is_jump
 from .base import Memory, Problem, Step, run
-from .midpoint import RandomizedMidpoint, Clock
+from .midpoint import Clock, RandomizedMidpoint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
