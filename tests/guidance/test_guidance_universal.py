@@ -97,6 +97,20 @@ def test_zero_guidance_changes_no_bit_and_costs_nothing() -> None:
         assert len(net.calls) == cost
 
 
+def test_a_descent_at_rate_zero_evaluates_no_energy_and_one_at_a_quarter_does() -> None:
+    asked: list[int] = []
+
+    def energy(clean: Tensor) -> Tensor:
+        asked.append(len(clean))
+        return clean.square().flatten(1).sum(1)
+
+    model = Denoiser(network(), VP(), "v", shape=(4,))
+    Universal(energies=[(1.0, energy)], strength=0.0, backward=Backward(steps=4, rate=0.0))(model)(X4, 0.5)
+    assert asked == []
+    Universal(energies=[(1.0, energy)], strength=0.0, backward=Backward(steps=2, rate=0.25))(model)(X4, 0.5)
+    assert asked == [len(X4)] * 2
+
+
 def test_each_sample_is_guided_by_itself() -> None:
     """H11, alone, in chunks with a target for each sample, and with conditions."""
     model = Denoiser(network(), VP(), "v", cond={"label": torch.tensor([0.1, 0.2, 0.3, 0.4])})
