@@ -213,6 +213,7 @@ def test_options_are_frozen(capsys: pytest.CaptureFixture[str]) -> None:
                 "--label",
                 "--caption",
                 "--guidance-scale",
+                "--guidance",
                 "--guide",
                 "--guide-source",
                 "--guide-through",

@@ -166,6 +166,7 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "label": (),
             "caption": None,
             "guidance_scale": 1.0,
+            "guidance": (),
             "guide": (),
             "guide_source": (),
             "guide_through": "network",

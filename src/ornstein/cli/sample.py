@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from ..errors import UsageError
+from .guidance import guidances_of, read_guidances
 from .guides import read_guides, told_once
 from .imports import find_here
 from .interpolate import LatentArgs, Later
@@ -62,7 +63,13 @@ class SampleArgs(LatentArgs):
     caption: str | None = None
     """A caption (text-conditional models)."""
     guidance_scale: float = 1.0
-    """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice."""
+    """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice.
+    Short for --guidance cfg:WEIGHT before all others."""
+    guidance: tyro.conf.UseAppendAction[
+        Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:NUMBER][,KEY=VALUE…]")]
+    ] = ()
+    """A guidance, such as pag:3 or cfg:7,rescale=0.7: cfg, apg, cfg++, autoguidance, pag, seg, skip-layer or threshold.
+    Repeat it for several; each acts on the answer of the one before."""
     guide: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:ARG[:WEIGHT]")]] = ()
     """A guide, such as segmentation:mask.png:400 or text:"a green critter":10; repeat it for several. ornstein guides
     lists them."""
@@ -75,7 +82,8 @@ class SampleArgs(LatentArgs):
     guide_window: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
     """Noise levels σ/α at which guides act; everywhere by default."""
     guide_placement: Literal["joint", "separate"] = "joint"
-    """Guides see the answer of --guidance-scale, or the unconditional model, and both shifts are added."""
+    """Guides see the answer of --guidance-scale and --guidance, or the unconditional model, and both shifts are
+    added."""
     backward: Annotated[str | None, tyro.conf.arg(metavar="STEPS[:RATE]")] = None
     """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
     recur: int = 1
@@ -107,14 +115,16 @@ def sample(args: SampleArgs) -> int:
 
     _check(args)
     find_here(args.sampler)
+    conditioned = args.caption is not None or bool(args.label)
+    wanted = read_guidances(args.guidance, args.guidance_scale, conditioned=conditioned)
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
     latents = args.latents(args.n, args.seed, args.first, args.recur, run.denoiser.path)
     cond = _condition(run, args)
     asked = _guides(run, args)
-    guided = _guided(run, args, asked)
     request = skipped(_request(args, run.denoiser), args.skip)
+    guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device))
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
@@ -129,6 +139,7 @@ def sample(args: SampleArgs) -> int:
         "seed": args.seed,
         "first": args.first,
         "guidance_scale": args.guidance_scale,
+        "guidance": list(args.guidance),
         "boost": args.boost,
         "skip": args.skip,
         **args.told(),
@@ -217,28 +228,17 @@ def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGu
     )
 
 
-def _guided(run: TrainedModel | DiffusersModel, args: SampleArgs, asked: RequestedGuides) -> DenoiserLike:
-    """The model under classifier-free guidance and the guides, or bare."""
-    cfg = _toward_condition(run, args)
-    if cfg is None and not args.guide:
+def _guided(
+    run: TrainedModel | DiffusersModel, args: SampleArgs, asked: RequestedGuides, inner: Guidance | None
+) -> DenoiserLike:
+    """The model under its guidances, and the guides around them; or bare."""
+    if inner is None and not args.guide:
         return run.denoiser
     from ..guides import compose
 
     null = run.null() if args.guide_placement == "separate" else None
-    guidance = compose(asked.guides, asked.manner, cfg, null)
+    guidance = compose(asked.guides, asked.manner, inner, null)
     return run.denoiser if guidance is None else guidance(run.denoiser)
-
-
-def _toward_condition(run: TrainedModel | DiffusersModel, args: SampleArgs) -> Guidance | None:
-    if args.guidance_scale == 1.0:
-        return None
-    if args.caption is None and not args.label:
-        raise UsageError(
-            f"--guidance-scale {args.guidance_scale:g} needs a condition to guide toward: --label or --caption"
-        )
-    from ..guidance import CFG
-
-    return CFG(weight=args.guidance_scale, null=run.null())
 
 
 def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
