@@ -182,8 +182,8 @@ class Source:
 
     name, classes = "somewhere", ("x", "y", "z")
 
-    def __init__(self, broken: tuple[int, ...] = (), captions: bool = True) -> None:
-        self.broken, self.captions = broken, captions
+    def __init__(self, broken: tuple[int, ...] = (), captions: bool = True, silent: tuple[int, ...] = ()) -> None:
+        self.broken, self.captions, self.silent = broken, captions, silent
 
     def __len__(self) -> int:
         return 5
@@ -191,7 +191,7 @@ class Source:
     def __getitem__(self, index: int) -> Example:
         if index in self.broken:
             raise UnreadableError(f"number {index}", "damaged")
-        caption = f"caption {index}" if self.captions else ""
+        caption = f"caption {index}" if self.captions and index not in self.silent else ""
         return Example(image=torch.zeros(3, 2, 2, dtype=torch.uint8), label=index % 4 - 1, caption=caption, name="")
 
 
@@ -252,15 +252,15 @@ def test_labels_and_captions_are_those_of_the_data_in_order(calls: list[dict[str
 def test_data_that_cannot_say_the_condition_are_refused(calls: list[dict[str, Any]]) -> None:
     with pytest.raises(UsageError, match="is conditional: name the data whose labels it is given"):
         open_samples(model_of("label", ("x",)), 2, HOW, None)
-    bare: Any = Source(captions=False)
-    with pytest.raises(UsageError, match="takes captions and somewhere lacks some"):
-        list(open_samples(model_of("text"), 2, HOW, bare).images)
-    bare.classes = ()
-    with pytest.raises(UsageError, match="takes labels and somewhere has none"):
-        open_samples(model_of("label", ("x",)), 2, HOW, bare)
-    with pytest.raises(UsageError, match="not one image of somewhere can be read"):
-        list(open_samples(model_of("text"), 2, HOW, Source(broken=tuple(range(5)))).images)  # type: ignore[arg-type]
-    assert not calls
+    for bare in (Source(captions=False), Source(silent=(1,))):  # one without is enough
+        with pytest.raises(UsageError, match="takes captions and somewhere lacks some"):
+            list(open_samples(model_of("text"), 2, HOW, bare).images)
+        bare.classes = ()
+        with pytest.raises(UsageError, match="takes labels and somewhere has none"):
+            open_samples(model_of("label", ("x",)), 2, HOW, bare)
+        with pytest.raises(UsageError, match="not one image of somewhere can be read"):
+            list(open_samples(model_of("text"), 2, HOW, Source(broken=tuple(range(5)))).images)  # type: ignore[arg-type]
+        assert not calls
 
 
 def test_single_images_are_rows_with_gaps(tmp_path: Path) -> None:
