@@ -1,5 +1,6 @@
 """DINOv2 and CLIP from local folders: small networks of the same architecture with random weights, never a download."""
 
+import contextlib
 import json
 
 import pytest
@@ -222,6 +223,30 @@ def test_code_that_a_folder_brings_is_neither_run_nor_asked_about(tmp_path, monk
     (tmp_path / "config.json").write_text('{"model_type": "unheard-of"}')
     with pytest.raises(CheckpointError, match="is of no network that can be read"):
         Clip(tmp_path)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_that_a_tokenizer_brings_is_not_run(clip_folder, tmp_path, monkeypatch):
+    """The network is CLIP's own; the tokenizer's configuration asks for a class of the folder."""
+    import io
+    import json
+    import shutil
+    import sys
+
+    folder = tmp_path / "clip"
+    shutil.copytree(clip_folder, folder)
+    path = folder / "tokenizer_config.json"
+    found = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    found |= {"tokenizer_class": "Theirs", "auto_map": {"AutoTokenizer": ["theirs.Theirs", None]}}
+    path.write_text(json.dumps(found))
+    (folder / "theirs.py").write_text(
+        f"open({str(tmp_path / 'ran')!r}, 'w')\nfrom transformers import CLIPTokenizer\n"
+        "class Theirs(CLIPTokenizer): ...\n"
+    )
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n" * 9))
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with contextlib.suppress(CheckpointError):  # to take another tokenizer or to refuse are both right
+        Clip(folder)
     assert not (tmp_path / "ran").exists()
 
 
