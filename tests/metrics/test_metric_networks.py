@@ -245,6 +245,9 @@ def test_the_distance_on_lite0_is_its_formula(lite0):
         expected += (f - g).square().sum(1).mean((1, 2)) / 5.0
     torch.testing.assert_close(distance(a, b).double(), expected, rtol=1e-4, atol=1e-6)
     assert (distance.name, distance.side, distance.scales) == ("lite0", 64, 1)
+    # ((x + 1)·127.5 − 127)/128 = (x − shift)/scale
+    for buffer, value in ((distance.shift, -0.5 / 127.5), (distance.scale, 128 / 127.5)):
+        torch.testing.assert_close(buffer.flatten(), torch.full((3,), value), rtol=1e-6, atol=0)
     # Smaller than 64 pixels: enlarged to them.
     a, b = a[..., :30, :40], b[..., :30, :40]
     big = [nn.functional.interpolate(x, size=(64, 85), mode="bilinear", align_corners=False) for x in (a, b)]
