@@ -14,11 +14,12 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from ornstein.errors import ConfigError
+from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models.card import read_document, read_spec
 from ornstein.models.registry import MODELS, spec_class
 from ornstein.runs import WEIGHTS, shipped
 from ornstein.storage.configs import from_dict, kind_of, to_dict
+from ornstein.storage.weights import read_tensors
 from ornstein.training import METHODS, read_config
 
 
@@ -111,3 +112,14 @@ def test_shipped_cards_are_read_and_written_alike(name: str):
     assert read_config(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ConfigError, match="unknown key 'nonsense'"):
         read_config(found["train"] | {"nonsense": 1})
+
+
+def test_a_file_that_is_none_says_why_in_one_line(tmp_path: Path):
+    (tmp_path / "w.safetensors").write_bytes(b"\xff" * 64)
+    with pytest.raises(
+        CheckpointError, match=r"w\.safetensors is not a readable safetensors file \(.*header.*\)"
+    ) as told:
+        read_tensors(tmp_path / "w.safetensors")
+    assert "\n" not in str(told.value)
+    with pytest.raises(CheckpointError, match="is missing: copy it again, or train again"):
+        read_tensors(tmp_path / "nothing.safetensors")
