@@ -292,7 +292,10 @@ def keep(file: Path, rows: list[dict[str, object]], options: argparse.Namespace)
 
 def table() -> None:
     """Write docs/mutants.md from the record and the list of equivalent mutants."""
-    runs = json.loads(RECORD.read_text("utf-8"))["runs"]
+    runs, same = json.loads(RECORD.read_text("utf-8"))["runs"], known_equivalent()
+    for r in runs:
+        missed = [m for m in r["missed"] if (m["path"], m["before"], m["after"]) not in same]
+        r["planted"], r["missed"] = r["planted"] - len(r["missed"]) + len(missed), missed
     lines = [LEAD, "| package | planted | noticed | share | seeds |", "|---|---|---|---|---|"]
     for package in [p for p in PACKAGES if any(r["package"] == p for r in runs)]:
         mine = [r for r in runs if r["package"] == package]
@@ -303,7 +306,7 @@ def table() -> None:
     lines += [f"| all | {planted} | {noticed} | {noticed / planted:.0%} | |", "", "## Not noticed", ""]
     for r in runs:
         lines += [f"* `{m['path']}`, {m['kind']}: `{m['before']}` → `{m['after']}`" for m in r["missed"]]
-    lines += ["", "## Equivalent", "", "Changes that change nothing; they are not planted.", ""]
+    lines += ["", "## Equivalent", "", "Changes that change nothing; they do not count.", ""]
     for row in json.loads(EQUIVALENT.read_text("utf-8")):
         lines.append(f"* `{row['path']}`: `{row['before']}` → `{row['after']}`: {row['reason']}")
     (ROOT / "docs" / "mutants.md").write_text("\n".join(lines) + "\n", "utf-8")

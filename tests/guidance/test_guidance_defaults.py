@@ -10,6 +10,7 @@ from ornstein import guidance as guide
 from ornstein.errors import ConfigError
 from ornstein.guidance import Backward, Universal
 from ornstein.guidance.boost import Boosted
+from ornstein.guidance.registry import GUIDANCES
 from ornstein.guides import GuidanceOptions
 from ornstein.randomness import Noise
 
@@ -162,3 +163,18 @@ def test_a_boosted_source_is_louder_at_its_start_alone():
     assert torch.equal(loud.uniform_per_sample("u"), source.uniform_per_sample("u"))
     assert torch.equal(loud.brownian_increment("w", 0.2, 0.7, (3,)), source.brownian_increment("w", 0.2, 0.7, (3,)))
     assert torch.equal(loud.fork("x").normal("prior", (3,)), source.fork("x").normal("prior", (3,)))
+
+
+def test_a_guidance_named_without_a_number_has_the_published_one() -> None:
+    """CFG++ (Chung et al. 2024), autoguidance (Karras et al. 2024), PAG, SEG, skip-layer (SD 3.5), Imagen's share."""
+    numbers = {one.name: (one.number, one.default) for one in GUIDANCES.values()}
+    assert numbers == {
+        "cfg": ("weight", None),
+        "apg": ("weight", None),
+        "cfg++": ("scale", 0.6),
+        "autoguidance": ("weight", 2.0),
+        "pag": ("scale", 3.0),
+        "seg": ("scale", 3.0),
+        "skip-layer": ("scale", 2.8),
+        "threshold": ("quantile", 0.995),
+    }

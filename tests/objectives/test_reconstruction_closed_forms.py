@@ -111,6 +111,7 @@ def test_the_hinge_of_the_critic_at_both_signs(slope, offset):
         orn.Denoiser(net, orn.Flow(), "clean"), data, Noise.of(0, range(3), dtype=F64), 0.0
     )
     assert found is not None
+    assert found.times.dtype == torch.float64
     again = answers(net, data)[0]
     verdicts = {"real": critic(data.clean), "fake": critic(again)}
     margins = {"real": 1.0 - verdicts["real"], "fake": 1.0 + verdicts["fake"]}
