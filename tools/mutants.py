@@ -59,7 +59,8 @@ Random one-line faults were planted in the source, one at a time, and the tests 
 record is `benchmarks/results/mutants.json`; `make mutants` makes it again (hours), and
 `python tools/mutants.py run PACKAGE --n 30 --seed 1` plants some in one package. Faults are changed comparisons, signs,
 operators, constants, defaults, conditions, calls, order of arguments, dropped statements and keywords. A test that
-never ends counts as noticing. Mutants are the same for a seed and a tree.
+never ends counts as noticing. Mutants are the same for a seed and a tree. What was not noticed is listed as it was
+found; tests for some of it were added afterwards.
 """
 LANE: dict[str, Any] = {}  # what a worker process holds
 
