@@ -20,9 +20,10 @@ test-portable: test-sse41 test-avx2 test-two-threads
 
 test-sse41: PROCESSOR = ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 test-avx2: PROCESSOR = ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
-test-two-threads: PROCESSOR = OMP_NUM_THREADS=2
+test-two-threads: PROCESSOR = OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE
+test-two-threads: JOBS = 1
 test-sse41 test-avx2 test-two-threads: $(VENV)/.test
-	$(TEST) -n 2 -m "not slow and not gpu and not network" $(ONLY)
+	$(TEST) -n $(or $(JOBS),2) -m "not slow and not gpu and not network" $(ONLY)
 
 test-slow: $(VENV)/.test
 	$(TEST) -m "slow and not gpu and not network"
