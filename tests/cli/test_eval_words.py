@@ -252,7 +252,7 @@ def test_labels_and_captions_are_those_of_the_data_in_order(calls: list[dict[str
 def test_data_that_cannot_say_the_condition_are_refused(calls: list[dict[str, Any]]) -> None:
     with pytest.raises(UsageError, match="is conditional: name the data whose labels it is given"):
         open_samples(model_of("label", ("x",)), 2, HOW, None)
-    for bare in (Source(captions=False), Source(silent=(1,))):  # one without is enough
+    for bare in (Source(captions=False), Source(silent=(2,))):  # one without is enough
         with pytest.raises(UsageError, match="takes captions and somewhere lacks some"):
             list(open_samples(model_of("text"), 2, HOW, bare).images)
         bare.classes = ()
