@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ornstein.reproduce import slct_world
+from ornstein.reproduce.slct import world as slct_world
 from ornstein.training import to_dict
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -26,7 +26,7 @@ def rows() -> list[tuple[str, str, dict[str, Any]]]:
         out.extend((module, function, one) for one in settings)
 
     add(
-        *("accelerated_cells", "gaussian"),
+        *("accelerated.cells", "gaussian"),
         {"rule": "heun", "steps": 8},
         {"rule": "accelerated-ode-memory", "steps": 16, "schedule": "paper"},
         {"rule": "readme", "steps": 8},
@@ -36,66 +36,66 @@ def rows() -> list[tuple[str, str, dict[str, Any]]]:
         {"rule": "score-frozen", "steps": 8, "prior": True},
     )
     add(
-        *("accelerated_cells", "line"),
+        *("accelerated.cells", "line"),
         {"rule": "ddim", "target": "M1", "steps": 6},
         {"rule": "accelerated-ode", "target": "M1s", "steps": 16},
     )
-    add("accelerated_cells", "in_law", {"rule": "ancestral", "steps": 4}, {"rule": "accelerated-sde", "steps": 4})
+    add("accelerated.cells", "in_law", {"rule": "ancestral", "steps": 4}, {"rule": "accelerated-sde", "steps": 4})
     add(
-        *("accelerated_cells", "trajectories"),
+        *("accelerated.cells", "trajectories"),
         {"rule": "ddim", "evaluations": 6, "schedule": "quadratic", "rows": 4},
         {"rule": "heun", "evaluations": 6, "schedule": "quadratic", "rows": 4},
     )
     add(
-        *("accelerated_cells", "rippled"),
+        *("accelerated.cells", "rippled"),
         {"rule": "ddim", "frequency": 10.0, "steps": 12},
         {"rule": "accelerated-sde", "frequency": 5.0, "steps": 4},
     )
     few = {"rule": "ddim", "steps": 4}
     add(
-        *("exponential_cells", "certificate"),
+        *("exponential.cells", "certificate"),
         {"target": "M1", "path": "vp", "schedule": "equal", **few},
         {"target": "M1", "path": "ve", "schedule": "geometric", **few},
         {"target": "M1", "path": "vp", "schedule": "stopped", **few},
         {"target": "G8", "path": "vp", "schedule": "stopped", "rows": 8, "seed": 2, **few},
     )
-    add("exponential_cells", "few_steps", {"target": "M1", "freeze": "score", "steps": 4, "low": 0.1})
-    add("exponential_cells", "few_steps", {"target": "M1s", "freeze": "noise", "steps": 4, "low": 0.1})
+    add("exponential.cells", "few_steps", {"target": "M1", "freeze": "score", "steps": 4, "low": 0.1})
+    add("exponential.cells", "few_steps", {"target": "M1s", "freeze": "noise", "steps": 4, "low": 0.1})
     for path in ("ve", "vp"):
-        add("exponential_cells", "started", {"path": path, "level": 5.0, "mean": 0.5, "variance": 0.3})
-    add("exponential_cells", "rippled", {"height": 0.8, "frequency": 5.0, "steps": 6})
-    add("exponential_cells", "product", {"dim": 3, "steps": 8})
+        add("exponential.cells", "started", {"path": path, "level": 5.0, "mean": 0.5, "variance": 0.3})
+    add("exponential.cells", "rippled", {"height": 0.8, "frequency": 5.0, "steps": 6})
+    add("exponential.cells", "product", {"dim": 3, "steps": 8})
     cell = {"rounds": 8, "evaluations": 128, "draws": 3, "seed": 4}
     for form in ("score", "noise"):
         places = ("random", "middle", "left")
-        add("midpoint_cells", "gaussian", *({**cell, "places": place, "form": form} for place in places))
-        add("midpoint_cells", "over_draws", {"rounds": 8, "evaluations": 64, "form": form})
+        add("midpoint.cells", "gaussian", *({**cell, "places": place, "form": form} for place in places))
+        add("midpoint.cells", "over_draws", {"rounds": 8, "evaluations": 64, "form": form})
     add(
-        *("midpoint_cells", "schedules"),
+        *("midpoint.cells", "schedules"),
         {"dim": 9, "active": 2, "rounds": 4, "c1": 5.0, "steps": 20, "draws": 3, "seed": 1},
         {"dim": 2, "active": 2, "rounds": 4, "c1": 4.0, "steps": 20, "draws": 3, "seed": 1},
     )
-    add("midpoint_cells", "plateau", {"error": 0.1, "evaluations": 32, "draws": 3, "seed": 5})
+    add("midpoint.cells", "plateau", {"error": 0.1, "evaluations": 32, "draws": 3, "seed": 5})
     for target in ("M2", "M64"):
         add(
-            *("midpoint_cells", "trajectory"),
+            *("midpoint.cells", "trajectory"),
             {"target": target, "dim": 8, "rounds": 2, "evaluations": 8, "batch": 4, "seed": 6},
         )
-    add("midpoint_cells", "sweeps", {"steps": 8, "rounds": 2, "most": 6, "batch": 4, "seed": 7, "c1": 3.0})
-    add("midpoint_cells", "sweeps", {"steps": 32, "rounds": 8, "most": 3, "batch": 4, "seed": 7})
+    add("midpoint.cells", "sweeps", {"steps": 8, "rounds": 2, "most": 6, "batch": 4, "seed": 7, "c1": 3.0})
+    add("midpoint.cells", "sweeps", {"steps": 32, "rounds": 8, "most": 3, "batch": 4, "seed": 7})
     for sampler in ("ddim", "ancestral"):
         for method in ("paper", "corrected", "posterior"):
-            add("universal_cells", "gaussian", {"method": method, "sampler": sampler, "steps": 8, "recur": 2})
-        add("universal_cells", "gaussian_dps", {"scale": 0.3, "sampler": sampler, "steps": 6, "samples": 40})
+            add("universal.cells", "gaussian", {"method": method, "sampler": sampler, "steps": 8, "recur": 2})
+        add("universal.cells", "gaussian_dps", {"scale": 0.3, "sampler": sampler, "steps": 6, "samples": 40})
     for method in ("plain", "forward", "backward", "both", "paper", "corrected", "posterior", "dps", "exact"):
         seen = {"steps": 5, "recur": 2, "scale": 0.5, "seed": 2, "samples": 30}
-        add("universal_cells", "mixture", {"target": "M2", "method": method, **seen})
+        add("universal.cells", "mixture", {"target": "M2", "method": method, **seen})
     for target in ("M1", "M16"):
-        add("universal_cells", "mixture", {"target": target, "method": "corrected", **seen})
+        add("universal.cells", "mixture", {"target": target, "method": "corrected", **seen})
     for name in ("ddim", "ancestral, large variance", "ancestral, posterior variance"):
-        add("minority_exact", "truncated", {"sampler": name, "weight": 0.5, "steps": 6, "samples": 40})
+        add("minority.exact", "truncated", {"sampler": name, "weight": 0.5, "steps": 6, "samples": 40})
     for target in (0, 1):
-        add("minority_exact", "mixture", {"target": target, "weight": 0.3, "steps": 6, "samples": 60})
+        add("minority.exact", "mixture", {"target": target, "weight": 0.3, "steps": 6, "samples": 60})
     return out
 
 
@@ -110,7 +110,10 @@ def value(module: str, function: str, settings: dict[str, Any]) -> Any:
 
 def trainings() -> dict[str, Any]:
     """The configuration of every training, with a number of images that no option equals."""
-    from ornstein.reproduce import cas_dm_cells, minority_cells, slct_cells, udpm_cells
+    from ornstein.reproduce.cas_dm import cells as cas_dm_cells
+    from ornstein.reproduce.minority import cells as minority_cells
+    from ornstein.reproduce.slct import cells as slct_cells
+    from ornstein.reproduce.udpm import cells as udpm_cells
 
     out = Path("OUT")
     found = {f"cas-dm {arm}": cas_dm_cells.configuration(arm, out, 3, 9999, 16) for arm in cas_dm_cells.ARMS}

@@ -11,8 +11,9 @@ from torch import nn
 import ornstein as orn
 from ornstein.networks import build
 from ornstein.objectives import Denoising, TrainBatch
-from ornstein.reproduce import Budget, Cells, Record, cas_dm
-from ornstein.reproduce import cas_dm_cells as measure
+from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce.cas_dm import cells as measure
+from ornstein.reproduce.cas_dm import experiment as cas_dm
 from ornstein.training.cas_dm import CascadeConfig
 
 

@@ -20,11 +20,11 @@ from ornstein.data.base import Example
 from ornstein.metrics import measure, statistics
 from ornstein.paths import VP, PyramidPath
 from ornstein.randomness import Noise
-from ornstein.reproduce import accelerated_cells as accelerated
-from ornstein.reproduce import cas_dm_cells as cascade
-from ornstein.reproduce import udpm_cells as pyramid
-from ornstein.reproduce import universal_images as images
-from ornstein.reproduce.cas_dm_cells import Pixels
+from ornstein.reproduce.accelerated import cells as accelerated
+from ornstein.reproduce.cas_dm import cells as cascade
+from ornstein.reproduce.cas_dm.cells import Pixels
+from ornstein.reproduce.udpm import cells as pyramid
+from ornstein.reproduce.universal import images
 from ornstein.samplers import DDIM, run, solve
 
 

@@ -22,10 +22,9 @@ from ornstein.metrics import measure, statistics
 from ornstein.metrics.kernel import mmd2
 from ornstein.metrics.manifold import manifold
 from ornstein.metrics.rarity import rarity as rarity_of
-from ornstein.reproduce import minority_arms as arms
-from ornstein.reproduce import minority_cells as made
-from ornstein.reproduce import minority_measures as measures
-from ornstein.reproduce.cas_dm_cells import Pixels
+from ornstein.reproduce.cas_dm.cells import Pixels
+from ornstein.reproduce.minority import arms, measures
+from ornstein.reproduce.minority import cells as made
 
 DATA = "critters:40+planets:7+landscape:6"
 ROW: dict[str, Any] = {"data": DATA, "size": 16, "seed": 2, "images": 64, "log_snr": -1.5, "distance": "squared",

@@ -14,7 +14,7 @@ import canned
 import pytest
 
 from ornstein.reproduce import EXPERIMENTS, Budget, Findings, Record, mean_interval
-from ornstein.reproduce.midpoint_depth import depth
+from ornstein.reproduce.midpoint.depth import depth
 
 
 def differences(found: Any, expected: Any, where: str = "") -> list[str]:

@@ -14,11 +14,10 @@ import pytest
 import torch
 
 import ornstein as orn
-from ornstein.reproduce import Budget, Cells, Record, minority
-from ornstein.reproduce import minority_arms as arms
-from ornstein.reproduce import minority_cells as made
-from ornstein.reproduce import minority_exact as exact
-from ornstein.reproduce import minority_measures as measures
+from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce.minority import arms, exact, measures
+from ornstein.reproduce.minority import cells as made
+from ornstein.reproduce.minority import experiment as minority
 
 TINY = "critters:60+planets:10+landscape:10"
 

@@ -13,9 +13,13 @@ from ornstein.lab.meters import gaussian_law, kl, tv_normal
 from ornstein.lab.targets import G8, M2, GaussianTarget
 from ornstein.lab.trajectories import flow
 from ornstein.randomness import Noise, NoiseSource
-from ornstein.reproduce import Budget, Cells, midpoint_cells, midpoint_depth, midpoint_orders, randomized_midpoint
-from ornstein.reproduce import rounds as closed
-from ornstein.reproduce.midpoint_cells import WIDE, Fine, Together, gaussian, schedules
+from ornstein.reproduce import Budget, Cells
+from ornstein.reproduce.midpoint import cells as midpoint_cells
+from ornstein.reproduce.midpoint import depth as midpoint_depth
+from ornstein.reproduce.midpoint import experiment as randomized_midpoint
+from ornstein.reproduce.midpoint import orders as midpoint_orders
+from ornstein.reproduce.midpoint import rounds as closed
+from ornstein.reproduce.midpoint.cells import WIDE, Fine, Together, gaussian, schedules
 from ornstein.reproduce.verdicts import slope_of
 from ornstein.samplers import RandomizedMidpoint, run, solve
 

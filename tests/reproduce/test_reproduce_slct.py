@@ -15,11 +15,13 @@ import torch
 
 from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
-from ornstein.reproduce import Budget, Cells, Record, slct, slct_world
-from ornstein.reproduce import slct_cells as made
-from ornstein.reproduce import slct_outliers as outliers
-from ornstein.reproduce.cas_dm_cells import Pixels
-from ornstein.reproduce.slct_verdicts import at, best, judged
+from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce.cas_dm.cells import Pixels
+from ornstein.reproduce.slct import cells as made
+from ornstein.reproduce.slct import experiment as slct
+from ornstein.reproduce.slct import outliers
+from ornstein.reproduce.slct import world as slct_world
+from ornstein.reproduce.slct.verdicts import at, best, judged
 from ornstein.runs import save_codec
 from ornstein.storage.configs import to_dict
 from ornstein.training import DivergedError, train

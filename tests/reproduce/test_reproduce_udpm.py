@@ -18,9 +18,10 @@ from ornstein.networks.discriminator import DiscriminatorConfig
 from ornstein.objectives.pyramid import PyramidLoss
 from ornstein.parameterizations import LevelBelow
 from ornstein.paths import PyramidPath
-from ornstein.reproduce import Budget, Cells, Record, udpm
-from ornstein.reproduce import udpm_cells as measure
-from ornstein.reproduce import udpm_verdicts as verdicts
+from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce.udpm import cells as measure
+from ornstein.reproduce.udpm import experiment as udpm
+from ornstein.reproduce.udpm import verdicts
 from ornstein.training import DivergedError, TrainConfig, train
 from ornstein.training.udpm import UDPMConfig
 

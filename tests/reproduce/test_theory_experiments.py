@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from ornstein.reproduce import Budget, Cells, Finding, Record, experiment
-from ornstein.reproduce import accelerated_cells as accelerated
-from ornstein.reproduce import exponential_cells as exponential
-from ornstein.reproduce.base import Findings
+from ornstein.reproduce.accelerated import cells as accelerated
+from ornstein.reproduce.exponential import cells as exponential
 from ornstein.reproduce.orders import Order, listed, order_of
+from ornstein.reproduce.record import Findings
 
 
 def test_orders() -> None:

@@ -15,8 +15,8 @@ from ornstein.denoisers import Denoiser
 from ornstein.paths import VP
 from ornstein.randomness import Noise
 from ornstein.reproduce import Budget, Cells, Record, experiment
-from ornstein.reproduce import universal_cells as exact
-from ornstein.reproduce import universal_images as images
+from ornstein.reproduce.universal import cells as exact
+from ornstein.reproduce.universal import images
 
 
 def test_the_posterior_of_a_mixture_is_bayes_rule() -> None:
@@ -163,7 +163,7 @@ def test_no_difference_is_inconclusive_and_the_record_survives_json() -> None:
 
 
 def test_a_larger_budget_adds_seeds() -> None:
-    from ornstein.reproduce.universal_verdicts import seeds_of
+    from ornstein.reproduce.universal.verdicts import seeds_of
 
     assert list(seeds_of(Budget(0.01))) == [0, 1, 2]
     assert list(seeds_of(Budget(0.125)))[:3] == [0, 1, 2]

@@ -10,20 +10,20 @@ import importlib
 from collections.abc import Mapping
 
 from ..errors import ConfigError
-from .base import Budget, Experiment, Finding, Findings, Line, Plot, Record, Table, mean_interval
 from .cells import Cells
+from .record import Budget, Experiment, Finding, Findings, Line, Plot, Record, Table, mean_interval
 
 # a name, then where its experiment is: module and attribute
 EXPERIMENTS: Mapping[str, tuple[str, str]] = {
-    "accelerated-ode": ("ornstein.reproduce.accelerated", "ODE"),
-    "accelerated-sde": ("ornstein.reproduce.accelerated", "SDE"),
-    "randomized-midpoint": ("ornstein.reproduce.randomized_midpoint", "EXPERIMENT"),
-    "exponential-integrator": ("ornstein.reproduce.exponential_integrator", "EXPERIMENT"),
-    "universal-guidance": ("ornstein.reproduce.universal_guidance", "EXPERIMENT"),
-    "minority-guidance": ("ornstein.reproduce.minority", "EXPERIMENT"),
-    "cas-dm": ("ornstein.reproduce.cas_dm", "EXPERIMENT"),
-    "slct": ("ornstein.reproduce.slct", "EXPERIMENT"),
-    "udpm": ("ornstein.reproduce.udpm", "EXPERIMENT"),
+    "accelerated-ode": ("ornstein.reproduce.accelerated.experiment", "ODE"),
+    "accelerated-sde": ("ornstein.reproduce.accelerated.experiment", "SDE"),
+    "randomized-midpoint": ("ornstein.reproduce.midpoint.experiment", "EXPERIMENT"),
+    "exponential-integrator": ("ornstein.reproduce.exponential.experiment", "EXPERIMENT"),
+    "universal-guidance": ("ornstein.reproduce.universal.experiment", "EXPERIMENT"),
+    "minority-guidance": ("ornstein.reproduce.minority.experiment", "EXPERIMENT"),
+    "cas-dm": ("ornstein.reproduce.cas_dm.experiment", "EXPERIMENT"),
+    "slct": ("ornstein.reproduce.slct.experiment", "EXPERIMENT"),
+    "udpm": ("ornstein.reproduce.udpm.experiment", "EXPERIMENT"),
 }
 
 

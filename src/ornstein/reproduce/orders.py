@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..lab.slopes import fit
-from .base import Interval
+from .record import Interval
 from .verdicts import Judged
 
 PLUS_MINUS = (

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ..page import Curve, Section, chart, render
 from ..page import Table as Shown
-from .base import Finding, Plot, Record, Table
+from .record import Finding, Plot, Record, Table
 
 _SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "~", "not testable here": "–"}
 

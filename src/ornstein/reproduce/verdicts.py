@@ -9,7 +9,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from .base import Finding, Interval, Plot, Table, Verdict, mean_interval
+from .record import Finding, Interval, Plot, Table, Verdict, mean_interval
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
