@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -78,21 +78,15 @@ class AcceleratedODE:
     The first step of a descent has no neighbour: it freezes the score (probe, history) or the noise (memory).
     """
 
+    order = 2
+    needs = AffinePath
+    """The method lives on the noise level σ/α."""
+
     form: Literal["probe", "history", "memory"] = "probe"
 
     def __post_init__(self) -> None:
         if self.form not in ("probe", "history", "memory"):
             raise ConfigError(f"the accelerated ODE has the forms 'probe', 'history' and 'memory', got {self.form!r}")
-
-    @property
-    def order(self) -> int:
-        """2."""
-        return 2
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath: the method lives on the noise level σ/α."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Ask here, look at the noisier neighbour or remember it, then extrapolate."""
@@ -156,15 +150,9 @@ class AcceleratedSDE:
     first order in general, with an error about half of ancestral sampling's at equal cost.
     """
 
-    @property
-    def order(self) -> int:
-        """1: the order on every law; 2 on Gaussians."""
-        return 1
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
+    order = 1
+    """On every law; on Gaussians it is 2."""
+    needs = AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Stir, ask, move, stir again."""
@@ -197,21 +185,15 @@ class MidpointSDE:
     `DPMSolver2S` puts the middle at half of λ.
     """
 
+    order = 2
+    """In law."""
+    needs = AffinePath
+
     form: Literal["variance", "exponential"] = "variance"
 
     def __post_init__(self) -> None:
         if self.form not in ("variance", "exponential"):
             raise ConfigError(f"the midpoint SDE has the forms 'variance' and 'exponential', got {self.form!r}")
-
-    @property
-    def order(self) -> int:
-        """2, in law."""
-        return 2
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """To the middle, and from the start with what was found there, under the same noise."""

@@ -25,16 +25,13 @@ class Ancestral:
     The last two need a `LocationPath`.
     """
 
+    order = 1
+
     variance: Literal["small", "large", "learned"] = "small"
 
     def __post_init__(self) -> None:
         if self.variance not in ("small", "large", "learned"):
             raise ConfigError(f"unknown variance {self.variance!r}: choose small, large or learned")
-
-    @property
-    def order(self) -> int:
-        """1."""
-        return 1
 
     @property
     def needs(self) -> type[Any]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -50,6 +50,9 @@ class TrigFlowAdams:
     moves.
     """
 
+    needs = AffinePath
+    """The angle is that of σ/α."""
+
     points: int = 3
     corrector: bool = True
     scale: float = 1.0
@@ -66,11 +69,6 @@ class TrigFlowAdams:
     def order(self) -> int:
         """min(points + 1, 3) with the corrector, min(points, 2) without."""
         return min(self.points + 1, 3) if self.corrector else min(self.points, 2)
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath: the angle is that of σ/α."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Correct the stretch that led here, then predict the next."""

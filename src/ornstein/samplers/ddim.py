@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -22,21 +21,14 @@ class DDIM:
     Works on any path with a mean and a std, the condition-shifted included.
     """
 
+    order = 1
+    needs = LocationPath
+
     eta: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eta <= 1.0:
             raise ConfigError(f"eta must lie in [0, 1], got {self.eta}")
-
-    @property
-    def order(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def needs(self) -> type[Any]:
-        """LocationPath."""
-        return LocationPath
 
     def step(self, path: LocationPath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """One step, one evaluation."""

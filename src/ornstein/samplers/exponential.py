@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -140,6 +140,9 @@ class DPMSolver:
     the noise from one Brownian path over the span, so that finer grids converge to the same image.
     """
 
+    needs = AffinePath
+    """The method lives on the log-SNR."""
+
     points: Literal[1, 2, 3] = 2
     stochastic: bool = False
     brownian: bool = False
@@ -154,11 +157,6 @@ class DPMSolver:
         """``points`` for the ODE (3 with a plain start: 2); for the SDE, in law, at most 2."""
         limited = self.stochastic or self.start == "plain"
         return min(self.points, 2) if limited else self.points
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath: the method lives on the log-SNR."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Extrapolate through the remembered estimates of this descent."""
@@ -193,18 +191,11 @@ class DPMSolver2S:
     Ornstein–Uhlenbeck process that both belong to composes them; it is of weak order 2.
     """
 
+    order = 2
+    needs = AffinePath
+
     stochastic: bool = False
     brownian: bool = False
-
-    @property
-    def order(self) -> int:
-        """2."""
-        return 2
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """A first-order step to the midpoint, then the whole step with the estimate found there."""

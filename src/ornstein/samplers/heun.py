@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -19,15 +18,9 @@ class Euler:
     On `VE` and `Flow` this is DDIM; on a variance-preserving path it is a different, usually worse, first-order rule.
     """
 
-    @property
-    def order(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath: the velocity needs rates(t)."""
-        return AffinePath
+    order = 1
+    needs = AffinePath
+    """The velocity needs rates(t)."""
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """One step, one evaluation."""
@@ -44,15 +37,8 @@ class Heun:
     first, whose local error is of second order already. EDM's churn is a climbing grid (`ornstein.grids.churn`).
     """
 
-    @property
-    def order(self) -> int:
-        """2."""
-        return 2
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
+    order = 2
+    needs = AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Predict with DDIM, then average the two noises."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
@@ -41,21 +41,14 @@ class ExponentialIntegrator:
     `ornstein.grids.early_stopping`, whose end the theory compares with.
     """
 
+    order = 1
+    needs = AffinePath
+
     freeze: Literal["score", "noise", "variance"] = "score"
 
     def __post_init__(self) -> None:
         if self.freeze not in ("score", "noise", "variance"):
             raise ConfigError(f"an exponential integrator freezes 'score', 'noise' or 'variance', got {self.freeze!r}")
-
-    @property
-    def order(self) -> int:
-        """1."""
-        return 1
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """One step, one evaluation."""
@@ -88,6 +81,8 @@ class DEIS:
     would limit the run to order 2.
     """
 
+    needs = AffinePath
+
     points: Literal[1, 2, 3] = 3
     variable: Literal["time", "sigma", "log-sigma", "gain"] = "time"
 
@@ -101,11 +96,6 @@ class DEIS:
     def order(self) -> int:
         """``points``."""
         return self.points
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Extrapolate the remembered noises of this descent."""
@@ -159,6 +149,8 @@ class Collocation:
     other; order min(nodes, sweeps). It pays only above some 150 evaluations.
     """
 
+    needs = AffinePath
+
     nodes: int = 3
     sweeps: int = 3
 
@@ -170,11 +162,6 @@ class Collocation:
     def order(self) -> int:
         """min(nodes, sweeps)."""
         return min(self.nodes, self.sweeps)
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Sweep over the nodes."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -89,6 +89,8 @@ class RandomizedMidpoint:
     cells with fresh noise, are that climbing grid; `ornstein.samplers.picard` asks all questions of a round together.
     """
 
+    needs = AffinePath
+
     form: Form = "noise"
     places: Literal["random", "middle"] = "random"
     opening: Literal["pair", "single"] = "pair"
@@ -106,11 +108,6 @@ class RandomizedMidpoint:
     def order(self) -> float:
         """2 at the middle. At random 3/2 given the drawn points; the law over all draws is of order 2."""
         return 2 if self.places == "middle" else 1.5
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Reach into the cell with the last slope, ask there, cross the cell with the answer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class SASolver:
     (τ = 1).
     """
 
+    needs = AffinePath
+
     predictor: int = 3
     corrector: int = 3
     tau: float = 0.3
@@ -58,11 +60,6 @@ class SASolver:
         if self.tau > 0.0:
             return min(self.predictor, 2)
         return 2 if self.corrector == 0 else min(self.predictor + 1, self.corrector + 1, 3)
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Correct the stretch that led here, then predict the next."""

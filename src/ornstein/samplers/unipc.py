@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from torch import Tensor
 
@@ -41,6 +41,9 @@ class UniPC:
     is a step from α = 0. On grids that end above σ = 0 nothing is lowered.
     """
 
+    needs = AffinePath
+    """The method lives on the log-SNR."""
+
     p: Literal[1, 2, 3] = 2
     variant: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
@@ -55,11 +58,6 @@ class UniPC:
     def order(self) -> int:
         """p + 1 with the corrector, p without; one less for p = 3 with a plain start."""
         return self.p + int(self.corrector) - int(self.p == 3 and self.start == "plain")
-
-    @property
-    def needs(self) -> type[Any]:
-        """AffinePath: the method lives on the log-SNR."""
-        return AffinePath
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
         """Correct the stretch that led here, then predict the next."""
