@@ -10,7 +10,6 @@ HEAVY = (
     "datasets",
     "matplotlib",
     "accelerate",
-    "tyro",
     "pandas",
     "sklearn",
 )

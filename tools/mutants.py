@@ -49,7 +49,7 @@ HOMES = {"paths": "laws", "parameterizations": "laws", "estimates": "laws", "den
          "randomness": "laws", "cascade": "laws", "scalars": "laws"}  # fmt: skip
 SELECT = "not slow and not gpu and not network"
 WARM = ("accelerate", "diffusers", "matplotlib.pyplot", "pytest", "safetensors.torch", "scipy.stats",
-        "sklearn.neighbors", "torch", "torchmetrics", "transformers", "tyro")  # fmt: skip
+        "sklearn.neighbors", "torch", "torchmetrics", "transformers")  # fmt: skip
 PLAIN = ("-q", "-x", "-m", SELECT, "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:cov", "--no-header",
          "-W", "ignore::pytest.PytestAssertRewriteWarning")  # fmt: skip
 NOTICED = ("killed", "hung")

@@ -74,8 +74,8 @@ def command(details: Mapping[str, Any], images: int) -> str:
                 words.append(_option(option, value))
 
     differ(ours, plain, "", words)
-    kind = ours["network"]["kind"]  # one network of several is named by a word, at the end
-    return " ".join(words + ([f"network:{kind}"] if last and kind in ("unet", "dit") else []) + last)
+    kind = ours["network"]["kind"]  # one network of several is named
+    return " ".join(words + ([f"--network {kind}"] if last and kind in ("unet", "dit") else []) + last)
 
 
 def _option(name: str, value: object) -> str:

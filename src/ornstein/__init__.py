@@ -7,16 +7,32 @@ images = orn.sample(model, n=16, sampler="dpmpp-2m", steps=20, seed=0)
 model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 64))
 """
 
-from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
-from .denoisers import CachedDenoiser, Denoiser, Guidance
-from .estimates import Estimate, Gaussian
-from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
-from .randomness import Noise, NoiseSource
-from .runs import load
-from .samplers import plan, run, solve
-from .sampling import sample, stream
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
+    from .denoisers import CachedDenoiser, Denoiser, Guidance
+    from .estimates import Estimate, Gaussian
+    from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
+    from .randomness import Noise, NoiseSource
+    from .runs import load
+    from .samplers import plan, run, solve
+    from .sampling import sample, stream
 
 __version__ = "0.1.0"
+
+# Names are imported when they are used: the command and its help do not wait for torch.
+_MODULES = {
+    "denoisers": ("CachedDenoiser", "Denoiser", "Guidance"),
+    "estimates": ("Estimate", "Gaussian"),
+    "paths": ("VE", "VP", "AffinePath", "Flow", "LocationPath", "Path", "PyramidPath", "ShiftedPath"),
+    "randomness": ("Noise", "NoiseSource"),
+    "runs": ("load",),
+    "samplers": ("plan", "run", "solve"),
+    "sampling": ("sample", "stream"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "VE",
@@ -51,3 +67,22 @@ __all__ = [
     "solve",
     "stream",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+        globals()[name] = value
+        return value
+    try:
+        return importlib.import_module(f".{name}", __name__)
+    except ModuleNotFoundError as error:
+        if error.name != f"{__name__}.{name}":
+            raise
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -64,7 +64,7 @@ BAD = [
     ("train", "ddpm", "--out", "OUT", "--objective.gamma", "nan"),
     ("train", "ddpm", "--out", "OUT", "--optimizer.lr", "-1"),
     ("train", "ddpm", "--out", "OUT", "--size", "63"),
-    ("train", "ddpm", "--out", "OUT", "network:unet", "--network.width", "7"),
+    ("train", "ddpm", "--out", "OUT", "--network", "unet", "--network.width", "7"),
     ("eval", "no/such/thing", "--n", "4"),
     ("eval", "RUN", "--against", "no/such/folder", "--n", "4"),
     ("eval", "RUN", "--features", "resnet", "--n", "4"),
@@ -95,9 +95,9 @@ def test_bad_input_costs_one_line(
 @pytest.mark.parametrize(
     ("args", "told"),
     [
-        (("--interpolate", "3"), "--interpolate: give None or INT INT, not '3'"),
-        (("--interpolate", "3", "4", "5"), "--interpolate: give None or INT INT, not '3', '4', '5'"),
-        (("--vary", "x"), "--vary: give None or INT, not 'x'"),
+        (("--interpolate", "3"), "--interpolate: give INT INT, not '3'"),
+        (("--interpolate", "3", "4", "5"), "unexpected word '5'"),
+        (("--vary", "x"), "--vary: give INT, not 'x'"),
         (("--n", "many"), "--n: give INT, not 'many'"),
         (("--keep", "all"), "--keep: give FLOAT, not 'all'"),
     ],

@@ -9,10 +9,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
-import tyro
 from PIL import Image
 
 from ornstein import guides
+from ornstein.cli.parser import parse
 from ornstein.cli.sample import SampleArgs
 
 ROOT = Path(__file__).parents[2]
@@ -51,12 +51,12 @@ def test_every_kind_has_a_page_and_a_figure() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_commands_differ_in_the_guide_alone(name: str) -> None:
     first, *others = tool.commands(tool.PAGES / f"{name}.md")
-    plain = tyro.cli(SampleArgs, args=list(first.words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
+    plain = parse(SampleArgs, "ornstein sample", list(first.words[1:]))
     assert (plain.run, plain.guide) == ("critters", ())
     assert 6 <= plain.n <= 8
     assert others
     for command in others:
-        read = tyro.cli(SampleArgs, args=list(command.words[1:]), config=(tyro.conf.FlagCreatePairsOff,))
+        read = parse(SampleArgs, "ornstein sample", list(command.words[1:]))
         assert all(guides.GuideSpec.read(words).kind == name for words in read.guide)
         assert len(read.guide) == 1
         same = ("run", "n", "seed", "first", "steps", "sampler", "grid")

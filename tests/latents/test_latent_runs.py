@@ -251,7 +251,7 @@ def test_the_command_decodes(run, tmp_path, capsys):
         (["--codec", "CODEC", "--size", "18"], "do not divide by 4"),
         (["--codec", "CODEC", "--latents.std", "0"], "must be positive"),
         (["--codec", "identity"], "leave the codec out"),
-        (["--codec", "CODEC", "network:unet", "--network.multipliers", "1", "1", "1", "1"], "size 4"),
+        (["--codec", "CODEC", "--network", "unet", "--network.multipliers", "1", "1", "1", "1"], "size 4"),
     ],
 )
 def test_what_does_not_fit_costs_one_line(autoencoder, tmp_path, capsys, words, message):

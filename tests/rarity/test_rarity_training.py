@@ -331,7 +331,7 @@ def test_a_classifier_that_does_not_fit_the_model_is_refused_before_anything_is_
 
 def test_the_command_trains(brightness, tmp_path, capsys):
     words = f"train rarity-classifier --scores {brightness} --data critters:96 --out {tmp_path / 'run'} --size 16"
-    more = "--images 32 --batch 16 --classes 3 --no-tensorboard network:unet --network.width 8 --network.head-width 8"
+    more = "--images 32 --batch 16 --classes 3 --no-tensorboard --network unet --network.width 8 --network.head-width 8"
     shape = "--network.multipliers 1 2 --network.attention --network.patch 2"
     status = main([*words.split(), *more.split(), *shape.split()])
     assert status == 0, capsys.readouterr().err

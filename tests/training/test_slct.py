@@ -266,7 +266,7 @@ def test_the_search_refuses_other_models(tmp_path):
         (["--batch", "-5"], "--batch at least 1"),
         (["--n", "1"], "--n must be at least 2"),
         (["--candidates", "0.002"], "must lie between"),
-        (["--candidates", "nan"], "must lie between"),
+        (["--candidates", "nan"], "must be a finite number"),
     ],
 )
 def test_the_search_refuses_what_cannot_be(run, words, message, capsys):

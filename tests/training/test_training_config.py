@@ -2,8 +2,8 @@ import json
 from dataclasses import replace
 
 import pytest
-import tyro
 
+from ornstein.cli.parser import parse
 from ornstein.errors import ConfigError
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import Denoising
@@ -84,17 +84,17 @@ def test_parts_refuse_too():
 def test_command_line():
     args = ["--data", "d", "--out", "o", "--images", "7", "--batch", "2"]
     args += ["--network.width", "64", "--optimizer.lr", "2e-3", "--every.log", "5"]
-    config = tyro.cli(TrainConfig, args=args)
+    config = parse(TrainConfig, "ornstein train ddpm", args)
     assert (config.data, config.images, config.network.width, config.optimizer.lr) == ("d", 7, 64, 2e-3)
     assert isinstance(config.network, UNetConfig)
-    config = tyro.cli(TrainConfig, args=["--out", "o", "network:dit", "--network.depth", "3", "--seed", "4"])
+    config = parse(TrainConfig, "p", ["--out", "o", "--network.depth", "3", "--network", "dit", "--seed", "4"])
     assert config.network == DiTConfig(depth=3)
     assert config.seed == 4
 
 
 def test_help_says_what_each_option_is(capsys):
     with pytest.raises(SystemExit):
-        tyro.cli(TrainConfig, args=["--help"])
+        parse(TrainConfig, "ornstein train ddpm", ["--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for words in ("Example: ornstein train ddpm", "Budget: how many images", "Learning rate after the warm-up"):
         assert words in text

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-import tyro
-
+from ..options import Option
 from .sides import How
 
 
@@ -20,9 +20,9 @@ class EvalArgs:
     Example: ornstein eval runs/critters --against critters --n 1000 --sampler dpmpp-2m --steps 20
     """
 
-    what: tyro.conf.Positional[str]
+    what: Annotated[str, Option(positional=True, value="WHAT")]
     """A run, checkpoint folder or shipped model to sample from; an autoencoder; or a folder of images."""
-    other: tyro.conf.Positional[str | None] = None
+    other: Annotated[str | None, Option(positional=True, value="DATA")] = None
     """The same as --against: ornstein eval A B."""
     against: str | None = None
     """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""

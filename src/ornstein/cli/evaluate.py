@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
-from ..runs import is_codec
 from .eval_args import EvalArgs
 from .imports import find_here
 from .output import emit_json, note, say
@@ -24,6 +23,7 @@ def evaluate(args: EvalArgs) -> int:
     """Measure and print. Whatever can be refused is refused before the first image is sampled."""
     from ..metrics import files, images, measure, sets
     from ..metrics.measure import needs
+    from ..runs import is_codec
     from .observe import load_evaluators, look, write_images
 
     if is_codec(args.what):

@@ -7,16 +7,13 @@ output and nothing else there.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
-import io
 import os
-import re
 import sys
 from collections.abc import Sequence
-from typing import Any
 
 from ..errors import UsageError
+from .parser import parse
 
 # name: (module, arguments, function, what it does)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
@@ -78,25 +75,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("a path begins with ~ and the name of no user of this machine: write it in full", 2)
 
 
-def parse(kind: Any, prog: str, args: Sequence[str]) -> Any:
-    """The arguments as a ``kind``; a parsing error is folded into one line.
-
-    Raises:
-        UsageError: unknown options or unreadable values.
-        SystemExit: with status 0, for ``--help``.
-    """
-    import tyro
-
-    captured = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(kind, prog=prog, args=list(args), config=(tyro.conf.FlagCreatePairsOff,))
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise UsageError(_one_line(captured.getvalue(), prog)) from None
-
-
 def _dispatch(name: str, args: Sequence[str]) -> int:
     if name not in COMMANDS:
         import difflib
@@ -115,37 +93,6 @@ def _overview() -> str:
     width = max(len(name) for name in COMMANDS)
     rows = [f"  {name:<{width}}  {what}" for name, (*_, what) in COMMANDS.items()]
     return "\n".join([USAGE, "", *rows])
-
-
-def _one_line(box: str, prog: str) -> str:
-    """The message inside the parser's box, without its frame and without the options' help."""
-    lines = [re.sub(r"[│╭╮╰╯─]", " ", line).strip() for line in box.splitlines()]
-    title = lines[0].lower() if lines else ""
-    kept: list[str] = []
-    for line in lines[1:]:
-        if line.startswith(("Argument helptext", "For full helptext")):
-            break
-        if line.strip("-+|"):  # a frame in ASCII
-            kept.append(line)
-    text = " ".join(kept) or "unreadable arguments"
-    if "required" in title:
-        text = re.sub(r"^Missing from [^:]*:", "missing argument:", text)
-    # "Perhaps you meant: --flag TYPE its help …" becomes the flag alone.
-    text = re.sub(r"\.?\s*Perhaps you meant: (--[\w.-]+).*", r": did you mean \1?", text)
-    text = re.sub(r"\s*in ornstein [\w -]* --help", "", text)
-    text = re.sub(r"\[/?bold\]", "", text)
-    # "no type matching {None}|{INT INT} could be instantiated from ['3']. Got errors …" becomes the values that fit.
-    text = re.sub(r"^Error parsing (--[\w.-]+): ", r"\1: ", text)
-    text = re.sub(r": no type matching (.*?) could be instantiated from \[(.*?)\]\..*", _unfit, text)
-    text = re.sub(r": invalid literal for int\(\) with base 10: ", ": give INT, not ", text)
-    text = re.sub(r": could not convert string to float: ", ": give FLOAT, not ", text)
-    text = " ".join(text.split()).rstrip(".")
-    return f"{text} (see {prog} --help)"
-
-
-def _unfit(found: re.Match[str]) -> str:
-    kinds = found[1].replace("{", "").replace("}", "").replace("|", " or ")
-    return f": give {kinds}, not {found[2] or 'nothing'}"
 
 
 def _say(text: str) -> None:

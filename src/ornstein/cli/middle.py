@@ -7,9 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
-import tyro
-
 from ..errors import UsageError
+from ..options import Option
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ class MiddleArgs:
     Example: ornstein middle runs/slct --against critters --n 500
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, Option(positional=True, value="MODEL")]
     """A run of slct, ict, cm or ect."""
     against: str = "critters"
     """The data to compare with, as for train --data; other data than the test set of a paper's table."""
@@ -36,7 +35,7 @@ class MiddleArgs:
     """Evaluations to search for: one level less than that."""
     n: int = 500
     """Images of each side."""
-    candidates: Annotated[tuple[float, ...], tyro.conf.arg(metavar="FLOAT …")] = CANDIDATES
+    candidates: tuple[float, ...] = CANDIDATES
     """Levels σ/α to try."""
     refine: int = 3
     """Further levels tried around the best one."""

@@ -8,11 +8,10 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import tyro
+from typing import TYPE_CHECKING, Annotated
 
 from ..errors import UsageError
+from ..options import Option
 from .output import emit_json, make_folder, note, refuse_file, say, write_text
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ class ReproduceArgs:
     Example: ornstein reproduce accelerated-ode accelerated-sde --budget 0.1
     """
 
-    methods: tyro.conf.Positional[tuple[str, ...]] = ()
+    methods: Annotated[tuple[str, ...], Option(positional=True, value="METHOD")] = ()
     """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance,
     minority-guidance, cas-dm, slct and udpm; none means all."""
     out: Path = Path("runs/reproduce")

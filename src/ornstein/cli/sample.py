@@ -6,9 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import tyro
-
 from ..errors import UsageError
+from ..options import Option
 from .guidance import guidances_of, read_guidances
 from .guides import read_guides, told_once
 from .imports import find_here
@@ -36,7 +35,7 @@ class SampleArgs(LatentArgs):
     Example: ornstein sample runs/critters --sampler dpmpp-2m --steps 20 --seed 0 --n 16 --out out/critters
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, Option(positional=True, value="MODEL")]
     """A run folder, a checkpoint folder, or the name of a shipped model."""
     out: Path = Path("out/samples")
     """Folder for the PNGs (000000.png, …) and grid.png."""
@@ -58,33 +57,29 @@ class SampleArgs(LatentArgs):
     """Number of the first image in the stream, to split a large job."""
     batch: int = 16
     """Images at a time."""
-    label: Annotated[tuple[str, ...], tyro.conf.arg(metavar="CLASS")] = ()
+    label: Annotated[tuple[str, ...], Option(value="CLASS…")] = ()
     """Class names or numbers, cycled over the images (class-conditional models)."""
     caption: str | None = None
     """A caption (text-conditional models)."""
     guidance_scale: float = 1.0
     """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice.
     Short for --guidance cfg:WEIGHT before all others."""
-    guidance: tyro.conf.UseAppendAction[
-        Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME[:NUMBER][,KEY=VALUE…]")]
-    ] = ()
+    guidance: Annotated[tuple[str, ...], Option(value="NAME[:NUMBER]", single=True)] = ()
     """A guidance, such as pag:3 or cfg:7,rescale=0.7: cfg, apg, cfg++, autoguidance, pag, seg, skip-layer or threshold.
     Repeat it for several; each acts on the answer of the one before."""
-    guide: tyro.conf.UseAppendAction[Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND:ARG[:WEIGHT]")]] = ()
+    guide: Annotated[tuple[str, ...], Option(value="KIND:ARG[:WEIGHT]", single=True)] = ()
     """A guide, such as segmentation:mask.png:400 or text:"a green critter":10; repeat it for several. ornstein guides
     lists them."""
-    guide_source: tyro.conf.UseAppendAction[
-        Annotated[tuple[str, ...], tyro.conf.arg(metavar="KIND=SOURCE[:WEIGHTS]")]
-    ] = ()
+    guide_source: Annotated[tuple[str, ...], Option(value="KIND=SOURCE[:WEIGHTS]", single=True)] = ()
     """The network behind a kind of guide: own, package or standard, with the path of its weights."""
     guide_through: Literal["network", "estimate"] = "network"
     """Whether the guides' gradient passes the model, or stops at its clean estimate, which costs half the time."""
-    guide_window: Annotated[str | None, tyro.conf.arg(metavar="LOW:HIGH")] = None
+    guide_window: Annotated[str | None, Option(value="LOW:HIGH")] = None
     """Noise levels σ/α at which guides act; everywhere by default."""
     guide_placement: Literal["joint", "separate"] = "joint"
     """Guides see the answer of --guidance-scale and --guidance, or the unconditional model, and both shifts are
     added."""
-    backward: Annotated[str | None, tyro.conf.arg(metavar="STEPS[:RATE]")] = None
+    backward: Annotated[str | None, Option(value="STEPS[:RATE]")] = None
     """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
     recur: int = 1
     """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
-import tyro
 
 from ..errors import UsageError
+from ..options import Option
 from .output import emit_json, note, refuse_target, say
 
 
@@ -23,7 +23,7 @@ class ScoreArgs:
     finish puts the table together.
     """
 
-    run: tyro.conf.Positional[str]
+    run: Annotated[str, Option(positional=True, value="MODEL")]
     """A run folder, a checkpoint folder, or the name of a shipped model."""
     data: str = ""
     """What to score, as for train --data; by default what the run was trained on."""

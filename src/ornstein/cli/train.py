@@ -21,7 +21,7 @@ ornstein train METHOD --help shows the options."""
 def parse(args: Sequence[str]) -> Any:
     """The configuration of the method named by the first word."""
     from ..training.methods import METHODS
-    from .main import parse as parse_into
+    from .parser import parse as parse_into
 
     if not args or args[0] in {"-h", "--help"}:
         say(_HELP.format(methods="\n".join(f"  {name:<8} {method.what}" for name, method in METHODS.items())))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from ..errors import UsageError
+from ..options import Option
 from .output import emit_json, note, refuse_target, say
 
 
@@ -20,7 +19,7 @@ class TrainGuideArgs:
     Example: ornstein train-guide segmentation --out segmentation.safetensors --seed 0
     """
 
-    kind: Annotated[str, tyro.conf.Positional]
+    kind: Annotated[str, Option(positional=True, value="KIND")]
     """What to train: segmentation, classifier, identity, text or detection."""
     out: Path
     """The file to write, NAME.safetensors; NAME.json beside it tells how it was made and how good it is."""

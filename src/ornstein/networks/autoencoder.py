@@ -7,7 +7,7 @@ patch stem: at a picture's full resolution nothing is computed, which is where a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from ornstein.networks import checks
 from ornstein.networks.blocks import Norm, NormKind, grow, shrink, zeroed
+from ornstein.options import HIDDEN, Count, check_fields
 
 _LOGVAR = (-30.0, 20.0)
 
@@ -33,19 +34,27 @@ class KLConfig:
 
     kind: ClassVar[str] = "klconfig"
 
-    channels: int = 3
-    latent: int = 4
-    width: int = 32
-    multipliers: tuple[int, ...] = (1, 2)
-    blocks: int = 1
-    patch: int = 2
+    channels: Annotated[Count, HIDDEN] = 3
+    """Channels of the picture, which follow from the data."""
+    latent: Count = 4
+    """Channels of the latent."""
+    width: Count = 32
+    """Channels of the finest level, a multiple of 8."""
+    multipliers: tuple[Count, ...] = (1, 2)
+    """Channels of each level, finest first, as multiples of the width. Each level after the first halves the size."""
+    blocks: Count = 1
+    """Residual blocks a level of the encoder; the decoder has one more."""
+    patch: Count = 2
+    """Squares of patch × patch pixels become channels first, and pixels again last."""
     norm: NormKind = "group"
+    """Normalisation."""
 
     def __post_init__(self) -> None:
         checks.positive(channels=self.channels, latent=self.latent, width=self.width, blocks=self.blocks)
         checks.positive(patch=self.patch, levels=len(self.multipliers), multipliers=min(self.multipliers, default=0))
         checks.multiple(8, "normalisation works on groups of channels", width=self.width)
         checks.choice(("group", "rms", "nonscaling", "none"), norm=self.norm)
+        check_fields(self)
 
     @property
     def factor(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import numpy as np
 import torch
@@ -12,7 +13,11 @@ from ornstein.errors import ConfigError
 from ornstein.networks.dit import DiT, DiTConfig
 from ornstein.networks.embeddings import TimeEmbedding
 from ornstein.networks.unet import UNet, UNetConfig
+from ornstein.options import Choice
 from ornstein.randomness import generator
+
+NetworkChoice = Annotated[UNetConfig, Choice("unet")] | Annotated[DiTConfig, Choice("dit")]
+"""A network that a configuration leaves open."""
 
 NETWORKS: dict[str, tuple[type, type[nn.Module]]] = {"unet": (UNetConfig, UNet), "dit": (DiTConfig, DiT)}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from ornstein.errors import ConfigError
 from ornstein.networks import checks
 from ornstein.networks.blocks import ResidualBlock
 from ornstein.networks.building import initialise
+from ornstein.options import HIDDEN, Count, Index, Part, check_fields
 
 _SLOPE = 0.2  # of the leaky ReLU
 
@@ -34,18 +35,25 @@ class DiscriminatorConfig:
 
     kind: ClassVar[str] = "discriminatorconfig"
 
-    channels: int = 3
-    width: int = 32
-    blocks: int = 0
-    dropout: float = 0.0
-    group: int = 4
-    classes: int = 0
+    channels: Annotated[Count, HIDDEN] = 3
+    """Channels of the picture, which follow from the data."""
+    width: Count = 32
+    """Channels before its first block; the published one has 192."""
+    blocks: Index = 0
+    """Its residual blocks; 0 follows from the smallest picture."""
+    dropout: Part = 0.0
+    """Part of its features, and of its logits, dropped in training."""
+    group: Count = 4
+    """Pictures whose standard deviation is one of its features; 1 none."""
+    classes: Annotated[Index, HIDDEN] = 0
+    """Number of labels, which follows from --condition and the data."""
 
     def __post_init__(self) -> None:
         checks.positive(channels=self.channels, width=self.width, group=self.group)
         checks.not_negative(blocks=self.blocks, classes=self.classes)
         checks.multiple(8, "so that all widths do", width=self.width)
         checks.dropout_rate(self.dropout)
+        check_fields(self)
 
     def widths(self, smallest: int) -> tuple[int, ...]:
         """Output channels of each block for images of at least this side.

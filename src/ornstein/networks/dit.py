@@ -8,7 +8,7 @@ Sites, in the order of a forward pass, for each block i < depth: ``block.i.query
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,7 @@ from ornstein.networks import checks
 from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
 from ornstein.networks.sites import Site
+from ornstein.options import HIDDEN, Count, Index, Part, check_fields
 
 TokenNorm = Literal["token", "nonscaling"]
 
@@ -39,21 +40,36 @@ class DiTConfig:
 
     kind: ClassVar[str] = "dit"
 
-    channels: int = 3
-    out_channels: int | None = None
-    width: int = 192
-    depth: int = 6
-    head_width: int = 64
-    expansion: int = 4
-    patch: int = 4
-    classes: int = 0
-    text_width: int = 0
-    vector_width: int = 0
+    channels: Annotated[Count, HIDDEN] = 3
+    """Channels of the image, which follow from the data."""
+    out_channels: Annotated[int | None, HIDDEN] = None
+    """Channels of the output; as many as of the image."""
+    width: Count = 192
+    """Channels of a token."""
+    depth: Count = 6
+    """Blocks."""
+    head_width: Count = 64
+    """Channels of an attention head."""
+    expansion: Count = 4
+    """Width of a block's hidden layer, as a multiple of the width."""
+    patch: Count = 4
+    """A token stands for patch × patch pixels."""
+    classes: Annotated[Index, HIDDEN] = 0
+    """Number of labels, which follows from --condition and the data."""
+    text_width: Annotated[Index, HIDDEN] = 0
+    """Channels of a word, which follow from --condition and the data."""
+    vector_width: Annotated[Index, HIDDEN] = 0
+    """Length of a vector condition."""
     norm: TokenNorm = "token"
+    """Normalisation: every token by itself, or all jointly with a learned bias; neither has a gain."""
     qk_norm: bool = False
-    dropout: float = 0.0
+    """Normalise queries and keys in every head, without a gain."""
+    dropout: Part = 0.0
+    """Part of the features dropped in training."""
     time_features: TimeFeatures = "sinusoidal"
+    """How the time number becomes features: sinusoidal for times of 0 … 1000, fourier for log σ/4."""
     time_scale: float = 1.0
+    """Factor on the time number; 16 is usual with fourier features of log(σ)/4."""
 
     def __post_init__(self) -> None:
         checks.positive(channels=self.channels, out_channels=self.outputs, width=self.width, depth=self.depth)
@@ -65,6 +81,7 @@ class DiTConfig:
         checks.dropout_rate(self.dropout)
         if self.width % self.head_width:
             raise ConfigError(f"head_width={self.head_width} does not divide width={self.width}: change one of them")
+        check_fields(self)
 
     @property
     def outputs(self) -> int:

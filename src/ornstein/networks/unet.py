@@ -23,7 +23,7 @@ bound as a pair (FreeU, DMFFT).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,7 @@ from ornstein.networks import checks
 from ornstein.networks.blocks import CrossAttention, Norm, NormKind, Resample, ResidualBlock, SelfAttention, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures
 from ornstein.networks.sites import Site
+from ornstein.options import HIDDEN, Count, Index, Part, check_fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,22 +60,39 @@ class UNetConfig:
 
     kind: ClassVar[str] = "unet"
 
-    channels: int = 3
-    out_channels: int | None = None
-    width: int = 64
-    multipliers: tuple[int, ...] = (1, 2, 3)
-    blocks: int | tuple[int, ...] = 2
-    attention: tuple[int, ...] = (2,)
-    head_width: int = 64
-    patch: int = 1
-    classes: int = 0
-    text_width: int = 0
-    vector_width: int = 0
+    channels: Annotated[Count, HIDDEN] = 3
+    """Channels of the image, which follow from the data."""
+    out_channels: Annotated[int | None, HIDDEN] = None
+    """Channels of the output; as many as of the image."""
+    width: Count = 64
+    """Channels of the finest level, a multiple of 8."""
+    multipliers: tuple[Count, ...] = (1, 2, 3)
+    """Channels of each level as multiples of the width, finest first."""
+    blocks: Count | tuple[Count, ...] = 2
+    """Encoder blocks of a level (as many decoder blocks): one number, or one for each level."""
+    attention: tuple[Index, ...] = (2,)
+    """Levels whose blocks attend; 0 is the finest."""
+    head_width: Count = 64
+    """Channels of an attention head."""
+    patch: Count = 1
+    """Squares of patch × patch pixels become channels at the input, and pixels again at the output."""
+    classes: Annotated[Index, HIDDEN] = 0
+    """Number of labels, which follows from --condition and the data."""
+    text_width: Annotated[Index, HIDDEN] = 0
+    """Channels of a word, which follow from --condition and the data."""
+    vector_width: Annotated[Index, HIDDEN] = 0
+    """Length of a vector condition."""
     norm: NormKind = "group"
-    norm_size: int = 0
-    dropout: float = 0.0
+    """Normalisation."""
+    norm_size: Index = 0
+    """Side of the images, if the bias of nonscaling norms shall depend on the pixel, as published; the network then
+    takes that size alone."""
+    dropout: Part = 0.0
+    """Part of the features dropped in training."""
     time_features: TimeFeatures = "sinusoidal"
+    """How the time number becomes features: sinusoidal for times of 0 … 1000, fourier for log σ/4."""
     time_scale: float = 1.0
+    """Factor on the time number; 16 is usual with fourier features of log(σ)/4."""
 
     def __post_init__(self) -> None:
         checks.positive(channels=self.channels, out_channels=self.outputs, width=self.width, head_width=self.head_width)
@@ -111,6 +129,7 @@ class UNetConfig:
             raise ConfigError(
                 f"text_width={self.text_width} needs a level that attends to the text: name one in attention"
             )
+        check_fields(self)
 
     def side(self, level: int) -> int:
         """Side of the features of a level, where it is known."""

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import tyro
 
 from ..errors import ConfigError
 from ..models.autoencoder import AutoencoderSpec
@@ -15,6 +14,7 @@ from ..networks.autoencoder import KLConfig, PatchDiscriminator
 from ..networks.building import initialise
 from ..objectives import Objective
 from ..objectives.reconstruction import ReconstructionLoss
+from ..options import Absent
 from ..randomness import mix
 from .conditions import Text
 from .config import Condition, LatentOptions, Optimizer, TrainConfig
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..data.base import Source
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig(TrainConfig):
     """Train a small autoencoder whose latents a model can then be trained on, with --codec.
@@ -37,13 +36,13 @@ class AutoencoderConfig(TrainConfig):
 
     takes_latents: ClassVar[bool] = False
 
-    path: tyro.conf.Suppress[PathName] = "flow"
-    predicts: tyro.conf.Suppress[Prediction] = "clean"
-    sigma_data: tyro.conf.Suppress[float] = 0.5
-    condition: tyro.conf.Suppress[Condition] = "none"
-    text: tyro.conf.Suppress[Text] = field(default_factory=Text)
-    codec: tyro.conf.Suppress[str] = ""
-    latents: tyro.conf.Suppress[LatentOptions] = field(default_factory=LatentOptions)
+    path: Absent[PathName] = "flow"
+    predicts: Absent[Prediction] = "clean"
+    sigma_data: Absent[float] = 0.5
+    condition: Absent[Condition] = "none"
+    text: Absent[Text] = field(default_factory=Text)
+    codec: Absent[str] = ""
+    latents: Absent[LatentOptions] = field(default_factory=LatentOptions)
     batch: int = 16
     """Images a step, over all processes."""
     network: KLConfig = field(default_factory=KLConfig)  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
-import tyro
 
 from ..cascade import GateShape, Squash
 from ..errors import ConfigError
@@ -14,8 +13,9 @@ from ..interop.diffusers import is_pipeline
 from ..interop.fronts import PipelineFront, open_front
 from ..models.cascade import CascadeSpec
 from ..models.spec import Conditioned, ModelSpec, Prediction
-from ..networks import DiTConfig, UNetConfig
+from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
+from ..options import Choice
 from .conditions import captions
 from .config import TrainConfig, require_fit
 
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..data.base import Source
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeConfig(TrainConfig):
     """Train a cascade of two networks: a denoiser, and a refiner of its clean images with a perceptual metric.
@@ -44,12 +43,8 @@ class CascadeConfig(TrainConfig):
     front: str = ""
     """A run, checkpoint, card, shipped model or folder of a diffusers pipeline to be the first network, frozen; by
     default both are trained."""
-    back: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
-        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
-        | Annotated[None, tyro.conf.subcommand("same", description="as the first network")]
-    ) = None
-    """The second network: back:unet or back:dit after the first one, then its options; by default like the first."""
+    back: NetworkChoice | Annotated[None, Choice("same")] = None
+    """The second network; by default like the first."""
     clip: float = 1.0
     """Bound of clean images between the stages and after them; 0 leaves them unbounded."""
     gate: GateShape = "map"

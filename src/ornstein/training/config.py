@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
-import tyro
 
 from ..errors import ConfigError
 from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
-from ..networks import DiTConfig, UNetConfig
+from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
 from .conditions import Text
 from .limits import at_least
@@ -122,7 +121,6 @@ class LatentOptions:
             raise ConfigError(f"latents.std must be positive, got {self.std}")
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Train a diffusion model.
@@ -162,11 +160,8 @@ class TrainConfig:
     """What the network's output means; clean learns drawings soonest."""
     sigma_data: float = 0.5
     """Standard deviation of the data, for --predicts edm."""
-    network: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
-        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
-    ) = field(default_factory=UNetConfig.small)
-    """The network: network:unet or network:dit at the end of the command line, then its options."""
+    network: NetworkChoice = field(default_factory=UNetConfig.small)
+    """The network: a U-Net, or dit, a transformer over patches."""
     text: Text = field(default_factory=Text)
     """The caption encoder."""
     objective: Denoising = field(default_factory=Denoising)

@@ -9,7 +9,6 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
-import tyro
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +21,7 @@ from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
 from ..networks import UNetConfig
 from ..objectives import Denoising, Losses, TrainBatch
 from ..objectives.denoising import TimeLaw
+from ..options import Absent, Choice
 from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.table import Table
@@ -211,7 +211,6 @@ class LinearDecayAdamW(Optimizer):
         return Optimizer.rate(self, images) * left
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RarityConfig(TrainConfig):
     """Train a classifier of rarity on noisy images, for minority guidance.
@@ -249,14 +248,11 @@ class RarityConfig(TrainConfig):
     """Mirror half of the images."""
     path: PathName = "vp-linear"
     """Law of the training noise; the classifier is told the log-SNR alone, and serves every path."""
-    predicts: tyro.conf.Suppress[Prediction] = "noise"
-    sigma_data: tyro.conf.Suppress[float] = 0.5
-    text: tyro.conf.Suppress[Text] = field(default_factory=Text)
-    network: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="the encoder half of a U-Net")]
-        | Annotated[None, tyro.conf.subcommand("auto", description="by what it looks at")]
-    ) = None
-    """The encoder, network:unet and its options; by default small for images, one level of width 128 for features."""
+    predicts: Absent[Prediction] = "noise"
+    sigma_data: Absent[float] = 0.5
+    text: Absent[Text] = field(default_factory=Text)
+    network: Annotated[UNetConfig, Choice("unet")] | Annotated[None, Choice("auto")] = None
+    """The encoder; by default small for images, one level of width 128 for features."""
     objective: RarityLoss = field(default_factory=RarityLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The loss."""
     optimizer: LinearDecayAdamW = field(default_factory=LinearDecayAdamW)

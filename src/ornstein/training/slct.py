@@ -9,16 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
-import tyro
 
 from .. import grids
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.consistency import ConsistencySpec
 from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
-from ..networks import DiTConfig, UNetConfig
+from ..networks import NetworkChoice, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
+from ..options import Option
 from ..paths.base import AffinePath
 from . import ema
 from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
@@ -75,7 +75,6 @@ def _small() -> UNetConfig:
     return replace(UNetConfig.small(), norm="nonscaling")
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SLCTConfig(TrainConfig):
     """Train a consistency model from scratch: pictures in one or two evaluations (sLCT).
@@ -94,7 +93,7 @@ class SLCTConfig(TrainConfig):
     """The forward law; on all of them levels are counted in σ/α."""
     predicts: Prediction = "edm"
     """What the network's output means: edm is the boundary form of consistency models, others are anchored to it."""
-    origin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    origin: Annotated[str, Option(name="from")] = ""
     """A run, checkpoint, card or shipped model whose averaged weights are the first ones; by default fresh ones."""
     sigma_min: float = 0.002
     """The level at which the model answers with its input."""
@@ -102,11 +101,8 @@ class SLCTConfig(TrainConfig):
     """The noisiest level, where sampling begins."""
     curriculum: int = 0
     """Images over which the curriculum runs; 0 takes --images. It stays what it was when a run is made longer."""
-    network: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
-        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
-    ) = field(default_factory=_small)
-    """The network, by default with non-scaling norms: network:unet or network:dit at the end, then its options."""
+    network: NetworkChoice = field(default_factory=_small)
+    """The network, by default with non-scaling norms."""
     objective: ConsistencyLoss = field(default_factory=ConsistencyLoss)
     """The losses."""
     optimizer: RAdam = field(default_factory=RAdam)
@@ -273,7 +269,6 @@ def _ect() -> ConsistencyLoss:
     )
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ICTConfig(SLCTConfig):
     """Train a consistency model by improved consistency training (iCT): the objective of slct with other defaults.
@@ -283,16 +278,12 @@ class ICTConfig(SLCTConfig):
 
     kind: ClassVar[str] = "ictconfig"
 
-    network: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
-        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
-    ) = field(default_factory=UNetConfig.small)
-    """The network: network:unet or network:dit at the end of the command line, then its options."""
+    network: NetworkChoice = field(default_factory=UNetConfig.small)
+    """The network."""
     objective: ConsistencyLoss = field(default_factory=_ict)
     """The losses."""
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CMConfig(ICTConfig):
     """Train a consistency model by the first recipe (CM): squared distance, uniform levels, an averaged target.
@@ -306,7 +297,6 @@ class CMConfig(ICTConfig):
     """The losses."""
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ECTConfig(ICTConfig):
     """Tune a diffusion model into a consistency model (ECT): levels in a ratio that closes, from --from RUN.

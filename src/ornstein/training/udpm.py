@@ -6,15 +6,15 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
-import tyro
 
 from ..errors import CheckpointError, ConfigError
 from ..models.pyramid import Below, UDPMSpec
 from ..models.spec import Conditioned, ModelSpec
-from ..networks import DiTConfig, UNetConfig
+from ..networks import NetworkChoice, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
 from ..objectives.pyramid import PyramidLoss
+from ..options import Option
 from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
@@ -39,7 +39,6 @@ def small() -> UNetConfig:
     )
 
 
-@tyro.conf.configure(tyro.conf.CascadeSubcommandArgs)
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UDPMConfig(TrainConfig):
     """Train a model that doubles the picture's size at every evaluation: three evaluations make a picture.
@@ -53,7 +52,7 @@ class UDPMConfig(TrainConfig):
 
     takes_latents: ClassVar[bool] = False
 
-    origin: Annotated[str, tyro.conf.arg(name="from")] = ""
+    origin: Annotated[str, Option(name="from")] = ""
     """A run of udpm of the same model, path and network; its averaged weights and its discriminator are the first ones.
     A card has no discriminator. By default both are fresh."""
     path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -63,11 +62,8 @@ class UDPMConfig(TrainConfig):
     precondition: bool = True
     """Feed the state at unit variance and let the network predict the change of the enlarged state; the published
     networks do neither."""
-    network: (
-        Annotated[UNetConfig, tyro.conf.subcommand("unet", description="a U-Net")]
-        | Annotated[DiTConfig, tyro.conf.subcommand("dit", description="a transformer over patches")]
-    ) = field(default_factory=small)
-    """The network of all levels: network:unet or network:dit at the end of the command line, then its options."""
+    network: NetworkChoice = field(default_factory=small)
+    """The network of all levels."""
     objective: PyramidLoss = field(default_factory=PyramidLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The losses."""
     optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0))
