@@ -319,10 +319,10 @@ def test_a_prompt_works_in_a_window_under_a_guidance_and_in_a_sampler():
 
 def test_a_text_model_of_ours_takes_a_token():
     """Through the text embeddings of a caption encoder and the cross-attention of a U-Net."""
-    from ornstein.models.spec import ModelSpec
+    from ornstein.models.spec import DenoiserSpec
     from ornstein.networks import TextConfig, UNetConfig
 
-    spec = ModelSpec(
+    spec = DenoiserSpec(
         shape=(3, 16, 16),
         path="vp-cosine",
         predicts="clean",

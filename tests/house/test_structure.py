@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models.card import read_document, read_spec
 from ornstein.models.registry import MODELS, spec_class
+from ornstein.models.spec import DenoiserSpec
 from ornstein.runs import WEIGHTS, shipped
 from ornstein.storage.configs import from_dict, kind_of, to_dict
 from ornstein.storage.weights import read_tensors
@@ -112,6 +113,18 @@ def test_shipped_cards_are_read_and_written_alike(name: str):
     assert read_config(json.loads(json.dumps(to_dict(config)))) == config
     with pytest.raises(ConfigError, match="unknown key 'nonsense'"):
         read_config(found["train"] | {"nonsense": 1})
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_model_holds_only_what_it_is_made_of(kind: str):
+    """No field that means nothing; keys of older files that are no field any more are named, and read."""
+    spec = spec_class(kind)
+    fields = {field.name for field in dataclasses.fields(spec)}
+    assert not fields & set(spec.retired)
+    if not issubclass(spec, DenoiserSpec):
+        assert not fields & {"predicts", "sigma_data", "text"}
+        old = {field.name for field in dataclasses.fields(DenoiserSpec)}
+        assert old <= fields | set(spec.retired)
 
 
 def test_a_file_that_is_none_says_why_in_one_line(tmp_path: Path):

@@ -33,7 +33,7 @@ def newest(run: Path) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def model(critic=True, **changes):
-    spec = AutoencoderSpec(shape=(3, 16, 16), path="flow", predicts="clean", network=KLConfig(width=8))
+    spec = AutoencoderSpec(shape=(3, 16, 16), network=KLConfig(width=8))
     net = spec.build(0)
     loss = ReconstructionLoss(**{"metric": "none", "adversarial": 0.5, "adversarial_from": 0} | changes)
     return spec.denoiser(net), loss.with_parts("cpu", PatchDiscriminator(width=8) if critic else None)

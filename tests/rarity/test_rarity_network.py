@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ornstein.errors import ConfigError
 from ornstein.metrics.features import lite0
 from ornstein.models.rarity_network import AttentionPool, Encoder, Lite0Features, RarityNet, RunFeatures, clock
-from ornstein.models.spec import ModelSpec
+from ornstein.models.spec import DenoiserSpec
 from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
 from ornstein.networks.embeddings import positions_2d
@@ -143,7 +143,7 @@ def test_the_whole_network_has_a_clock_and_may_look_through_features():
 def test_features_of_several_sites_at_levels_within_the_path(name, low):
     """Brought to the size of the smallest and joined in the order asked for; levels beyond the path are its ends."""
     network = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8)
-    spec = ModelSpec(shape=(3, 8, 8), path=name, predicts="noise", network=network)
+    spec = DenoiserSpec(shape=(3, 8, 8), path=name, predicts="noise", network=network)
     net = filled(spec.build().net)
     at = ["mid.0.hidden", "down.0.0.hidden"]
     features = RunFeatures(spec, net, at)

@@ -15,7 +15,7 @@ from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.models.cascade import CascadeSpec
 from ornstein.models.consistency import ConsistencySpec
 from ornstein.models.registry import MODELS, spec_class
-from ornstein.models.spec import Conditioned, ModelSpec
+from ornstein.models.spec import Conditioned, DenoiserSpec
 from ornstein.networks import DiTConfig, TextConfig, UNetConfig
 from ornstein.networks.autoencoder import KLConfig, PatchDiscriminator
 from ornstein.objectives import CascadeLoss, ConsistencyLoss, Denoising
@@ -148,7 +148,7 @@ def test_methods_and_their_kinds():
         assert config_class(method.kind) is method.configuration
         assert method_of(made(name)) == name
     assert config_class(None) is config_class("nonsense") is TrainConfig
-    assert spec_class(None) is spec_class("nonsense") is ModelSpec
+    assert spec_class(None) is spec_class("nonsense") is DenoiserSpec
     with pytest.raises(ConfigError, match="no training method has a configuration of kind 'x'"):
         method_of({"kind": "x"})
 
@@ -275,7 +275,7 @@ def test_rates():
     ],
 )  # fmt: skip
 def test_names_of_paths_and_predictions(path, expected, predicts, reading):
-    spec = ModelSpec(shape=(3, 8, 4), path=path, predicts=predicts, sigma_data=0.25, network=DiTConfig())
+    spec = DenoiserSpec(shape=(3, 8, 4), path=path, predicts=predicts, sigma_data=0.25, network=DiTConfig())
     found = spec.denoiser(torch.nn.Identity())
     assert (found.parameterization, found.shape) == (reading, (3, 8, 4))
     for t in (0.3, 0.7):
@@ -331,7 +331,7 @@ def test_what_a_network_is_told_follows_from_the_data():
 def test_a_model_of_this_data():
     data = source_of(3, ["a"] * 3, ("cat", "dog"))
     spec = made("ddpm", size=16, condition="label", path="flow", predicts="velocity", sigma_data=0.25).specify(data)
-    assert spec == ModelSpec(
+    assert spec == DenoiserSpec(
         shape=(3, 16, 16), path="flow", predicts="velocity", sigma_data=0.25, network=replace(SMALL, classes=2),
         classes=("cat", "dog"),
     )  # fmt: skip
@@ -422,7 +422,7 @@ def test_a_cascade_of_this_data():
 def test_an_autoencoder_of_this_data():
     config = made("autoencoder", size=16, network=KLConfig(width=8), seed=7)
     spec = config.specify(source_of(3))
-    assert (spec.shape, spec.network, spec.path) == ((3, 16, 16), KLConfig(width=8), "flow")
+    assert (spec.shape, spec.network) == ((3, 16, 16), KLConfig(width=8))
     model = spec.build(2)
     same = spec.build(2)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), same.parameters(), strict=True))
@@ -445,7 +445,7 @@ def test_an_autoencoder_of_this_data():
         lambda reading: reading.target(Flow(), images, images, images, 0.5),
     ):
         with pytest.raises(UsageError, match="an autoencoder, which makes no pictures"):
-            ask(spec.parameterization)
+            ask(spec.denoiser(model.net).parameterization)
     assert config.rivalry() == Optimizer(lr=2e-4, betas=(0.5, 0.9), warmup=0)
     assert replace(config, critic_lr=1e-3).rivalry().lr == 1e-3
     plain = ReconstructionLoss(metric="none")

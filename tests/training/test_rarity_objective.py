@@ -305,5 +305,5 @@ def test_a_classifier_of_this_data(tmp_path):
         lambda reading: reading.target(Flow(), x, x, x, 0.5),
     ):
         with pytest.raises(UsageError, match="a rarity classifier, which makes no images"):
-            ask(spec.parameterization)
+            ask(spec.denoiser(nn.Identity()).parameterization)
     assert isinstance(spec, RaritySpec)

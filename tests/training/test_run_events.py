@@ -12,7 +12,7 @@ import torch
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models import card
-from ornstein.models.spec import ModelSpec
+from ornstein.models.spec import DenoiserSpec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.storage.configs import flat, from_dict, kind_of
 from ornstein.training import TrainConfig, events, folder, to_dict
@@ -305,7 +305,7 @@ def test_a_lock_is_held_and_given_back(tmp_path):
 
 
 def test_plain_dictionaries():
-    assert [kind_of(kind) for kind in (UNetConfig, DiTConfig, ModelSpec, CascadeConfig)] == [
+    assert [kind_of(kind) for kind in (UNetConfig, DiTConfig, DenoiserSpec, CascadeConfig)] == [
         "unet", "dit", "spec", "cascadeconfig",
     ]  # fmt: skip
     assert flat({"a": 1, "b": {"c": [2], "d": {"e": None}}}) == {"a": 1, "b.c": [2], "b.d.e": None}
@@ -341,6 +341,6 @@ def test_plain_dictionaries():
     with pytest.raises(ConfigError, match="missing key 'out'"):
         from_dict(TrainConfig, {})
     with pytest.raises(ConfigError, match="model must hold named values, not 3"):
-        from_dict(ModelSpec, 3, "model")
+        from_dict(DenoiserSpec, 3, "model")
     with pytest.raises(ConfigError, match="the configuration must hold named values"):
-        from_dict(ModelSpec, None)
+        from_dict(DenoiserSpec, None)

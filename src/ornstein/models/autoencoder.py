@@ -3,46 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
-from ..errors import UsageError
 from ..networks.autoencoder import KLAutoencoder, KLConfig
 from ..networks.building import initialise
-from ..parameterizations import Net, Parameterization
+from ..parameterizations import Net
 from ..paths import Flow
-from .spec import Conditioned, ModelSpec
+from .spec import Conditioned, ModelSpec, NoPictures
 
-if TYPE_CHECKING:
-    from ..estimates import Estimate
-    from ..paths.base import Path
-    from ..scalars import Time
-
-
-@dataclass(frozen=True, slots=True)
-class NoSamples:
-    """The parameterization of an autoencoder, which makes no pictures of its own: asking for one is refused."""
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del path, x, t
-        raise UsageError(
-            "this run is an autoencoder, which makes no pictures of its own: train a model with --codec RUN, "
-            "or measure it with ornstein eval RUN"
-        )
-
-    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """Refused."""
-        del raw
-        raise AssertionError(self.precondition(path, x, t))
-
-    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del clean, noise
-        return self.precondition(path, x, t)
+_WHY = (
+    "this run is an autoencoder, which makes no pictures of its own: train a model with --codec RUN, "
+    "or measure it with ornstein eval RUN"
+)
 
 
 class Autoencoding(nn.Module):
@@ -65,16 +41,12 @@ class Autoencoding(nn.Module):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderSpec(ModelSpec):
-    """An autoencoder without its weights; ``path`` and ``predicts`` mean nothing here."""
+    """An autoencoder without its weights."""
 
     kind: ClassVar[str] = "autoencoderspec"
+    retired: ClassVar[tuple[str, ...]] = ("path", "predicts", "sigma_data", "text", "classes")
 
-    network: KLConfig  # pyright: ignore[reportIncompatibleVariableOverride]
-
-    @property
-    def parameterization(self) -> Parameterization:
-        """It answers no noisy images."""
-        return NoSamples()
+    network: KLConfig
 
     def build(self, seed: int = 0) -> Conditioned:
         """The network with fresh weights, a pure function of the seed."""
@@ -84,7 +56,7 @@ class AutoencoderSpec(ModelSpec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """The network, on a path that is never walked."""
-        return Denoiser(net, Flow(), self.parameterization, shape=self.shape)
+        return Denoiser(net, Flow(), NoPictures(_WHY), shape=self.shape)
 
     def show(self, model: Conditioned, images: Tensor) -> Tensor:
         """Pictures and, each below its own, their reconstructions: (2·N, 3, H, W), in rows of N."""

@@ -12,7 +12,7 @@ from ..networks import DiTConfig, UNetConfig, build
 from ..networks.stages import Stages
 from ..parameterizations import Net
 from ..randomness import mix
-from .spec import Conditioned, ModelSpec
+from .spec import Conditioned, DenoiserSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,8 +22,8 @@ NetworkConfig = UNetConfig | DiTConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CascadeSpec(ModelSpec):
-    """A cascade without its weights: the fields of `ModelSpec` are its front's, ``back`` is the second network.
+class CascadeSpec(DenoiserSpec):
+    """A cascade without its weights: the fields of `DenoiserSpec` are its front's, ``back`` is the second network.
 
     ``frozen``: the front was another run's, and is not trained. ``pipeline``: it is that of a diffusers pipeline, and
     ``path``, ``predicts`` and ``network`` mean nothing. The rest is `ornstein.cascade.Cascade`'s.
@@ -42,7 +42,7 @@ class CascadeSpec(ModelSpec):
 
     def build(self, seed: int = 0) -> Conditioned:
         """Both networks; the front has the weights that it has without a back."""
-        alone = ModelSpec.build(self, seed) if self.pipeline is None else Conditioned(self.pipeline.build(), None)
+        alone = DenoiserSpec.build(self, seed) if self.pipeline is None else Conditioned(self.pipeline.build(), None)
         stages = Stages(alone.net, build(self.back, mix(seed, "back")))
         if self.frozen:
             stages.freeze()
@@ -52,7 +52,7 @@ class CascadeSpec(ModelSpec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser that blends its two stages."""
-        alone = ModelSpec.denoiser(self, net) if self.pipeline is None else self.pipeline.denoiser(net, self.shape)
+        alone = DenoiserSpec.denoiser(self, net) if self.pipeline is None else self.pipeline.denoiser(net, self.shape)
         reading = Cascade(
             front=alone.parameterization,
             clip=self.clip,

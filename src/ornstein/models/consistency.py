@@ -13,7 +13,7 @@ from ..parameterizations import EDM, Anchored, Consistency, Net, Parameterizatio
 from ..paths import VE
 from ..paths.base import Path
 from ..scalars import Time, log
-from .spec import ModelSpec
+from .spec import DenoiserSpec
 
 MIDDLE = 0.53
 """Level of the second evaluation unless it was searched for: σ_420 of 640 intervals, the best of the paper's."""
@@ -25,7 +25,7 @@ def log_level(path: Path, t: Time) -> Time:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConsistencySpec(ModelSpec):
+class ConsistencySpec(DenoiserSpec):
     """A consistency model without its weights.
 
     f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
@@ -43,14 +43,14 @@ class ConsistencySpec(ModelSpec):
     @property
     def parameterization(self) -> Parameterization:
         """The parameterization, with its boundary."""
-        inner = ModelSpec.parameterization.fget(self)  # type: ignore[attr-defined]
+        inner = DenoiserSpec.parameterization.fget(self)  # type: ignore[attr-defined]
         if isinstance(inner, EDM):
             return Consistency(sigma_data=self.sigma_data, sigma_min=self.sigma_min)
         return Anchored(inner=inner, sigma_min=self.sigma_min)
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser whose own grid has one evaluation, or climbs to the middle levels for more."""
-        alone = ModelSpec.denoiser(self, net)
+        alone = DenoiserSpec.denoiser(self, net)
         path = alone.path
         if isinstance(path, VE):
             path = VE(sigma_min=self.sigma_min or path.sigma_min, sigma_max=self.sigma_max)
@@ -62,7 +62,7 @@ class ConsistencySpec(ModelSpec):
             grid=self.grid,
         )
 
-    def with_sampling_config(self, found: object) -> ModelSpec:
+    def with_sampling_config(self, found: object) -> ConsistencySpec:
         """With the middle levels that `ornstein middle` found; `CheckpointError` for a file that holds none."""
         levels = found.get("middle") if isinstance(found, dict) else None
         if not isinstance(levels, list) or not all(isinstance(x, float) and self.sigma_min < x for x in levels):

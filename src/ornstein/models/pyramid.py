@@ -8,13 +8,13 @@ from typing import ClassVar, Literal
 from ..denoisers import Denoiser
 from ..parameterizations import LevelBelow, Net
 from ..paths import PyramidPath
-from .spec import ModelSpec
+from .spec import DenoiserSpec
 
 Below = Literal["level-below"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UDPMSpec(ModelSpec):
+class UDPMSpec(DenoiserSpec):
     """A model of a pyramid, ``path``, without its weights; the other fields are those of `LevelBelow`.
 
     The network's output has 3·f² channels, f being the largest factor of a level.

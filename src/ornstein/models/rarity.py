@@ -5,24 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
 from ..errors import UsageError
+from ..networks import UNetConfig
 from ..networks.building import initialise
-from ..parameterizations import Net, Parameterization
+from ..parameterizations import Net
 from ..randomness import mix
 from .rarity_network import Encoder, Lite0Features, RarityNet, RunFeatures
-from .spec import PATHS, Conditioned, ModelSpec
-
-if TYPE_CHECKING:
-    from ..estimates import Estimate
-    from ..paths.base import Path
-    from ..scalars import Time
-
+from .spec import PATHS, Conditioned, DenoiserSpec, ModelSpec, NoPictures, PathName
 
 Head = Literal["classes", "gaussian"]
 
@@ -30,27 +25,10 @@ Head = Literal["classes", "gaussian"]
 LITE0 = "lite0"
 
 
-@dataclass(frozen=True, slots=True)
-class NoPicture:
-    """The parameterization of a network that answers no image: everything that would sample it is refused."""
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del path, x, t
-        raise UsageError(
-            "this run is a rarity classifier, which makes no images: sample from the run that was scored, with "
-            "--guide rarity:CLASSIFIER:WEIGHT"
-        )
-
-    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """Refused."""
-        del raw
-        raise AssertionError(self.precondition(path, x, t))
-
-    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """Refused."""
-        del clean, noise
-        return self.precondition(path, x, t)
+_WHY = (
+    "this run is a rarity classifier, which makes no images: sample from the run that was scored, with "
+    "--guide rarity:CLASSIFIER:WEIGHT"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,24 +42,23 @@ class RaritySpec(ModelSpec):
     """
 
     kind: ClassVar[str] = "rarityspec"
+    retired: ClassVar[tuple[str, ...]] = ("predicts", "sigma_data", "text")
 
+    path: PathName
+    network: UNetConfig
+    classes: tuple[str, ...] = ()
     rarities: int
     head: Head = "classes"
     seen: str = ""
-    front: ModelSpec | None = None
+    front: DenoiserSpec | None = None
     sites: tuple[str, ...] = ()
-
-    @property
-    def parameterization(self) -> Parameterization:
-        """It answers no images."""
-        return NoPicture()
 
     def build(self, seed: int = 0) -> Conditioned:
         """The network with fresh weights, a pure function of the seed."""
         features = self._features(seed)
         outputs = self.rarities if self.head == "classes" else 2
         with torch.random.fork_rng(devices=[]):
-            encoder = Encoder(self.network, outputs)  # pyright: ignore[reportArgumentType]
+            encoder = Encoder(self.network, outputs)
         initialise(encoder, seed)
         return Conditioned(RarityNet(encoder, features), None)
 
@@ -94,7 +71,7 @@ class RaritySpec(ModelSpec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """The network with the path of its training."""
-        return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
+        return Denoiser(net, PATHS[self.path](), NoPictures(_WHY), shape=self.shape)
 
     def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
         """The rows of the table that the examples stand in (see `ScoredDataset`)."""

@@ -22,7 +22,7 @@ from ..networks.sites import Site, modulated, sites
 from ..networks.unet import Conditions, UNetBlock
 
 if TYPE_CHECKING:
-    from .spec import ModelSpec
+    from .spec import DenoiserSpec
 
 _LIMIT = 20.0  # log-SNR beyond which nothing changes
 
@@ -111,7 +111,7 @@ class RunFeatures(nn.Module):
     sampling, without condition. Features of several sites are brought to the size of the smallest and joined.
     """
 
-    def __init__(self, spec: ModelSpec, net: nn.Module, at: Sequence[str]) -> None:
+    def __init__(self, spec: DenoiserSpec, net: nn.Module, at: Sequence[str]) -> None:
         super().__init__()
         self.net = net.eval().requires_grad_(False)
         known = sites(net)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from .spec import ModelSpec
 
 MODELS: Mapping[str, tuple[str, str]] = {
-    "spec": (".spec", "ModelSpec"),
+    "spec": (".spec", "DenoiserSpec"),
     "autoencoderspec": (".autoencoder", "AutoencoderSpec"),
     "rarityspec": (".rarity", "RaritySpec"),
     "cascadespec": (".cascade", "CascadeSpec"),

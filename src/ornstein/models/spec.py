@@ -9,11 +9,14 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
+from ..errors import UsageError
+from ..estimates import Estimate
 from ..networks import DiTConfig, TextConfig, TextEncoder, UNetConfig, build
 from ..parameterizations import EDM, Net, Parameterization, parameterization
 from ..paths import VE, VP, Flow
-from ..paths.base import AffinePath
+from ..paths.base import AffinePath, Path
 from ..randomness import mix
+from ..scalars import Time
 
 PathName = Literal["vp-linear", "vp-cosine", "vp-scaled-linear", "vp-table", "ve", "flow"]
 Prediction = Literal["noise", "clean", "v", "velocity", "edm"]
@@ -30,11 +33,55 @@ PATHS: dict[str, Callable[[], AffinePath]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """A model without its weights. ``classes`` are the names of its labels, empty if it takes none."""
+    """Anything that is trained, without its weights: how to build it from the shape (C, H, W) of its data.
+
+    A subclass writes ``build`` and ``denoiser``. ``retired`` names the keys that older files have and it has no more.
+    """
+
+    retired: ClassVar[tuple[str, ...]] = ()
+
+    shape: tuple[int, int, int]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels that it is conditioned on; empty if there are none."""
+        return getattr(self, "classes", ())
+
+    @property
+    def encoder(self) -> TextConfig | None:
+        """The encoder of the captions that it is conditioned on, if there is one."""
+        return getattr(self, "text", None)
+
+    def build(self, seed: int = 0) -> Conditioned:
+        """The network with fresh weights, a pure function of the seed."""
+        raise NotImplementedError
+
+    def denoiser(self, net: Net) -> Denoiser:
+        """``net`` as what the objective evaluates; one that makes no pictures refuses to be sampled."""
+        raise NotImplementedError
+
+    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
+        """The condition of examples with these labels (B,) and captions, as tensors of B rows."""
+        if self.labels:
+            return {"label": labels}
+        return {} if self.encoder is None else {"words": self.encoder.encode(captions)}
+
+    def with_sampling_config(self, found: object) -> ModelSpec:
+        """The model with the sampling configuration found after training, from sampling.json; here unchanged."""
+        del found
+        return self
+
+    def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
+        """The weights in groups whose gradients have nothing in common, and are clipped apart. Here: one group."""
+        return [list(model.parameters())]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserSpec(ModelSpec):
+    """A denoiser without its weights. ``classes`` are the names of its labels, empty if it takes none."""
 
     kind: ClassVar[str] = "spec"
 
-    shape: tuple[int, int, int]
     path: PathName
     predicts: Prediction
     sigma_data: float = 0.5
@@ -56,20 +103,27 @@ class ModelSpec:
         """``net`` as a denoiser of this model's path and parameterization."""
         return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
 
-    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
-        """The condition of examples with these labels (B,) and captions, as tensors of B rows."""
-        if self.classes:
-            return {"label": labels}
-        return {} if self.text is None else {"words": self.text.encode(captions)}
 
-    def with_sampling_config(self, found: object) -> ModelSpec:
-        """The model with the sampling configuration found after training, from sampling.json; here unchanged."""
-        del found
-        return self
+@dataclass(frozen=True, slots=True)
+class NoPictures:
+    """The parameterization of a model that makes no pictures of its own: sampling it is refused, with ``why``."""
 
-    def parts(self, model: Conditioned) -> list[list[nn.Parameter]]:
-        """The weights in groups whose gradients have nothing in common, and are clipped apart. Here: one group."""
-        return [list(model.parameters())]
+    why: str
+
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """Refused."""
+        del path, x, t
+        raise UsageError(self.why)
+
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """Refused."""
+        del path, x, t, raw
+        raise UsageError(self.why)
+
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
+        """Refused."""
+        del path, clean, noise, x, t
+        raise UsageError(self.why)
 
 
 @runtime_checkable

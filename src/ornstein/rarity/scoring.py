@@ -241,7 +241,7 @@ def _header(run: TrainedModel, source: Source, recipe: Recipe, distance: str) ->
             "name": run.folder.name,
             "images": run.images,
             "weights": _weights(run),
-            "path": run.spec.path,
+            "path": run.details["model"]["path"],
             "condition": run.condition,
         },
         "log_snr": recipe.log_snr,

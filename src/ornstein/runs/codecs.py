@@ -156,7 +156,7 @@ def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
     from ..storage.configs import to_dict
 
     found = read_run(folder)
-    config = found.spec.network
+    config = getattr(found.spec, "network", None)
     if not isinstance(config, KLConfig):
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {KNOWN}")
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}

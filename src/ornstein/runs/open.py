@@ -43,12 +43,12 @@ class TrainedModel:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names of the labels; empty if the model takes none."""
-        return self.spec.classes
+        return self.spec.labels
 
     @property
     def condition(self) -> str:
         """none, label or text."""
-        return "label" if self.classes else "none" if self.spec.text is None else "text"
+        return "label" if self.classes else "none" if self.spec.encoder is None else "text"
 
     @property
     def codec(self) -> Codec | None:

@@ -40,7 +40,8 @@ def to_dict(value: Any) -> Any:
 
 
 def from_dict(cls: type[C], data: object, where: str = "") -> C:
-    """The inverse of `to_dict`: ``from_dict(type(c), to_dict(c)) == c``. Missing keys take their defaults.
+    """The inverse of `to_dict`: ``from_dict(type(c), to_dict(c)) == c``. Missing keys take their defaults, and those
+    that the class calls ``retired``, for older files have them, are left out.
 
     Raises `ConfigError` for an unknown key (naming the closest one), a missing key without default, a value of another
     type, and whatever the class itself refuses.
@@ -49,7 +50,7 @@ def from_dict(cls: type[C], data: object, where: str = "") -> C:
         raise ConfigError(f"{where or 'the configuration'} must hold named values, not {data!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = get_type_hints(cls)
-    given = {key: value for key, value in data.items() if key != "kind"}
+    given = {key: value for key, value in data.items() if key not in {"kind", *getattr(cls, "retired", ())}}
     if data.get("kind", kind_of(cls)) != kind_of(cls):
         raise ConfigError(f"{where or 'the configuration'} is of kind {data['kind']!r}, expected {kind_of(cls)!r}")
     for key in given:

@@ -66,9 +66,7 @@ class AutoencoderConfig(TrainConfig):
     def specify(self, source: Source) -> AutoencoderSpec:
         """The network on this data."""
         del source
-        return AutoencoderSpec(
-            shape=(3, self.size, self.size), path=self.path, predicts=self.predicts, network=self.network
-        )
+        return AutoencoderSpec(shape=(3, self.size, self.size), network=self.network)
 
     def loss(self, device: torch.device) -> Objective:
         """The losses with their metric and critic."""

@@ -12,11 +12,11 @@ from ..errors import ConfigError
 from ..interop.diffusers import is_pipeline
 from ..interop.fronts import PipelineFront, open_front
 from ..models.cascade import CascadeSpec
-from ..models.spec import Conditioned, ModelSpec, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, Prediction
 from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
 from ..options import Choice
-from .conditions import captions
+from .conditions import require_known
 from .config import TrainConfig, require_fit
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class CascadeConfig(TrainConfig):
         Raises `ConfigError` for a front of another image size, with other labels than the data, or a cascade itself.
         """
         front = self._pipeline() if self.front and is_pipeline(self.front) else None
-        alone = self._front(source) if self.front and front is None else TrainConfig.specify(self, source)
+        alone = self._front(source) if self.front and front is None else self.plain(source)
         if front is not None:
             alone = replace(alone, text=None, classes=())
         like = self.back or alone.network
@@ -108,20 +108,19 @@ class CascadeConfig(TrainConfig):
             raise ConfigError(f"--condition {self.condition}: the pipeline {self.front} is told nothing: leave it out")
         return front
 
-    def _front(self, source: Source) -> ModelSpec:
+    def _front(self, source: Source) -> DenoiserSpec:
         from ..runs import open_own
 
         spec = open_own(self.front).spec
+        if not isinstance(spec, DenoiserSpec):
+            raise ConfigError(f"--front {self.front} makes no pictures itself: give a run of ornstein train ddpm")
         if isinstance(spec, CascadeSpec):
             raise ConfigError(f"--front {self.front} is a cascade itself: give a run of ornstein train ddpm")
         if spec.shape[1:] != (self.size, self.size):
             raise ConfigError(
                 f"--front {self.front} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
             )
-        if spec.classes and spec.classes != tuple(source.classes):
-            raise ConfigError(f"--front {self.front} knows other labels than {source.name}: train on its own data")
-        if spec.text is not None and not any(captions(source)):
-            raise ConfigError(f"--front {self.front} is told captions, and {source.name} has none: name other data")
+        require_known(spec, source, f"--front {self.front}")
         return spec
 
     def prepare(self, model: Conditioned) -> None:

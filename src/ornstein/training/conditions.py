@@ -8,6 +8,7 @@ from typing import ClassVar, NamedTuple
 from ..data.base import Source
 from ..data.loader import read
 from ..errors import ConfigError
+from ..models.spec import ModelSpec
 from ..networks import TextConfig, vocabulary
 from .limits import at_least
 
@@ -42,6 +43,14 @@ def told(condition: str, wanted: Text, source: Source) -> Conditioning:
         text = TextConfig(vocabulary=known, length=wanted.length, width=wanted.width, layers=wanted.layers, heads=heads)
         return Conditioning(text=text)
     return Conditioning()
+
+
+def require_known(spec: ModelSpec, source: Source, what: str) -> None:
+    """Raise `ConfigError` where data lacks the labels or captions of a model that is trained on; ``what`` names it."""
+    if spec.labels and spec.labels != tuple(source.classes):
+        raise ConfigError(f"{what} knows other labels than {source.name}: train on its own data")
+    if spec.encoder is not None and not any(captions(source)):
+        raise ConfigError(f"{what} is told captions, and {source.name} has none: name other data")
 
 
 def captions(source: Source, count: int = _CAPTIONS_READ) -> list[str]:

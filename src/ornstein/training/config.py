@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import torch
 
 from ..errors import ConfigError
-from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Prediction
 from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
 from .conditions import Text
@@ -205,7 +205,11 @@ class TrainConfig:
         require_fit(self.network, "network", None if self.codec else self.size)
 
     def specify(self, source: Source) -> ModelSpec:
-        """The model on this data.
+        """The model on this data: here `plain`."""
+        return self.plain(source)
+
+    def plain(self, source: Source) -> DenoiserSpec:
+        """The denoiser on this data.
 
         Raises `ConfigError` where the data lacks the labels or captions that ``condition`` asks for.
         """
@@ -214,7 +218,7 @@ class TrainConfig:
         known = told(self.condition, self.text, source)
         shape = shape_of(source)
         require_fit(self.network, "network", shape[-1])
-        return ModelSpec(
+        return DenoiserSpec(
             shape=shape,
             path=self.path,
             predicts=self.predicts,

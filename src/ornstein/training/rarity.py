@@ -17,7 +17,7 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.rarity import LITE0, Head, RaritySpec
 from ..models.rarity_network import Lite0Features, RunFeatures
-from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, PathName, Prediction
 from ..networks import UNetConfig
 from ..objectives import Denoising, Losses, TrainBatch
 from ..objectives.denoising import TimeLaw
@@ -291,7 +291,6 @@ class RarityConfig(TrainConfig):
         return RaritySpec(
             shape=(3, self.size, self.size),
             path=self.path,
-            predicts="noise",
             network=replace(self.network, channels=channels, classes=len(known)),
             classes=known,
             rarities=self.classes,
@@ -301,12 +300,14 @@ class RarityConfig(TrainConfig):
             sites=self.sites if front is not None else (),
         )
 
-    def _front(self) -> ModelSpec:
+    def _front(self) -> DenoiserSpec:
         from ..runs import open_own
 
         spec = open_own(self.features).spec
         if isinstance(spec, RaritySpec):
             raise ConfigError(f"--features {self.features} is a rarity classifier itself: give a run that makes images")
+        if not isinstance(spec, DenoiserSpec):
+            raise ConfigError(f"--features {self.features} makes no images itself: give a run that does")
         if spec.shape != (3, self.size, self.size):
             raise ConfigError(
                 f"--features {self.features} makes images of {spec.shape[-1]} pixels: give --size {spec.shape[-1]}"
@@ -367,7 +368,7 @@ class RarityConfig(TrainConfig):
 _FOR_FEATURES = UNetConfig(width=128, multipliers=(1,), blocks=2, attention=(0,), head_width=64)
 
 
-def _channels(spec: ModelSpec, at: tuple[str, ...]) -> int:
+def _channels(spec: DenoiserSpec, at: tuple[str, ...]) -> int:
     """Channels of the features at these sites."""
     net = spec.build().net
     features = RunFeatures(spec, net, at)

@@ -254,7 +254,7 @@ class Session:
         if isinstance(self.spec, Shows):
             images = torch.stack([example.image for example in examples]).to(self.accelerator.device)
             return self.spec.show(self.average, images.float().div_(127.5).sub_(1.0))
-        labels = torch.arange(_SAMPLES) % max(len(self.spec.classes), 1)
+        labels = torch.arange(_SAMPLES) % max(len(self.spec.labels), 1)
         denoiser = denoiser.with_condition(self.cond(labels, [example.caption for example in examples]))
         noise = Noise.of(mix(self.config.seed, "samples"), range(_SAMPLES), device=self.accelerator.device)
         grid = grids.default(denoiser.path, _SAMPLE_STEPS) if denoiser.grid is None else denoiser.grid(None)

@@ -14,13 +14,14 @@ from .. import grids
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.consistency import ConsistencySpec
-from ..models.spec import Conditioned, ModelSpec, PathName, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, PathName, Prediction
 from ..networks import NetworkChoice, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
 from ..options import Option
 from ..paths.base import AffinePath
 from . import ema
+from .conditions import require_known
 from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
 from .watch import DivergenceConfig, DivergenceMonitor
 
@@ -140,7 +141,7 @@ class SLCTConfig(TrainConfig):
         Raises `ConfigError` for an origin of another image size or other labels, of pictures where these are latents or
         the other way round, or one that is no single denoiser on a path with α and σ.
         """
-        alone = self._origin(source) if self.origin else TrainConfig.specify(self, source)
+        alone = self._origin(source) if self.origin else self.plain(source)
         known = {f.name: getattr(alone, f.name) for f in dataclasses.fields(alone)}
         if isinstance(alone, ConsistencySpec):
             return alone
@@ -151,21 +152,18 @@ class SLCTConfig(TrainConfig):
         clock = "path" if self.origin else "log"
         return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
 
-    def _origin(self, source: Source) -> ModelSpec:
+    def _origin(self, source: Source) -> DenoiserSpec:
         from ..runs import open_own
-        from .conditions import captions
 
         run = open_own(self.origin)
         spec = run.spec
-        if type(spec) not in {ModelSpec, ConsistencySpec} or not isinstance(run.denoiser.path, AffinePath):
+        affine = isinstance(run.denoiser.path, AffinePath)
+        if not isinstance(spec, DenoiserSpec) or type(spec) not in {DenoiserSpec, ConsistencySpec} or not affine:
             raise ConfigError(
                 f"--from {self.origin} is not a single denoiser on a path with α and σ: give a run of train ddpm"
             )
         self._require_shape(run, shape_of(source))
-        if spec.classes and spec.classes != tuple(source.classes):
-            raise ConfigError(f"--from {self.origin} knows other labels than {source.name}: train on its own data")
-        if spec.text is not None and not any(captions(source)):
-            raise ConfigError(f"--from {self.origin} is told captions, and {source.name} has none: name other data")
+        require_known(spec, source, f"--from {self.origin}")
         return spec
 
     def _require_shape(self, run: TrainedModel, shape: tuple[int, int, int]) -> None:

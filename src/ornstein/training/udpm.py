@@ -133,7 +133,7 @@ class UDPMConfig(TrainConfig):
 
     def loss_for(self, spec: ModelSpec, device: torch.device) -> Objective:
         """The losses with their metric and, unless it has no weight, the discriminator."""
-        network = replace(self.discriminator, classes=len(spec.classes))
+        network = replace(self.discriminator, classes=len(spec.labels))
         objective = self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
         if self.origin and objective.rival is not None:
             from ..runs import open_own
