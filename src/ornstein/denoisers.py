@@ -13,7 +13,7 @@ from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .grids import Grid
 from .networks.sites import bindings
-from .parameterizations import Net, Parameterization, clock_tensor, parameterization
+from .parameterizations import Net, Parameterization, clock_tensor, parameterization, refuse_noise_without_signal
 from .paths.base import Cond, Path
 from .scalars import Time
 
@@ -84,7 +84,9 @@ class Denoiser:
         if not isinstance(self.path, Path):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"path must be a forward path such as ornstein.VP(), got {self.path!r}")
         object.__setattr__(self, "cond", dict(self.cond))
-        object.__setattr__(self, "predicts", parameterization(self.predicts))
+        reading = parameterization(self.predicts)
+        refuse_noise_without_signal(reading, self.path)
+        object.__setattr__(self, "predicts", reading)
 
     @property
     def parameterization(self) -> Parameterization:

@@ -386,6 +386,20 @@ def parameterization(predicts: str | Parameterization) -> Parameterization:
     return named[predicts]()
 
 
+def refuse_noise_without_signal(reading: Parameterization, path: Path) -> None:
+    """Raise `ConfigError` for a prediction of the noise on a path whose noisiest time has no signal left (α = 0).
+
+    There x = z for every clean sample, so that the noise says nothing about it, and x̂_0 = (x − σ·ẑ)/α is 0/0.
+    """
+    while (inner := getattr(reading, "inner", None)) is not None:
+        reading = inner
+    if isinstance(reading, NoisePrediction) and isinstance(path, AffinePath) and path.alpha(path.t_range[1]) == 0.0:
+        raise ConfigError(
+            f"predicts='noise' on {type(path).__name__}, whose noisiest time has no signal (α = 0): the clean sample "
+            "cannot be told from noise there; train and sample with predicts='v', 'clean' or 'velocity'"
+        )
+
+
 def clock_tensor(value: Time, x: Tensor) -> Tensor:
     """The network's time input, shape (B,) float32: the only tensor ever made of a time."""
     if isinstance(value, Tensor):

@@ -15,7 +15,6 @@ from torch import Tensor
 from . import grids
 from .denoisers import DenoiserLike, codec_of, grid_of
 from .errors import GridError, UsageError
-from .estimates import Estimate
 from .grids import GridLike, times_of
 from .guidance.boost import Boosted
 from .interpolation import Latents
@@ -26,7 +25,6 @@ from .samplers import DDIM, Event, Sampler, auto, default_for, run, solve, steps
 from .samplers import sampler as sampler_named
 from .samplers import stream as stream_steps
 from .samplers.auto import rule_for
-from .scalars import Time
 
 if TYPE_CHECKING:
     from .latents import Codec
@@ -135,8 +133,8 @@ def sample(
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
     Sample number i sees the noise of (seed, i) whatever the batch, so ``n=16`` equals two calls of 8 with ``first`` 0
-    and 8. Networks may round differently at another batch size; ``strict=True`` evaluates one sample at a
-    time, which makes the images bit-equal for every ``batch`` and split at the price of speed.
+    and 8. Networks and sums round differently at another batch size; ``strict=True`` draws one sample at a time, which
+    makes the images bit-equal for every ``batch`` and split, in every dtype, at the price of speed.
 
     Args:
         model: a `Denoiser`, or a guidance around one.
@@ -150,7 +148,7 @@ def sample(
         seed: the stream of samples.
         first: number of the first sample in the stream.
         noise: instead of seed and first, other noise: images between images, see `ornstein.interpolation`.
-        batch: samples at a time (default: all).
+        batch: samples at a time (default: all; with ``strict`` always one).
         cond: condition; each tensor has n rows, or one to repeat.
         shape: clean event (C, H, W); known already to a model that was loaded.
         dtype: of the state.
@@ -170,21 +168,20 @@ def sample(
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
-    denoiser = _OneByOne(model) if strict else model
-    size = n if batch is None else batch
-    if size < 1:
+    if batch is not None and batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
+    size = 1 if strict else n if batch is None else batch
     parts: list[Tensor] = []
     codec = codec_of(model) if decode else None
     with _repeatable(strict):
         for start in range(0, n, size):
             rows = range(start, min(start + size, n))
-            part = denoiser if cond is None else denoiser.with_condition(_slice(cond, rows, n))
+            part = model if cond is None else model.with_condition(_slice(cond, rows, n))
             samples = range(first + rows.start, first + rows.stop)
             source = None if noise is None else noise(rows, request.device, request.dtype)
             x, source = _begin(part.path, request, seed, samples, boost, source)
             clean = run(solve(request.sampler, part.path, x, request.times, source), part)
-            parts.append(clean if codec is None else _decoded(codec, clean, strict))
+            parts.append(clean if codec is None else _decoded(codec, clean))
     return torch.cat(parts)
 
 
@@ -244,9 +241,9 @@ def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:
 
 
 @torch.no_grad()
-def _decoded(codec: Codec, latents: Tensor, strict: bool) -> Tensor:
-    """Pictures of latents; one at a time if strict."""
-    return torch.cat([codec.decode(part) for part in latents.split(1 if strict else len(latents))])
+def _decoded(codec: Codec, latents: Tensor) -> Tensor:
+    """Pictures of latents."""
+    return codec.decode(latents)
 
 
 @contextmanager
@@ -265,26 +262,3 @@ def _repeatable(strict: bool) -> Iterator[None]:
         yield
     finally:
         torch.use_deterministic_algorithms(before, warn_only=warn_only)
-
-
-class _OneByOne:
-    """A denoiser that evaluates its network on one sample at a time, so that no estimate depends on the batch."""
-
-    def __init__(self, inner: DenoiserLike, cond: Cond | None = None) -> None:
-        self.inner, self.cond, self.path = inner, cond, inner.path if cond is None else inner.with_condition(cond).path
-
-    def with_condition(self, cond: Cond) -> _OneByOne:
-        return _OneByOne(self.inner, cond)
-
-    def __call__(self, x: Tensor, t: Time) -> Estimate:
-        rows: list[Estimate] = []
-        for i in range(x.shape[0]):
-            inner = self.inner
-            if self.cond is not None:
-                inner = inner.with_condition({k: v if v.shape[0] == 1 else v[i : i + 1] for k, v in self.cond.items()})
-            rows.append(inner(x[i : i + 1], t))
-        extras = {key: torch.cat([row.extras[key] for row in rows]) for key in rows[0].extras}
-        return Estimate(x, t, self.path, clean=torch.cat([row.clean for row in rows]), extras=extras)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        return [self.with_condition(cond)(x, t) for cond in conds]

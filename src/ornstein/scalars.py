@@ -124,6 +124,11 @@ def expand(c: Time, like: Tensor) -> Time:
     return c
 
 
+def widened(x: Tensor) -> Tensor:
+    """x in float32 if it is narrower, for a quotient that may leave the range of float16."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
 def to_device(x: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     """x cast where it is and then moved, because some devices have no float64; a host tensor goes without a wait."""
     return x.to(dtype).to(device, non_blocking=device.type == "cuda" and x.device.type == "cpu")

@@ -55,9 +55,13 @@ class Counting(VP):
         self.calls.append("rates")
         return super().rates(t)
 
+    def from_velocity(self, x, velocity, t):
+        self.calls.append("both")
+        return super().from_velocity(x, velocity, t)
+
 
 @pytest.mark.parametrize(
-    ("given", "expected"), [("clean", ["noise", "rates"]), ("noise", ["clean", "rates"]), ("velocity", ["rates"])]
+    ("given", "expected"), [("clean", ["noise", "rates"]), ("noise", ["clean", "rates"]), ("velocity", ["both"])]
 )
 def test_no_conversion_is_made_twice_or_unasked(given: str, expected: list[str]) -> None:
     calls: list[str] = []

@@ -212,9 +212,17 @@ def test_a_tenth_of_the_conditions_is_dropped_by_default():
 # --------------------------------------------------------------------------------------------- weights of the denoising
 
 
-@pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=lambda p: type(p).__name__)
-@pytest.mark.parametrize("reading", ["clean", "noise", "v", "velocity", "edm"])
 @pytest.mark.parametrize("name", ["auto", "none", "min-snr", "edm"])
+@pytest.mark.parametrize(
+    ("path", "reading"),
+    [
+        (path, reading)
+        for path in (VP(), VE(), Flow())
+        for reading in ("clean", "noise", "v", "velocity", "edm")
+        if (type(path), reading) != (Flow, "noise")  # refused: nothing is left of the clean sample at t = 1
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
 def test_the_loss_is_the_weighted_error_of_the_clean_sample(path, reading, name):
     """w(SNR)·mean((x̂_0 − x_0)²), whatever the network predicts; ``none``: the mean error of its own output."""
     made = EDM(sigma_data=0.7) if reading == "edm" else parameterization(reading)

@@ -64,7 +64,7 @@ def test_the_classifier_sees_states_of_unit_variance_and_their_level(path):
 
     t = torch.tensor([path.time_of(level) for level in (-3.0, 0.5, 2.0)], dtype=torch.float64)
     x = torch.randn(3, 3, 4, 4, dtype=torch.float64)
-    classify(Denoiser(net, path), x, t, {"label": LABELS[:3]})
+    classify(Denoiser(net, path, "clean"), x, t, {"label": LABELS[:3]})
     (state, level, cond) = seen[0]
     root = (path.alpha(t) ** 2 + path.sigma(t) ** 2).sqrt()
     torch.testing.assert_close(state, x / root[:, None, None, None])
@@ -84,7 +84,7 @@ def test_a_batch_is_judged_by_its_rows(conditional):
     positions = (10, 11, 12, 13)
     noise = Noise.of(3, positions)
     batch = TrainBatch(clean=torch.zeros(4, 3, 4, 4), cond={"row": rows}, positions=positions)
-    found = rating(conditional=conditional)(Denoiser(net, Flow()), batch, noise, 0.5)
+    found = rating(conditional=conditional)(Denoiser(net, Flow(), "clean"), batch, noise, 0.5)
     expected = rating().judged(torch.tensor([[1.0, 0.0, -1.0]]).expand(4, -1), rows)
     assert list(found.terms) == ["rarity"]
     torch.testing.assert_close(found.terms["rarity"], expected[0])
@@ -92,7 +92,7 @@ def test_a_batch_is_judged_by_its_rows(conditional):
     assert torch.equal(found.times, RarityLoss(drop=0.0).posing().draw(Flow(), positions, noise))
     if conditional:
         assert seen[0]["label"].tolist() == [-1, 3, 5, 5]
-        rating(conditional=True, drop=1.0)(Denoiser(net, Flow()), batch, noise, 0.5)
+        rating(conditional=True, drop=1.0)(Denoiser(net, Flow(), "clean"), batch, noise, 0.5)
         assert seen[1]["label"].tolist() == [-1] * 4
     else:
         assert seen == [{}]
@@ -119,7 +119,7 @@ def test_a_crop_is_a_smaller_square_at_a_random_place():
         clean=ramp.expand(count, -1, -1, -1), cond={"row": torch.zeros(count, dtype=torch.int64)}, positions=positions
     )
     judge = replace(rating(), loss=Keep(crop=least, drop=0.0))
-    judge(Denoiser(lambda x, level: torch.zeros(len(x), 3), Flow()), batch, Noise.of(5, positions), 0.0)
+    judge(Denoiser(lambda x, level: torch.zeros(len(x), 3), Flow(), "clean"), batch, Noise.of(5, positions), 0.0)
     (found,) = cleaned
     assert found.dtype == torch.float64
     inner = slice(2, 6)  # away from the border, where pixels are repeated

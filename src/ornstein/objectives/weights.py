@@ -6,12 +6,14 @@ g = ∂x̂_0/∂raw. The slope g is read off the parameterization, so every weig
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import PathError
+from ..estimates import Estimate
 from ..parameterizations import Clean, Parameterization
 from ..paths.base import AffinePath, Path
 
@@ -19,9 +21,14 @@ WeightName = Literal["auto", "none", "min-snr", "edm"]
 
 
 def slope(reading: Parameterization, path: Path, t: Tensor) -> Tensor:
-    """g(t) = ∂x̂_0/∂raw, shape (B,): x̂_0 is affine in the raw output, so its value at x = 0, raw = 1."""
+    """g(t) = ∂x̂_0/∂raw, shape (B,)."""
+    return _of_one(reading, path, t).clean[:, 0]
+
+
+def _of_one(reading: Parameterization, path: Path, t: Tensor) -> Estimate:
+    """The estimate at x = 0 of a raw output of one: predictions are affine in the output, so these are their slopes."""
     one = torch.ones(t.shape[0], 1, dtype=torch.float64)
-    return reading.to_estimate(path, torch.zeros_like(one), t, one).clean[:, 0]
+    return reading.to_estimate(path, torch.zeros_like(one), t, one)
 
 
 def weight(
@@ -42,8 +49,16 @@ def weight(
         return None
     if not isinstance(path, AffinePath):
         raise PathError(f"weight {name!r} needs an AffinePath with a log-SNR, got {type(path).__name__}: use 'none'")
-    bar, gain = path.sigma_bar(t), slope(reading, path, t)
+    gain, ratio = slope(reading, path, t), _noise_slope(reading, path, t)
     if name == "min-snr":
-        # g² joins before the division, so that a noise prediction at α → 0 keeps its limit of one.
-        return torch.minimum((gain / bar) ** 2, gamma * gain**2)
-    return (gain / sigma_data) ** 2 + (gain / bar) ** 2
+        # SNR·g² is the slope of ẑ squared, which has its limit where α → 0; min(SNR, γ)·g² where σ → 0 is γ·g².
+        return torch.where(path.log_snr(t) > math.log(gamma), gamma * gain**2, ratio**2)
+    return (gain / sigma_data) ** 2 + ratio**2
+
+
+def _noise_slope(reading: Parameterization, path: AffinePath, t: Tensor) -> Tensor:
+    """|∂ẑ/∂raw| = |g|/σ̄, shape (B,); at σ = 0, where that is 0/0, its value a hair above."""
+    low, high = path.t_range
+    found = _of_one(reading, path, t).noise[:, 0].abs()
+    above = _of_one(reading, path, t.clamp_min(low + 1e-9 * (high - low))).noise[:, 0].abs()
+    return torch.where(found.isnan(), above, found)

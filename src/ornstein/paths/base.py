@@ -22,7 +22,7 @@ from .. import scalars
 from ..errors import GridError, PathError
 from ..estimates import Estimate, Gaussian
 from ..randomness import NoiseSource
-from ..scalars import T, Time, expand
+from ..scalars import T, Time, expand, widened
 
 Cond = Mapping[str, Tensor]
 
@@ -226,11 +226,15 @@ class AffinePath(LocationPath):
         return expand(self.alpha(t), clean) * clean
 
     def gain(self, s: T, t: T) -> T:
-        """α_t / α_s."""
+        """α_t / α_s; from a time to itself 1, at pure noise too."""
+        if not isinstance(t, Tensor) and t == s:
+            return 1.0  # pyright: ignore[reportReturnType]
         return self.alpha(t) / self.alpha(s)
 
     def spread(self, s: T, t: T) -> T:
-        """σ_t²·(1 − SNR_t/SNR_s) under a root, which keeps its digits when s is close to t."""
+        """σ_t²·(1 − SNR_t/SNR_s) under a root, which keeps its digits when s is close to t; 0 from a time to itself."""
+        if not isinstance(t, Tensor) and t == s:
+            return 0.0  # pyright: ignore[reportReturnType]
         shrink = -scalars.expm1(self.log_snr(t) - self.log_snr(s))
         return self.sigma(t) * scalars.sqrt(shrink)
 
@@ -254,13 +258,15 @@ class AffinePath(LocationPath):
         return ((keep + weight / alpha) * x).add_(noise, alpha=-weight / alpha * self.sigma(t))
 
     def clean_from_noise(self, x: Tensor, noise: Tensor, t: Time) -> Tensor:
-        """(x − σz)/α."""
+        """(x − σz)/α, in float32 at least: under strong noise it leaves the range of float16."""
+        x, noise = widened(x), widened(noise)
         if isinstance(t, Tensor):
             return (x - expand(self.sigma(t), x) * noise) / expand(self.alpha(t), x)
         return torch.sub(x, noise, alpha=self.sigma(t)).div_(self.alpha(t))
 
     def from_velocity(self, x: Tensor, velocity: Tensor, t: Time) -> tuple[Tensor, Tensor]:
-        """Solve x = αc + σz, v = α'c + σ'z."""
+        """Solve x = αc + σz, v = α'c + σ'z, in float32 at least."""
+        x, velocity = widened(x), widened(velocity)
         (alpha, sigma), (d_alpha, d_sigma) = (self.alpha(t), self.sigma(t)), self.rates(t)
         det = expand(alpha * d_sigma - sigma * d_alpha, x)
         clean = (expand(d_sigma, x) * x - expand(sigma, x) * velocity) / det

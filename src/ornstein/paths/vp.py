@@ -24,7 +24,7 @@ from torch import Tensor
 from .. import scalars
 from ..errors import ConfigError
 from ..randomness import NoiseSource
-from ..scalars import T
+from ..scalars import T, Time, expand, widened
 from .base import AffinePath
 
 BetaKind = Literal["linear", "scaled-linear", "cosine"]
@@ -266,6 +266,13 @@ class Table:
             return found - torch.expm1((log_alpha - last).clamp_max(0.0)) / count
         return found - scalars.expm1(min(log_alpha - last, 0.0)) / count
 
+    def last_stretch(self) -> tuple[float, float] | None:
+        """Where α begins to be linear, and α' from there on: the last step of a table that ends in noise."""
+        if not self.ends_in_noise:
+            return None
+        count = len(self.betas)
+        return (count - 1 + 1e-9) / count, -count * math.exp(float(self._values[-1]))
+
     def timestep_of(self, t: T) -> T:
         """N·t − 1, the index of the step."""
         return float(len(self.betas)) * t - 1.0
@@ -338,7 +345,7 @@ class VP(AffinePath):
 
     def sigma(self, t: T) -> T:
         """√(1 − α²), through expm1 so that small t keeps its digits."""
-        return scalars.sqrt(-scalars.expm1(2.0 * self.schedule.log_alpha(t)))
+        return scalars.sqrt(0.0 - scalars.expm1(2.0 * self.schedule.log_alpha(t)))  # 0 − 0: no negative zero
 
     def log_snr(self, t: T) -> T:
         """2·log α − log(1 − α²)."""
@@ -350,9 +357,29 @@ class VP(AffinePath):
         return self.schedule.time_of(-0.5 * scalars.softplus(-log_snr))
 
     def rates(self, t: T) -> tuple[T, T]:
-        """α' = α·(log α)',  σ' = −α²·(log α)'/σ."""
-        rate, alpha = self.schedule.rate(t), self.alpha(t)
-        return alpha * rate, scalars.divide(-(alpha**2) * rate, self.sigma(t))
+        """α' = α·(log α)' and σ' = −α·α'/σ; where α = 0 the limits from below, a finite α' and 0."""
+        alpha = self.alpha(t)
+        slope = self._alpha_rate(t, alpha)
+        return slope, scalars.divide(-alpha * slope, self.sigma(t))
+
+    def _alpha_rate(self, t: T, alpha: T) -> T:
+        """α', without 0·∞ in the last stretch of a table that ends in noise, where α itself is linear."""
+        usual = alpha * self.schedule.rate(t)
+        linear = self.schedule.last_stretch() if isinstance(self.schedule, Table) else None
+        if linear is None:
+            return usual
+        start, slope = linear
+        if isinstance(t, Tensor):
+            return torch.where(t > start, slope, usual)  # pyright: ignore[reportReturnType, reportCallIssue, reportArgumentType]
+        return slope if t > start else usual  # pyright: ignore[reportReturnType]
+
+    def from_velocity(self, x: Tensor, velocity: Tensor, t: Time) -> tuple[Tensor, Tensor]:
+        """x_0 = α·x + (σ²/α')·v and z = σ·x − (ασ/α')·v: regular at both ends, because α' is not 0 at either."""
+        x, velocity = widened(x), widened(velocity)
+        alpha, sigma = self.alpha(t), self.sigma(t)
+        part = sigma / self._alpha_rate(t, alpha)
+        clean = expand(alpha, x) * x + expand(sigma * part, x) * velocity
+        return clean, expand(sigma, x) * x - expand(alpha * part, x) * velocity
 
     def prior(self, noise: NoiseSource, shape: Sequence[int], t: float | None = None) -> Tensor:
         """Unit normal at every time: data of unit variance keeps the variance of the state."""

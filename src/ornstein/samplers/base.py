@@ -124,18 +124,22 @@ class Problem:
             yield Step(t=t, s=s, index=i, before=before, after=after)
 
     def steps(self, x: Tensor, noise: NoiseSource) -> Steps:
-        """The only loop. Upward steps re-noise and clear the solver's memory."""
+        """The only loop. Upward steps re-noise and clear the solver's memory.
+
+        The state keeps its precision; estimates may be wider (the quotient x̂_0 of a noise prediction in float16).
+        """
         memory: Memory = {}
+        dtype = x.dtype
         for step in self.stretches():
             if step.s < step.t:
-                x = yield from self.sampler.step(self.path, x, step, noise, memory)
+                x = (yield from self.sampler.step(self.path, x, step, noise, memory)).to(dtype)
                 continue
             memory = {}
             clean: Tensor | None = None
             if self.path.renoise_needs_clean:
                 clean = x if step.t == self.path.t_range[0] else (yield Query(x, step.t)).clean
             z = noise.normal(("up", step.index), self.path.state_shape(x.shape[1:], step.s, at=step.t))
-            x = self.path.renoise(x, step.t, step.s, z, clean)
+            x = self.path.renoise(x, step.t, step.s, z, clean).to(dtype)
         return x
 
 
