@@ -125,7 +125,12 @@ class DiffusersModel:
         return 3, height * self.codec.factor, width * self.codec.factor
 
     def grid(self, steps: int) -> Grid:
-        """The times that the pipeline's scheduler would use; other grids work as well, and often better."""
+        """The times that the pipeline's scheduler would use; of a few-step model they climb.
+
+        For other models any grid works, and ours often better.
+        """
+        if self.denoiser.grid is not None:
+            return self.denoiser.grid(steps)
         times = times_of_pipeline(self.pipe.scheduler, self.denoiser.path, steps)  # pyright: ignore[reportArgumentType]
         return Grid(f"{type(self.pipe.scheduler).__name__}({steps})", lambda _: times)
 
@@ -260,6 +265,7 @@ def from_pipeline(
         shape=_shape(net, codec, size),
         timestep_of=law.timestep_of,
         codec=codec,
+        grid=law.grid,
     )
     piped = DiffusersModel(
         pipe=pipe,

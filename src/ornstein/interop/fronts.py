@@ -60,7 +60,7 @@ class PipelineFront:
     def denoiser(self, net: Any, shape: tuple[int, ...]) -> Denoiser:
         """``net`` on the pipeline's path."""
         law = self.law()
-        return Denoiser(net, law.path, law.predicts, shape=shape, timestep_of=law.timestep_of)
+        return Denoiser(net, law.path, law.predicts, shape=shape, timestep_of=law.timestep_of, grid=law.grid)
 
 
 def open_front(where: str | Path) -> tuple[PipelineFront, DiffusersModel]:

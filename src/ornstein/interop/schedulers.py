@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 
 from .. import scalars
-from ..denoisers import TimestepOf
+from ..denoisers import Family, TimestepOf
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..parameterizations import EDM, Consistency, Parameterization, V, parameterization
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath, Path
 from ..scalars import Time
+from .consistency import LatentConsistency, few_step_grids
 
 _PREDICTIONS = {"epsilon": "noise", "sample": "clean", "v_prediction": "v"}
 _RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
@@ -26,11 +27,12 @@ _RESPACED = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchedulerSpec:
-    """Path, meaning of the network's output, and the network's time input (None: the path's own)."""
+    """Path, meaning of the network's output, its time input (None: the path's own), and grids of few-step models."""
 
     path: AffinePath
     predicts: Parameterization
     timestep_of: TimestepOf | None = None
+    grid: Family | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,8 +117,12 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
     * Flow matching (FlowMatch…, or ``use_flow_sigmas``): `Flow`, velocity, N·t. The shift belongs to the grid.
     * EDMEuler and EDMDPMSolverMultistep: `VE` with EDM's preconditioning.
     * CMStochasticIterative: `VE` with the boundary of consistency models.
+    * LCM: the path of its betas, with the boundary of latent consistency models.
 
-    ``bound=False`` leaves ``clip_sample`` and ``thresholding`` out: a clipped estimate has no gradient where it is
+    CMStochasticIterative, LCM, FlowMatchLCM and TCD belong to few-step models and bring ``grid``, the times at which
+    they evaluate the network (`ornstein.interop.consistency.few_step_grids`).
+
+    ``bound=False`` leaves ``clip_sample``, ``clip_denoised`` and ``thresholding`` out: a clipped estimate has no gradient where it is
     clipped, which guidance may want.
 
     Raises `UsageError` for any other scheduler.
@@ -124,7 +130,10 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
     name, config = type(scheduler).__name__, dict(scheduler.config)
     law = _law(scheduler, name, config)
     reading = _bounded(law.predicts, config) if bound else law.predicts
-    return SchedulerSpec(path=law.path, predicts=reading, timestep_of=law.timestep_of)
+    if name == "LCMScheduler":
+        reading = LatentConsistency(inner=reading, scaling=float(config.get("timestep_scaling", 10.0)))
+    grid = few_step_grids(scheduler, law.path)
+    return SchedulerSpec(path=law.path, predicts=reading, timestep_of=law.timestep_of, grid=grid)
 
 
 def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
@@ -171,6 +180,8 @@ def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
             raise _unknown(name, kind)
         return SchedulerSpec(path=noise, predicts=reading if kind == "epsilon" else Negated(inner=reading))
     if name == "CMStochasticIterativeScheduler":
+        if float(config.get("s_noise", 1.0)) != 1.0:
+            raise UsageError(f"{name} has s_noise {config['s_noise']}, another amount of noise: only 1 is supported")
         low = float(config["sigma_min"])
         reading = Consistency(sigma_data=float(config.get("sigma_data", 0.5)), sigma_min=low)
         return SchedulerSpec(
@@ -206,7 +217,7 @@ def _bounded(reading: Parameterization, config: Mapping[str, Any]) -> Parameteri
     if config.get("thresholding"):
         quantile, most = float(config["dynamic_thresholding_ratio"]), float(config["sample_max_value"])
         return Bounded(inner=reading, quantile=quantile, most=most)
-    if config.get("clip_sample"):
+    if config.get("clip_sample") or config.get("clip_denoised"):
         return Bounded(inner=reading, bound=float(config.get("clip_sample_range", 1.0)))
     return reading
 
