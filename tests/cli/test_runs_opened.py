@@ -67,13 +67,16 @@ def test_labels_by_number_and_name(run: TrainedModel) -> None:
     for wrong, said in (
         (len(names), f"unknown label {len(names)} of 12 classes: choose 0 … 11 or a name"),
         (-2, "unknown label -2"),
+        (2.7, r"unknown label 2\.7 of 12 classes: choose 0 … 11 or a name"),
+        (True, "unknown label True"),
+        (None, "unknown label None"),
         ("1.5", "unknown label '1.5'"),
         (names[5] + "x", f"did you mean {names[5]!r}"),
     ):
         with pytest.raises(UsageError, match=said):
             run.cond(labels=[wrong])
     for words in ({}, {"labels": [0], "captions": ["a"]}):
-        with pytest.raises(UsageError, match="give either labels or captions"):
+        with pytest.raises(UsageError, match="give either captions or labels"):
             run.cond(**words)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match=r"takes no captions \(its condition is label\)"):
         run.cond(captions=["a"])

@@ -325,7 +325,7 @@ def test_a_consistency_pipeline_is_a_consistency_model():
     ],
 )
 def test_other_laws(scheduler, path, reading):
-    law = from_scheduler_config(getattr(diffusers, scheduler)())
+    law = from_scheduler_config(getattr(diffusers, scheduler)(), bound=False)
     assert law.path == path
     assert reading is None or law.predicts == reading
 
@@ -450,9 +450,22 @@ def test_networks_with_further_inputs_are_refused(stable):
     piped.pipe.register_modules(unet=unet)
     with pytest.raises(UsageError, match="9 channels"):
         from_pipeline(piped.pipe)
-    unet = diffusers.UNet2DConditionModel.from_config(piped.pipe.unet.config, in_channels=4, time_cond_proj_dim=8)
-    piped.pipe.register_modules(unet=unet)
-    with pytest.raises(UsageError, match="guidance weight"):
+    for changes, said in (
+        ({"class_embed_type": "timestep"}, "class_embed_type 'timestep'"),
+        (
+            {"class_embed_type": "projection", "projection_class_embeddings_input_dim": 8},
+            "class_embed_type 'projection'",
+        ),
+        ({"class_embed_type": "identity"}, "class_embed_type 'identity'"),
+        ({"addition_embed_type": "text", "addition_embed_type_num_heads": 2}, "addition_embed_type 'text'"),
+        ({"encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 8}, "needs image_proj"),
+    ):
+        unet = diffusers.UNet2DConditionModel.from_config(piped.pipe.unet.config, in_channels=4, **changes)
+        piped.pipe.register_modules(unet=unet)
+        with pytest.raises(UsageError, match=f"{said}.*not supported$"):
+            from_pipeline(piped.pipe)
+    piped.pipe.register_modules(unet=None)
+    with pytest.raises(UsageError, match="was loaded without its network"):
         from_pipeline(piped.pipe)
 
 

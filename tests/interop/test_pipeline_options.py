@@ -114,7 +114,7 @@ def test_a_network_of_labels_is_told_them():
         piped.denoiser(x, 0.5)
     with pytest.raises(UsageError, match="knows no empty label"):
         piped.null()
-    with pytest.raises(UsageError, match=r"unknown label 'fox': give a number$"):
+    with pytest.raises(UsageError, match=r"unknown label 'fox' of 5 classes: choose 0 … 4$"):
         piped.cond(labels=["fox"])
     with pytest.raises(UsageError, match=r"takes no captions \(its condition is label\)"):
         piped.cond(["fox"])
@@ -146,7 +146,7 @@ def test_names_of_labels_are_the_first_of_several_and_gaps_are_numbers():
     piped = from_pipeline(pipe)
     assert piped.classes == ("ant", "bee", "2", "cat")
     assert piped.cond(labels=["cat", 0, "2", "bee", "6"])["label"].tolist() == [3, 0, 2, 1, 6]
-    with pytest.raises(UsageError, match=r"unknown label 'dog': give a number or a name$"):
+    with pytest.raises(UsageError, match=r"unknown label 'dog' of 7 classes: choose 0 … 6 or a name$"):
         piped.cond(labels=["dog"])
     assert from_pipeline(dit()).classes == ()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -126,6 +126,21 @@ def condition_of(denoiser: object) -> Cond | None:
             return cast("Cond", cond)
         denoiser = getattr(denoiser, "inner", None)
     return None
+
+
+@runtime_checkable
+class SharesWithCondition(Protocol):
+    """An empty condition that shares something with the condition it stands beside, such as the size of a picture."""
+
+    def beside(self, cond: Cond) -> Cond:
+        """The empty condition, with what it shares with ``cond``."""
+        ...
+
+
+def null_beside(null: Cond, denoiser: object) -> Cond:
+    """The empty condition ``null`` for a denoiser: with what it shares with the condition that is bound to it."""
+    cond = condition_of(denoiser)
+    return null.beside(cond) if cond is not None and isinstance(null, SharesWithCondition) else null
 
 
 def network_of(denoiser: object) -> nn.Module | None:

@@ -18,12 +18,12 @@ from ..estimates import Estimate
 from ..grids import GridLike, times_of
 from ..paths.base import Cond
 from ..scalars import Time, expand
-from .base import Rule, Strength, affine_path, condition_of, strength_at
+from .base import Rule, Strength, affine_path, condition_of, null_beside, strength_at
 
 
 def both(inner: DenoiserLike, null: Cond, x: Tensor, t: Time) -> tuple[Estimate, Estimate]:
     """(c, u): one batch of 2·B rows where the two conditions have the same keys and widths, else two calls."""
-    cond = condition_of(inner)
+    cond, null = condition_of(inner), null_beside(null, inner)
     fits = cond is not None and cond.keys() == null.keys()
     if fits and cond is not None and all(value.shape[1:] == null[key].shape[1:] for key, value in cond.items()):
         c, u = inner.predict_conditions(x, t, [cond, null])
@@ -78,7 +78,7 @@ class CFG(Rule):
         if not isinstance(weight, Tensor) and weight == 1.0:
             return inner(x, t)
         if not isinstance(weight, Tensor) and weight == 0.0 and self.rescale == 0.0:
-            return inner.with_condition(self.null)(x, t)
+            return inner.with_condition(null_beside(self.null, inner))(x, t)
         c, u = both(inner, self.null, x, t)
         guided = mixed(weight, c, u)
         return guided if self.rescale == 0.0 else _rescaled(guided, c, self.rescale)

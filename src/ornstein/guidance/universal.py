@@ -27,6 +27,7 @@ from .base import (
     differentiable,
     finite_rows,
     network_of,
+    null_beside,
     pulled,
     strength_at,
 )
@@ -214,7 +215,7 @@ class Universal(Rule):
 
     def _shifted(self, inner: DenoiserLike, x: Tensor, t: Time, factor: Time) -> tuple[Tensor, Estimate]:
         """(forward shift of x̂_0, the unguided estimate)."""
-        asked = inner if self.at is None else inner.with_condition(self.at)
+        asked = inner if self.at is None else inner.with_condition(null_beside(self.at, inner))
         if self.through == "estimate":
             plain = inner(x, t)
             gradient = self._slope((plain if asked is inner else asked(x, t)).clean)[0]
@@ -258,18 +259,19 @@ class Universal(Rule):
     def _chunked(self, inner: DenoiserLike, x: Tensor, t: Time, size: int) -> Estimate:
         """The same, ``size`` rows at a time."""
         inner = bare(inner)  # a memory would keep the graphs of all chunks, and no other guidance asks for these rows
+        at = None if self.at is None else null_beside(self.at, inner)
         parts = [
-            self._rows(which).estimate(_bound(inner, which, len(x)), x[which], _row(t, which))
+            self._rows(which, at).estimate(_bound(inner, which, len(x)), x[which], _row(t, which))
             for which in _slices(len(x), size)
         ]
         extras = {key: torch.cat([part.extras[key] for part in parts]) for key in parts[0].extras}
         return Estimate(x, t, inner.path, clean=torch.cat([part.clean for part in parts]), extras=extras)
 
-    def _rows(self, which: slice) -> Universal:
+    def _rows(self, which: slice, at: Cond | None) -> Universal:
         backward = self.backward
         if backward is not None and backward.energies is not None:
             backward = replace(backward, energies=_each(backward.energies, which))
-        at = None if self.at is None else {k: v if v.shape[0] == 1 else v[which] for k, v in self.at.items()}
+        at = None if at is None else {k: v if v.shape[0] == 1 else v[which] for k, v in at.items()}
         return replace(self, chunk=None, energies=_each(self.energies, which), backward=backward, at=at)
 
 

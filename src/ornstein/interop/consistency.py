@@ -47,18 +47,14 @@ class LatentConsistency:
         answer = self.inner.to_estimate(path, x, t, raw)
         tau = self.scaling * path.timestep_of(t)
         power = tau**2 + 0.25
-        return answer.replace(
-            clean=expand(0.25 / power, x) * x + expand(tau / scalars.sqrt(power), x) * answer.clean
-        )
+        return answer.replace(clean=expand(0.25 / power, x) * x + expand(tau / scalars.sqrt(power), x) * answer.clean)
 
     def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
         """The inner one's, the boundary left out: it differs from the identity by 10⁻⁶ at the second of 50 levels."""
         return self.inner.target(path, clean, noise, x, t)
 
 
-def few_step_grids(
-    scheduler: Any, path: AffinePath, *, gamma: float = GAMMA
-) -> Callable[[int | None], Grid] | None:
+def few_step_grids(scheduler: Any, path: AffinePath, *, gamma: float = GAMMA) -> Callable[[int | None], Grid] | None:
     """The grids of a scheduler of few-step models by their number of evaluations, or None for any other scheduler.
 
     * CMStochasticIterative, LCM and FlowMatchLCM: to the clean end from each of the scheduler's levels, and up again;

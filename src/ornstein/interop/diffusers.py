@@ -13,116 +13,93 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..grids import Grid
-from ..latents.codec import Codec
+from ..paths.base import Cond
+from .captions import encode_captions
 from .loading import diffusers_library, silenced
+from .networks import Adapted, PipelineKind, guidance_width
+from .opened import Condition, OpenedModel, check_condition, label_numbers
 from .schedulers import from_scheduler_config, times_of_pipeline
 from .vae import wrap_vae
-
-PipelineKind = Literal["pixels", "text", "text-xl", "labels"]
 
 KNOWN: Mapping[str, PipelineKind] = {
     "DDPMPipeline": "pixels",
     "DDIMPipeline": "pixels",
     "ConsistencyModelPipeline": "pixels",
     "DiTPipeline": "labels",
+    "LatentConsistencyModelPipeline": "text",
+    "LatentConsistencyModelImg2ImgPipeline": "text",
     "StableDiffusionPipeline": "text",
     "StableDiffusionImg2ImgPipeline": "text",
+    "StableDiffusionPAGPipeline": "text",
     "StableDiffusionXLPipeline": "text-xl",
     "StableDiffusionXLImg2ImgPipeline": "text-xl",
+    "StableDiffusionXLPAGPipeline": "text-xl",
 }
 """The pipelines that `from_pipeline` takes, by class name."""
 
+_GUIDANCE: Mapping[str, float] = {
+    "LatentConsistencyModelPipeline": 8.5,
+    "LatentConsistencyModelImg2ImgPipeline": 8.5,
+    "StableDiffusionXLPipeline": 5.0,
+    "StableDiffusionXLImg2ImgPipeline": 5.0,
+    "StableDiffusionXLPAGPipeline": 5.0,
+}
+"""The guidance weight that a distilled network is given unless another is: the pipeline's default, else 7.5."""
 
-class Adapted(nn.Module):
-    """A diffusers network under our calling convention: ``net(x, time, label=…, text=…, pooled=…, time_ids=…)``."""
 
-    def __init__(self, net: nn.Module, kind: PipelineKind, labelled: bool) -> None:
-        super().__init__()
-        self.net, self.kind, self.labelled = net, kind, labelled
+class EmptyCondition(dict[str, Tensor]):
+    """The empty condition of a pipeline. Beside a condition, in `ornstein.guidance.CFG`, it takes over what both halves
+    share: SDXL's sizes, unless negative ones were given, and the guidance weight of a distilled network."""
 
-    def forward(
-        self,
-        x: Tensor,
-        time: Tensor,
-        *,
-        label: Tensor | None = None,
-        text: Tensor | None = None,
-        pooled: Tensor | None = None,
-        time_ids: Tensor | None = None,
-    ) -> Tensor:
-        """x (B, C, H, W), time (B,), label (B,), text (B, L, D), pooled (B, P), time_ids (B, 6) → (B, C', H, W)."""
-        if self.labelled and label is None:
-            raise UsageError("this network is class-conditional: bind cond(labels=[…]) with with_condition()")
-        told: dict[str, Any] = {"class_labels": label} if self.labelled else {}
-        if self.kind in ("text", "text-xl"):
-            if text is None or (self.kind == "text-xl" and (pooled is None or time_ids is None)):
-                raise UsageError("this network takes captions: bind cond([…]) or null() with with_condition()")
-            told["encoder_hidden_states"] = text.to(x.dtype)
-            if pooled is not None and time_ids is not None:
-                told["added_cond_kwargs"] = {"text_embeds": pooled.to(x.dtype), "time_ids": time_ids.to(x.dtype)}
-        return self.net(x, timestep=time, return_dict=False, **told)[0]
+    shared: tuple[str, ...] = ()
+
+    def beside(self, cond: Cond) -> Cond:
+        """Itself, with what it shares with ``cond``."""
+        out = dict(self)
+        for key in self.shared:
+            if key in cond and key in out:
+                value = cond[key]
+                if key == "time_ids" and value.shape[1] == 5:  # the refiner's last one is a score, and differs
+                    value = torch.cat((value[:, :4], out[key][:1, 4:].expand(len(value), 1)), dim=1)
+                out[key] = value
+        return out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DiffusersModel:
-    """An opened pipeline, with the members of an `ornstein.runs.TrainedModel`.
-
-    ``denoiser`` knows the shape of its samples, its codec and, for text models, is bound to the empty caption.
-    """
+class DiffusersModel(OpenedModel):
+    """An opened pipeline. Of text models ``denoiser`` is bound to the empty caption until another is given."""
 
     pipe: Any
-    denoiser: Denoiser
     kind: PipelineKind
-    folder: Path
-    name: str
-    classes: tuple[str, ...] = ()
-    details: Mapping[str, Any] = field(default_factory=dict)
+    title: str
+    labels: tuple[str, ...] = ()
 
     @property
-    def codec(self) -> Codec | None:
-        """Its autoencoder; None for a pipeline of pixels."""
-        return self.denoiser.codec
+    def name(self) -> str:
+        """Class and place."""
+        return self.title
 
     @property
-    def condition(self) -> Literal["none", "label", "text"]:
+    def classes(self) -> tuple[str, ...]:
+        """Names of the labels, if the pipeline has them."""
+        return self.labels
+
+    @property
+    def condition(self) -> Condition:
         """The kind of condition that the network takes."""
         if self.kind in ("text", "text-xl"):
             return "text"
         return "label" if self._labelled else "none"
-
-    @property
-    def weights(self) -> Path:
-        """Where the weights came from."""
-        return self.folder
-
-    @property
-    def images(self) -> int:
-        """Unknown: 0."""
-        return 0
-
-    @property
-    def parameters(self) -> int:
-        """Number of weights of the denoising network."""
-        assert isinstance(self.denoiser.net, nn.Module)
-        return sum(parameter.numel() for parameter in self.denoiser.net.parameters())
-
-    @property
-    def picture(self) -> tuple[int, int, int]:
-        """(3, H, W) of what is decoded."""
-        channels, height, width = self.denoiser.shape or (3, 0, 0)
-        if self.codec is None:
-            return channels, height, width
-        return 3, height * self.codec.factor, width * self.codec.factor
 
     def grid(self, steps: int) -> Grid:
         """The times that the pipeline's scheduler would use; of a few-step model they climb.
@@ -142,72 +119,91 @@ class DiffusersModel:
         original: tuple[int, int] | None = None,
         crop: tuple[int, int] = (0, 0),
         target: tuple[int, int] | None = None,
+        score: float = 6.0,
+        guidance: float | None = None,
     ) -> dict[str, Tensor]:
         """The condition for `Denoiser.with_condition`: captions through the pipeline's own encoders, or labels.
 
-        SDXL also takes the sizes (height, width) of the ``original`` and ``target`` picture, by default the one that
-        is made, and the ``crop``'s top left corner. Raises `UsageError` for a condition that the pipeline takes not.
-        """
-        if (captions is None) == (labels is None):
-            raise UsageError("give either captions or labels")
-        if labels is not None:
-            return {"label": torch.tensor([self._label(one) for one in labels], device=self.denoiser.device)}
-        if self.condition != "text":
-            raise UsageError(f"{self.name} takes no captions (its condition is {self.condition})")
-        if isinstance(captions, str):
-            raise UsageError(f"captions are a list, one a sample: write [{captions!r}]")
-        return self._told(list(captions or ()), self._sizes(original, crop, target))
+        Args:
+            captions: one a sample, of any length: `ornstein.interop.captions.encode_captions`.
+            labels: numbers from 0 to the number of classes − 1, or names.
+            original: of SDXL, (height, width) of the original picture, by default of the one that is made.
+            crop: of SDXL, (top, left) of the crop.
+            target: of SDXL, (height, width) of the target, by default of the picture that is made.
+            score: the aesthetic score that SDXL's refiner takes instead of the target.
+            guidance: the weight that a distilled network takes as an input, by default the pipeline's own.
 
-    def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
+        Raises:
+            UsageError: a condition that the pipeline does not take, or one that cannot be read.
+        """
+        check_condition(self, captions, labels)
+        if labels is not None:
+            numbers = label_numbers(labels, self.labels, self._count, empty=False)
+            return {"label": torch.tensor(numbers, device=self.device)}
+        return self._encoded(list(captions or ()), self._sizes(original, crop, target, score), guidance)
+
+    def null(
+        self,
+        rows: int = 1,
+        *,
+        negative: str | None = None,
+        original: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        target: tuple[int, int] | None = None,
+        score: float = 2.5,
+    ) -> dict[str, Tensor]:
         """The empty condition for classifier-free guidance, as the pipeline makes it; or a ``negative`` caption.
 
-        Without one SDXL takes zeros (``force_zeros_for_empty_prompt``), which is not the encoding of "".
+        Without one SDXL takes zeros (``force_zeros_for_empty_prompt``), which is not the encoding of "". In
+        `ornstein.guidance.CFG` it has the sizes of the condition that it stands beside, unless negative sizes are given
+        here: ``original``, ``crop`` or ``target``.
         """
         if self.condition == "none":
             return {}
         if self.condition == "label":
             if self.kind != "labels":
                 raise UsageError(f"{self.name} knows no empty label, so it has no classifier-free guidance")
-            count = int(self.pipe.transformer.config.num_embeds_ada_norm)
-            return {"label": torch.full((rows,), count, device=self.denoiser.device)}
-        told = self._told([negative or ""] * rows, self._sizes(None, (0, 0), None))
+            return {"label": torch.full((rows,), self._count, device=self.device)}
+        sizes = self._sizes(original, crop or (0, 0), target, score)
+        null = EmptyCondition(self._encoded([negative or ""] * rows, sizes, None))
         if self.kind == "text-xl" and negative is None and self.pipe.config.force_zeros_for_empty_prompt:
-            told |= {key: torch.zeros_like(told[key]) for key in ("text", "pooled")}
-        return told
+            null.update({key: torch.zeros_like(null[key]) for key in ("text", "pooled")})
+        own = any(given is not None for given in (original, crop, target))
+        null.shared = ("guidance",) if own else ("time_ids", "guidance")
+        return null
 
     @property
     def _labelled(self) -> bool:
         net = self.denoiser.net
         return isinstance(net, Adapted) and net.labelled
 
-    def _label(self, label: int | str) -> int:
-        if not self._labelled:
-            raise UsageError(f"{self.name} takes no labels (its condition is {self.condition})")
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        if isinstance(label, str) and not label.isdecimal():
-            raise UsageError(f"unknown label {label!r}: give a number" + (" or a name" if self.classes else ""))
-        return int(label)
+    @property
+    def _count(self) -> int:
+        """The number of classes."""
+        if self.kind == "labels":
+            return int(self.pipe.transformer.config.num_embeds_ada_norm)
+        return int(self.pipe.unet.config.num_class_embeds)
 
     def _sizes(
-        self, original: tuple[int, int] | None, crop: tuple[int, int], target: tuple[int, int] | None
-    ) -> tuple[int, ...]:
+        self, original: tuple[int, int] | None, crop: tuple[int, int], target: tuple[int, int] | None, score: float
+    ) -> tuple[float, ...]:
         own = self.picture[1:]
+        if self.kind == "text-xl" and getattr(self.pipe.config, "requires_aesthetics_score", False):
+            return (*(original or own), *crop, score)
         return (*(original or own), *crop, *(target or own))
 
-    @torch.no_grad()
-    def _told(self, captions: list[str], sizes: tuple[int, ...]) -> dict[str, Tensor]:
-        """What the network is told about captions."""
-        if not captions:
-            raise UsageError("at least one caption is needed")
-        device = self.denoiser.device
-        asked = {"prompt": captions, "device": device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
-        with silenced():
-            if self.kind == "text":
-                return {"text": self.pipe.encode_prompt(**asked)[0]}
-            text, _, pooled, _ = self.pipe.encode_prompt(**asked)
-        time_ids = torch.tensor([sizes], dtype=text.dtype, device=device).repeat(len(captions), 1)
-        return {"text": text, "pooled": pooled, "time_ids": time_ids}
+    def _encoded(self, captions: list[str], sizes: tuple[float, ...], guidance: float | None) -> dict[str, Tensor]:
+        """Captions, with sizes in float32: half precision knows no 1023."""
+        out = encode_captions(self.pipe, captions, self.device, xl=self.kind == "text-xl")
+        rows = len(captions)
+        if self.kind == "text-xl":
+            out["time_ids"] = torch.tensor([sizes], dtype=torch.float32, device=self.device).repeat(rows, 1)
+        if guidance_width(self.pipe.unet) is not None:
+            weight = _GUIDANCE.get(type(self.pipe).__name__, 7.5) if guidance is None else float(guidance)
+            out["guidance"] = torch.full((rows,), weight, dtype=torch.float32, device=self.device)
+        elif guidance is not None:
+            raise UsageError(f"{self.name} takes no guidance weight as an input: guide it with ornstein.guidance.CFG")
+        return out
 
 
 def is_pipeline(where: str | Path) -> bool:
@@ -251,7 +247,9 @@ def from_pipeline(
     if device is not None or dtype is not None:
         pipe.to(*([] if device is None else [device]), *([] if dtype is None else [dtype]))
     net = pipe.transformer if kind == "labels" else pipe.unet
-    _check(net, kind, name)
+    if net is None or (kind != "pixels" and pipe.vae is None):
+        raise UsageError(f"this {name} was loaded without its {'network' if net is None else 'autoencoder'}: load it")
+    _check(net, kind, name, pipe)
     net.eval().requires_grad_(False)
     codec = None if kind == "pixels" else wrap_vae(pipe.vae, where)
     if codec is not None and codec.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
@@ -267,19 +265,20 @@ def from_pipeline(
         codec=codec,
         grid=law.grid,
     )
+    folder = Path(where).expanduser() if where else Path(name)
     piped = DiffusersModel(
         pipe=pipe,
         denoiser=denoiser,
         kind=kind,
-        folder=Path(where).expanduser() if where else Path(name),
-        name=f"{name} {where}".strip(),
-        classes=_classes(pipe),
+        folder=folder,
+        weights=folder,
+        title=f"{name} {where}".strip(),
+        labels=_classes(pipe),
         details={"pipeline": name, "scheduler": type(pipe.scheduler).__name__},
     )
     if piped.condition != "text" or (pipe.tokenizer is None and getattr(pipe, "tokenizer_2", None) is None):
         return piped
-    object.__setattr__(piped, "denoiser", denoiser.with_condition(piped.null()))
-    return piped
+    return replace(piped, denoiser=denoiser.with_condition(piped.null()))
 
 
 def _kind(name: str, where: str) -> PipelineKind:
@@ -323,16 +322,35 @@ def _index(folder: Path) -> dict[str, Any]:
     return found
 
 
-def _check(net: Any, kind: PipelineKind, name: str) -> None:
+def _check(net: Any, kind: PipelineKind, name: str, pipe: Any) -> None:
     """Refuse networks with inputs that nobody would give them."""
     config = net.config
-    if getattr(config, "time_cond_proj_dim", None) is not None:
-        raise UsageError(f"the network of this {name} is told a guidance weight (a distilled model): not supported")
+    if (embed := getattr(config, "class_embed_type", None)) is not None:
+        raise UsageError(f"the network of this {name} has class_embed_type {embed!r}, no labels: not supported")
+    if kind != "text" and kind != "text-xl" and guidance_width(net) is not None:
+        raise UsageError(f"the network of this {name} takes a guidance weight as an input: not supported")
     if getattr(config, "encoder_hid_dim_type", None) not in (None, "text_proj"):
         raise UsageError(f"the network of this {name} needs {config.encoder_hid_dim_type}: not supported")
     added = getattr(config, "addition_embed_type", None)
     if (kind == "text" and added is not None) or (kind == "text-xl" and added != "text_time"):
         raise UsageError(f"the network of this {name} has addition_embed_type {added!r}: not supported")
+    if kind == "text-xl":
+        _check_sizes(net, pipe, name)
+
+
+def _check_sizes(net: Any, pipe: Any, name: str) -> None:
+    """Refuse a network of SDXL that takes another number of sizes than the pipeline says."""
+    encoder, config = pipe.text_encoder_2, net.config
+    width = getattr(getattr(encoder, "config", None), "projection_dim", None)
+    if width is None:
+        return
+    taken = (net.add_embedding.linear_1.in_features - int(width)) // int(config.addition_time_embed_dim)
+    given = 5 if getattr(pipe.config, "requires_aesthetics_score", False) else 6
+    if taken != given:
+        raise UsageError(
+            f"the network of this {name} takes {taken} sizes beside its caption and is given {given}: a refiner needs "
+            "requires_aesthetics_score=True, and no other network"
+        )
 
 
 def _shape(net: Any, codec: Any, size: int | tuple[int, int] | None) -> tuple[int, int, int]:

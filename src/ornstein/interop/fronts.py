@@ -12,8 +12,9 @@ from torch import nn
 
 from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
-from .diffusers import Adapted, DiffusersModel, from_pipeline
+from .diffusers import DiffusersModel, from_pipeline
 from .loading import diffusers_library, silenced
+from .networks import Adapted
 from .schedulers import SchedulerSpec, from_scheduler_config
 
 _NETWORK = "UNet2DModel"

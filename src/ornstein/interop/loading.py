@@ -19,6 +19,15 @@ def diffusers_library() -> Any:
         raise UsageError(f"diffusers cannot be imported ({error}): pip install 'ornstein[diffusers]'") from None
 
 
+def offline() -> bool:
+    """Whether the Hugging Face Hub is not to be asked (``HF_HUB_OFFLINE``)."""
+    try:
+        from huggingface_hub import constants
+    except ImportError:
+        return True
+    return bool(constants.HF_HUB_OFFLINE)
+
+
 @contextmanager
 def silenced() -> Iterator[None]:
     """No progress bars and no warnings about what was left out on purpose; errors still come."""

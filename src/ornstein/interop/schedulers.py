@@ -122,8 +122,8 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
     CMStochasticIterative, LCM, FlowMatchLCM and TCD belong to few-step models and bring ``grid``, the times at which
     they evaluate the network (`ornstein.interop.consistency.few_step_grids`).
 
-    ``bound=False`` leaves ``clip_sample``, ``clip_denoised`` and ``thresholding`` out: a clipped estimate has no gradient where it is
-    clipped, which guidance may want.
+    ``bound=False`` leaves ``clip_sample``, ``clip_denoised`` and ``thresholding`` out: a clipped estimate has no
+    gradient where it is clipped, which guidance may want.
 
     Raises `UsageError` for any other scheduler.
     """

@@ -97,5 +97,6 @@ def bindings() -> object:
 
 def _no_match(pattern: str, net: nn.Module, found: list[Site]) -> str:
     if not found:
-        return f"no site matches {pattern!r}: {type(net).__name__} has no named sites, so it cannot be modulated"
+        inside = getattr(net, "net", net)  # a wrapper is called by the network in it
+        return f"no site matches {pattern!r}: {type(inside).__name__} has no named sites, so it cannot be modulated"
     return f"no site matches {pattern!r}: choose among {', '.join(site.name for site in found)}"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..denoisers import Denoiser
 from ..errors import CheckpointError, UsageError
+from ..interop.opened import Condition, OpenedModel, check_condition, label_numbers
 from ..storage.weights import fill
 from .codecs import open_codec, save_codec
 from .places import CARD, CODEC, RunFiles, place, read_run, shipped
@@ -24,21 +23,17 @@ if TYPE_CHECKING:
     from ..models.spec import Conditioned, ModelSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainedModel:
-    """A trained model and what is known about it.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TrainedModel(OpenedModel):
+    """A model that ``ornstein train`` made. ``details`` is its config.json: how it was made, and from which data."""
 
-    ``denoiser`` is in evaluation mode and knows its ``shape``. ``images`` is how many it was trained on. ``details`` is
-    its config.json: how it was made, and from which data.
-    """
-
-    folder: Path
-    weights: Path
-    denoiser: Denoiser
     model: Conditioned
     spec: ModelSpec
-    images: int
-    details: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """Its folder."""
+        return f"the model in {self.folder}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -46,47 +41,28 @@ class TrainedModel:
         return self.spec.labels
 
     @property
-    def condition(self) -> str:
-        """none, label or text."""
+    def condition(self) -> Condition:
+        """The kind of condition that the network takes."""
         return "label" if self.classes else "none" if self.spec.encoder is None else "text"
 
     @property
-    def codec(self) -> Codec | None:
-        """What decodes its samples, if they are latents."""
-        return self.denoiser.codec
-
-    @property
-    def picture(self) -> tuple[int, int, int]:
-        """(3, H, W) of what is decoded."""
-        channels, height, width = self.spec.shape
-        return (
-            (channels, height, width)
-            if self.codec is None
-            else (3, height * self.codec.factor, width * self.codec.factor)
-        )
-
-    @property
     def parameters(self) -> int:
-        """Number of weights."""
+        """Number of weights, those of a text encoder included."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     def cond(
-        self, *, labels: Sequence[int | str] | None = None, captions: Sequence[str] | None = None
+        self, captions: Sequence[str] | None = None, *, labels: Sequence[int | str] | None = None
     ) -> dict[str, Tensor]:
         """The condition for `Denoiser.with_condition`: labels by number or name (−1 or "" for none), or captions (""
         for none).
 
         Raises `UsageError` for a condition that the model does not take, or an unknown label.
         """
-        if (labels is None) == (captions is None):
-            raise UsageError("give either labels or captions")
+        check_condition(self, captions, labels)
         if labels is not None:
-            if not self.classes:
-                raise UsageError(f"the model in {self.folder} takes no labels (its condition is {self.condition})")
-            numbers = [self._label(label) for label in labels]
-            return {"label": torch.tensor(numbers, dtype=torch.int64, device=self.denoiser.device)}
-        if self.model.text is None:
-            raise UsageError(f"the model in {self.folder} takes no captions (its condition is {self.condition})")
+            numbers = label_numbers(labels, self.classes, len(self.classes), empty=True)
+            return {"label": torch.tensor(numbers, dtype=torch.int64, device=self.device)}
+        assert self.model.text is not None
         with torch.no_grad():
             text, mask = self.model.text(list(captions or ()))
         return {"text": text, "text_mask": mask}
@@ -95,21 +71,7 @@ class TrainedModel:
         """The empty condition, as classifier-free guidance needs it."""
         if self.condition == "none":
             return {}
-        return self.cond(labels=[-1] * rows) if self.classes else self.cond(captions=[""] * rows)
-
-    def _label(self, label: int | str) -> int:
-        if isinstance(label, str) and label in self.classes:
-            return self.classes.index(label)
-        if label == "":
-            return -1
-        with contextlib.suppress(ValueError):
-            if -1 <= int(label) < len(self.classes):
-                return int(label)
-        import difflib
-
-        near = difflib.get_close_matches(str(label), self.classes, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"choose 0 … {len(self.classes) - 1} or a name"
-        raise UsageError(f"unknown label {label!r} of {len(self.classes)} classes: {hint}")
+        return self.cond(labels=[-1] * rows) if self.classes else self.cond([""] * rows)
 
 
 def open_run(
@@ -162,9 +124,9 @@ def _codec(found: RunFiles, device: str | torch.device) -> Codec | None:
     return open_codec(found.home / CODEC, device=device)
 
 
-def load(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> Denoiser:
-    """The denoiser of `open_run`."""
-    return open_run(where, ema=ema, device=device).denoiser
+def load(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> OpenedModel:
+    """`open_run`."""
+    return open_run(where, ema=ema, device=device)
 
 
 def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = True) -> Path:
