@@ -446,7 +446,8 @@ def test_what_a_pipeline_is_not_told(pixels, stable):
 
 def test_networks_with_further_inputs_are_refused(stable):
     piped = from_pipeline(stable)
-    unet = diffusers.UNet2DConditionModel.from_config(piped.pipe.unet.config, in_channels=9)
+    config = piped.pipe.unet.config
+    unet = diffusers.UNet2DConditionModel.from_config(config, in_channels=9)
     piped.pipe.register_modules(unet=unet)
     with pytest.raises(UsageError, match="9 channels"):
         from_pipeline(piped.pipe)
@@ -460,7 +461,7 @@ def test_networks_with_further_inputs_are_refused(stable):
         ({"addition_embed_type": "text", "addition_embed_type_num_heads": 2}, "addition_embed_type 'text'"),
         ({"encoder_hid_dim_type": "image_proj", "encoder_hid_dim": 8}, "needs image_proj"),
     ):
-        unet = diffusers.UNet2DConditionModel.from_config(piped.pipe.unet.config, in_channels=4, **changes)
+        unet = diffusers.UNet2DConditionModel.from_config(config, in_channels=4, **changes)
         piped.pipe.register_modules(unet=unet)
         with pytest.raises(UsageError, match=f"{said}.*not supported$"):
             from_pipeline(piped.pipe)
