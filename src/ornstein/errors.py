@@ -1,8 +1,26 @@
 """The exceptions a user can meet. Each message is one line: what is wrong, the value, and the remedy."""
 
+import re
+
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str) -> str:
+    r"""A text on one line, with escapes for what would act on a terminal instead of being seen there.
+
+    Control characters, line ends, changes of the writing direction and undecodable bytes become ``\x1b``, ``\n``, …
+
+    >>> print(printable("a\x1b[2Jb\nc"))
+    a\x1b[2Jb\nc
+    """
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
+
 
 class OrnsteinError(Exception):
-    """Base of every exception raised on purpose by this library."""
+    """Base of every exception raised on purpose by this library. Its text is one printable line."""
+
+    def __str__(self) -> str:
+        return printable(super().__str__())
 
 
 class UsageError(OrnsteinError, ValueError):
@@ -27,3 +45,7 @@ class PathError(UsageError):
 
 class GridError(UsageError):
     """A list of times is empty, repeats a time, or leaves the path's span."""
+
+
+class StorageError(OrnsteinError, OSError):
+    """The machine failed while a file was written or read: no space, no permission; exit status 1."""

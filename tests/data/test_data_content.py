@@ -173,7 +173,7 @@ def test_metadata_lists_the_files_in_its_own_order(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="line 1: file_name must be a path inside"):
             listed(tmp_path, {"file_name": name})
     (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "\xff.png"}')
-    with pytest.raises(DataError, match=r"cannot be read as UTF-8 text \(UnicodeDecodeError\)"):
+    with pytest.raises(DataError, match=r"line 1 is not UTF-8 text \(byte 15\)"):
         open_folder(tmp_path, size=8)
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png"}\n \t\n7\n')
     with pytest.raises(DataError, match="line 3 is not a JSON object: '7'"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from ornstein.data import open_source
+from ornstein.data.base import captions_of
 from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.models.cascade import CascadeSpec
 from ornstein.models.consistency import ConsistencySpec
@@ -24,7 +25,7 @@ from ornstein.parameterizations import EDM, Clean, NoisePrediction, V, Velocity
 from ornstein.paths import VE, VP, Flow
 from ornstein.storage.configs import flat
 from ornstein.training import METHODS, Every, Optimizer, Text, TrainConfig, to_dict
-from ornstein.training.conditions import captions, told
+from ornstein.training.conditions import told
 from ornstein.training.config import Averaging, LatentOptions, shape_of
 from ornstein.training.methods import config_class, method_of
 from ornstein.training.rarity import LinearDecayAdamW, RarityLoss
@@ -319,10 +320,7 @@ def test_what_a_network_is_told_follows_from_the_data():
     text = told_of(made("ddpm", condition="text", text=asked), data)
     assert text.text == TextConfig(vocabulary=("all", "w0", "w1", "w2"), length=7, width=160, layers=2, heads=5)
     assert text.options() == {"classes": 0, "text_width": 160}
-    assert captions(data) == texts
-    assert captions(data, 10) == texts
-    assert captions(data, 5) == texts[::2]
-    assert captions(data, 4) == texts[::3]
+    assert captions_of(data) == texts
     for condition, bare in (("label", source_of(3)), ("text", source_of(3))):
         with pytest.raises(ConfigError, match=f"--condition {condition}: data has no"):
             told_of(made("ddpm", condition=condition), bare)

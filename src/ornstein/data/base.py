@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -52,6 +52,31 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Example: ...
 
 
+@runtime_checkable
+class Captioned(Protocol):
+    """A source that knows its captions without its pictures."""
+
+    def captions(self) -> list[str]:
+        """The caption of every example, in order; empty where there is none."""
+        ...
+
+
+def captions_of(source: Source) -> list[str]:
+    """The caption of every example of any source; pictures are decoded only where it is not `Captioned`.
+
+    Empty for an example without a caption, or one that cannot be read.
+    """
+    if isinstance(source, Captioned):
+        return source.captions()
+    found: list[str] = []
+    for index in range(len(source)):
+        try:
+            found.append(source[index].caption)
+        except UnreadableError:
+            found.append("")
+    return found
+
+
 class UnreadableError(DataError):
     """One example cannot be turned into a picture; `batches` skips it and reports ``(name, reason)``."""
 
@@ -95,6 +120,10 @@ class First:
 
     def __getitem__(self, index: int) -> Example:
         return self.source[checked(index, self.count)]
+
+    def captions(self) -> list[str]:
+        """The captions of the first ``count`` examples."""
+        return captions_of(self.source)[: self.count]
 
 
 def checked(index: int, length: int) -> int:

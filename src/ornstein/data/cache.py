@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ornstein.storage.files import atomic, cache_folder, digest, read_json, write_json
+from ornstein.storage.files import atomic, cache_folder, digest, map_array, read_json, write_json
 
 Picture = npt.NDArray[np.uint8]  # (3, R, R)
 Draw = Callable[[int], tuple[Picture, dict[str, str]]]
@@ -80,11 +80,8 @@ def _read(path: Path, key: Mapping[str, Any]) -> Pictures | None:
     notes = read_json(path.with_suffix(".json"))
     if not isinstance(notes, dict) or notes.get("key") != key:
         return None
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if array.shape != _shape(key) or array.dtype != np.uint8 or _check(array) != notes.get("crc32"):
+    array = map_array(path, _shape(key), np.dtype(np.uint8))
+    if array is None or _check(array) != notes.get("crc32") or len(notes.get("notes", ())) != key["count"]:
         return None
     return Pictures(notes["notes"], path=path, array=array)
 

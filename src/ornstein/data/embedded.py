@@ -69,6 +69,13 @@ class Drawn:
             name=f"{style}/{seed}",
         )
 
+    def captions(self) -> list[str]:
+        """Sentences about the choices of every drawing."""
+        styles = [_place(self.styles, index)[0] for index in range(len(self))]
+        return [
+            captions.caption(style, captions.named(n)) for style, n in zip(styles, self.pictures.notes, strict=True)
+        ]
+
     def attributes(self, index: int) -> dict[str, str]:
         """Part → the variant drawn, and ``"<part> colour"`` → the colour's name, e.g. ``{"eyes": "trio", …}``."""
         return captions.named(self.pictures.notes[checked(index, len(self))])

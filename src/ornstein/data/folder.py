@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -14,10 +13,12 @@ from ornstein.data.base import Example, checked
 from ornstein.data.decode import decode_file, extensions
 from ornstein.errors import DataError
 from ornstein.storage.files import digest, digest_files
+from ornstein.storage.reading import Refused, fault_of_text, lines_of, parse_json, reason_of
 
 _SAMPLE = re.compile(r"\d{6,}\.png")
 METADATA = "metadata.jsonl"
 _CAPTIONS = ("caption", "text", "prompt")
+_READ = ("file_name", "label", *_CAPTIONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,10 @@ class Folder:
         image = decode_file(self.root / entry.path, self.size, entry.path)
         return Example(image=image, label=entry.label, caption=entry.caption, name=entry.path)
 
+    def captions(self) -> list[str]:
+        """Those of the metadata, or the names of the class folders."""
+        return [entry.caption for entry in self.entries]
+
 
 def open_folder(root: Path, *, size: int) -> Folder:
     """Images under ``root``, in the order of their paths.
@@ -64,14 +69,15 @@ def open_folder(root: Path, *, size: int) -> Folder:
     Raises `DataError` if there is no image, or the metadata cannot be read.
     """
     metadata = root / METADATA
-    if metadata.is_file():
+    listed = metadata.exists()
+    if listed:
         entries, classes = _listed(metadata)
     else:
         entries, classes = _found(root)
     if not entries:
         raise DataError(f"folder {root} holds no images: give one with files such as .png, .jpg or .webp in it")
     seen = digest_files((e.path, root / e.path) for e in entries)
-    labels = digest(*((e.label, e.caption) for e in entries)) if metadata.is_file() else ""
+    labels = digest(*((e.label, e.caption) for e in entries)) if listed else ""
     return Folder(
         root=root,
         size=size,
@@ -121,28 +127,32 @@ def _walk(root: Path) -> Iterator[str]:
 def _listed(metadata: Path) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     """Entries of the metadata file, in its order."""
     try:
-        lines = metadata.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{metadata} cannot be read as UTF-8 text ({type(error).__name__})") from None
-    rows = [(number, _row(metadata, number, line)) for number, line in enumerate(lines, start=1) if line.strip()]
+        rows = [(number, _row(metadata, number, line)) for number, line in lines_of(metadata)]
+    except (OSError, Refused) as error:
+        raise DataError(f"{metadata} cannot be read ({reason_of(error)}): write one JSON object a line") from None
     labels = [row.get("label") for _, row in rows]
     classes, place = name_labels(labels, str(metadata))
     entries = []
     for (number, row), label in zip(rows, labels, strict=True):
         path = row.get("file_name")
         if not isinstance(path, str) or not path or Path(path).is_absolute() or ".." in Path(path).parts:
-            raise DataError(f"{metadata} line {number}: file_name must be a path inside the folder, got {path!r}")
+            got = repr(path)[:160]
+            raise DataError(f"{metadata} line {number}: file_name must be a path inside the folder, got {got}")
         entries.append(Entry(Path(path).as_posix(), place.get(label, -1), caption_of(row)))
     return tuple(entries), classes
 
 
 def _row(metadata: Path, number: int, line: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError:
-        row = None
+        row = parse_json(line)
+    except Refused as error:
+        raise DataError(f"{metadata} line {number} is not a JSON object: {line[:60]!r} ({error})") from None
     if not isinstance(row, dict):
         raise DataError(f"{metadata} line {number} is not a JSON object: {line[:60]!r}")
+    for key, value in row.items():
+        fault = fault_of_text(value) if isinstance(value, str) and key in _READ else None
+        if fault:
+            raise DataError(f"{metadata} line {number}: {key} {fault}: leave it out")
     return row
 
 

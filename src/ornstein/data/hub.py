@@ -54,6 +54,12 @@ class Table:
         label = -1 if self.label is None else self.places.get(row[self.label], -1)
         return Example(image=picture, label=label, caption=self._caption(row), name=name)
 
+    def captions(self) -> list[str]:
+        """The column of captions."""
+        if self.caption is None:
+            return [""] * len(self)
+        return [self._caption(row) for row in self.rows.select_columns([self.caption])]
+
     def _caption(self, row: dict[str, Any]) -> str:
         value = row[self.caption] if self.caption else ""
         if isinstance(value, list) and value:  # several captions of one image: the first

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ornstein.data.base import Example, Source, UnreadableError, checked
+from ornstein.data.base import Example, Source, UnreadableError, captions_of, checked
 from ornstein.errors import DataError
 from ornstein.storage.files import digest
 
@@ -79,6 +79,12 @@ class Joined:
             return replace(self.sources[part][number], label=part)
         except UnreadableError as error:
             raise UnreadableError(f"{self.classes[part]}: {error.name}", error.reason) from None
+
+    def captions(self) -> list[str]:
+        """Those of the parts."""
+        parts, numbers = self._places
+        found = [captions_of(part) for part in self.sources]
+        return [found[part][number] for part, number in zip(parts.tolist(), numbers.tolist(), strict=True)]
 
     def attributes(self, index: int) -> dict[str, str]:
         """See `ornstein.data.embedded.Drawn.attributes`."""

@@ -7,6 +7,8 @@ function of (source, seed, p); the number of workers, ranks and restarts changes
 from __future__ import annotations
 
 import itertools
+import signal
+import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ornstein.data.base import Example, Source, UnreadableError
-from ornstein.errors import ConfigError, DataError
+from ornstein.errors import ConfigError, DataError, StorageError
 from ornstein.randomness import generator, mix
 
 
@@ -151,6 +153,14 @@ def _same(item: object) -> object:
     return item
 
 
+def _no_surprises(workers: int) -> None:
+    """Undo the library's signal handler, which raises in the middle of a step if a worker dies; `next` notices too."""
+    if not workers or not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
+        return
+    if getattr(signal.getsignal(signal.SIGCHLD), "__module__", "").startswith("torch."):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
 def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -167,7 +177,15 @@ def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
         )
         stream = iter(loader)  # starts the workers
     del loader
-    for item in stream:
+    _no_surprises(workers)
+    while True:
+        try:
+            item = next(stream)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:160]
+            if not workers or "worker" not in reason:
+                raise
+            raise StorageError(f"a process that reads data has died ({reason})") from None
         if isinstance(item, str):
             raise DataError(item)
         yield Batch(

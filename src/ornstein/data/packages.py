@@ -79,13 +79,20 @@ class Grey:
         how = Image.Resampling.LANCZOS if grey.shape[0] >= self.size else Image.Resampling.BICUBIC
         scaled = np.array(Image.fromarray(grey).resize((self.size, self.size), how))
         label = int(self.labels[index])
-        word = self.classes[label]
         return Example(
             image=torch.from_numpy(scaled).expand(3, -1, -1).contiguous(),
             label=label,
-            caption=self.wording.format(a=article(word), word=word),
+            caption=self._caption(label),
             name=f"{self.name}/{index}",
         )
+
+    def captions(self) -> list[str]:
+        """The class of every picture in a sentence."""
+        return [self._caption(label) for label in self.labels.tolist()]
+
+    def _caption(self, label: int) -> str:
+        word = self.classes[label]
+        return self.wording.format(a=article(word), word=word)
 
 
 @lru_cache(maxsize=1)
@@ -175,6 +182,10 @@ class Emoji:
         note = self.pictures.notes[checked(index, len(self))]
         image = torch.from_numpy(np.array(self.pictures.array[index]))
         return Example(image=image, caption=note["caption"], name=note["name"])
+
+    def captions(self) -> list[str]:
+        """The English names."""
+        return [note["caption"] for note in self.pictures.notes]
 
 
 def _openmoji(size: int, limit: int | None, progress: Progress | None) -> Emoji:

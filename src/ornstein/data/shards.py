@@ -7,7 +7,8 @@ any order like every other source. Shards behind http(s) addresses are first bro
 from __future__ import annotations
 
 import glob
-import json
+import itertools
+import os
 import re
 import tarfile
 from dataclasses import dataclass
@@ -19,9 +20,16 @@ from ornstein.data.decode import decode, extensions
 from ornstein.data.folder import caption_of, name_labels
 from ornstein.errors import DataError
 from ornstein.storage.files import cache_folder, digest, digest_files, read_json, write_json
+from ornstein.storage.reading import DOCUMENT, LINE, PICTURE, Clamped, Refused, open_regular, parse_json, reason_of
 
 _PREFERRED = ("jpg", "jpeg", "png", "webp")
 _CAPTIONS = ("txt", "text", "caption")
+
+MOST = 100_000
+"""Most shards that one text may name."""
+
+# What Python's tar reader raises of headers that somebody made up.
+_DAMAGED = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, RecursionError, MemoryError, LookupError)
 
 Place = tuple[int, int]  # offset and size of a member's bytes
 
@@ -58,17 +66,29 @@ class Shards:
         file = self.files[member.shard]
         name = f"{file.name}/{member.key}"
         try:
-            image = decode(_bytes(file, member.image), self.size, name)
+            image = decode(_bytes(file, member.image, PICTURE), self.size, name)
             caption = self._caption(file, member)
-        except OSError as error:
-            raise UnreadableError(name, (error.strerror or type(error).__name__).lower()) from None
+        except UnreadableError:
+            raise
+        except (OSError, ValueError) as error:
+            raise UnreadableError(name, reason_of(error)) from None
         return Example(image=image, label=self.places.get(member.label, -1), caption=caption, name=name)
+
+    def captions(self) -> list[str]:
+        """Read from the texts alone; empty where one cannot be read."""
+        found: list[str] = []
+        for member in self.members:
+            try:
+                found.append(self._caption(self.files[member.shard], member))
+            except (OSError, ValueError):
+                found.append("")
+        return found
 
     @staticmethod
     def _caption(file: Path, member: Member) -> str:
         if member.text is not None:
-            return _bytes(file, member.text).decode("utf-8", "replace").strip()
-        return caption_of(_document(_bytes(file, member.json))) if member.json is not None else ""
+            return _bytes(file, member.text, LINE).decode("utf-8", "replace").strip()
+        return caption_of(_document(_bytes(file, member.json, DOCUMENT))) if member.json is not None else ""
 
 
 def is_shards(where: str) -> bool:
@@ -118,10 +138,17 @@ def _expanded(where: str) -> list[str]:
         from braceexpand import braceexpand
     except ImportError:
         raise DataError("braces in shard names need the package webdataset: run `pip install webdataset`") from None
+    many = f"{where[:80]!r} names more than {MOST} shards: give a smaller range, or a glob such as *.tar"
+    for low, high in re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}", where):  # a range is a list in that package
+        if max(len(low), len(high)) > 12 or abs(int(high) - int(low)) >= MOST:
+            raise DataError(many)
     try:
-        return list(braceexpand(where))
-    except ValueError as error:
-        raise DataError(f"cannot expand the braces of {where!r}: {error}") from None
+        found = list(itertools.islice(braceexpand(where), MOST + 1))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"cannot expand the braces of {where[:80]!r}: {str(error)[:80]}") from None
+    if len(found) > MOST:
+        raise DataError(many)
+    return found
 
 
 def _fetched(addresses: list[str]) -> list[Path]:
@@ -175,15 +202,15 @@ def _scan(file: Path) -> list[list[Any]]:
     """[key, image, text, json, label] of every example that has an image."""
     groups: dict[str, dict[str, Place]] = {}
     try:
-        with tarfile.open(file, "r:") as tar:
+        with open_regular(file) as stream, tarfile.open(fileobj=Clamped(stream), mode="r:") as tar:  # type: ignore[call-overload]
             for member in _members(tar):
                 folder, _, base = member.name.rpartition("/")
                 stem, _, kind = base.partition(".")
                 if member.isreg() and stem:
                     key = f"{folder}/{stem}" if folder else stem
                     groups.setdefault(key, {})[kind.lower()] = (member.offset_data, member.size)
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise DataError(f"{file} is not an uncompressed tar file: {error}") from None
+    except _DAMAGED as error:
+        raise DataError(f"{file} is not an uncompressed tar file: {reason_of(error)}") from None
     known = (*_PREFERRED, *sorted(e[1:] for e in extensions()))
     examples = []
     for key, kinds in groups.items():
@@ -200,32 +227,43 @@ def _members(tar: tarfile.TarFile) -> Any:
     some = False
     try:
         for member in tar:
+            if member.size < 0 or member.offset < 0:  # the library would go back, and never end
+                raise tarfile.ReadError(f"the member {member.name[:80]!r} has a negative size")
             some = True
             yield member
-    except tarfile.ReadError:
+    except _DAMAGED:
         if not some:
             raise
 
 
 def _label(file: Path, cls: Place | None, document: Place | None) -> int | str | None:
     value: Any = None
-    if cls is not None:
-        value = _bytes(file, cls).decode("utf-8", "replace").strip()
-        value = int(value) if re.fullmatch(r"-?\d{1,9}", value) else value or None
-    elif document is not None:
-        value = _document(_bytes(file, document)).get("label")
+    try:
+        if cls is not None:
+            value = _bytes(file, cls, LINE).decode("utf-8", "replace").strip()
+            value = int(value) if re.fullmatch(r"-?\d{1,9}", value) else value or None
+        elif document is not None:
+            value = _document(_bytes(file, document, DOCUMENT)).get("label")
+    except (OSError, ValueError):
+        return None
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
 
 
 def _document(data: bytes) -> dict[str, Any]:
     try:
-        found = json.loads(data)
+        found = parse_json(data)
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _bytes(file: Path, place: Place) -> bytes:
-    with file.open("rb") as stream:
+def _bytes(file: Path, place: Place, limit: int) -> bytes:
+    """The bytes of a member; `Refused` where its header claims more than the file holds, or than ``limit``."""
+    with open_regular(file) as stream:
+        left = os.fstat(stream.fileno()).st_size - place[0]
+        if place[1] > max(left, 0):
+            raise Refused(f"the shard ends {place[1] - max(left, 0)} bytes before this member does")
+        if place[1] > limit:
+            raise Refused(f"{place[1]} bytes, more than the {limit} that such a file may have")
         stream.seek(place[0])
         return stream.read(place[1])

@@ -24,7 +24,7 @@ from ornstein.data.base import Example, Source, UnreadableError, checked
 from ornstein.data.cache import Progress
 from ornstein.errors import DataError
 from ornstein.latents.codec import By, Codec, KLCodec, Moments, Normalisation, Running, normalisation
-from ornstein.storage.files import atomic, cache_folder, digest, read_json, write_json
+from ornstein.storage.files import atomic, cache_folder, digest, map_array, read_json, write_json
 
 SHARD = 1024
 _BATCH = 16
@@ -108,6 +108,10 @@ class Latents:
         if self.draws:
             latent = torch.cat((latent, logvar + self.normalise.log_scale(mean)), dim=1)
         return Example(image=latent[0], label=note["label"], caption=note["caption"], name=note["name"])
+
+    def captions(self) -> list[str]:
+        """Those of the data."""
+        return [note.get("caption", "") for shard in self.shards for note in shard.notes]
 
 
 def latents(
@@ -193,11 +197,8 @@ def _found(path: Path, about: Mapping[str, Any]) -> _Kept | None:
     notes = read_json(path.with_suffix(".json"))
     if not isinstance(notes, dict) or any(notes.get(name) != value for name, value in about.items()):
         return None
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if array.shape != (about["count"], *about["shape"]) or array.dtype != np.float32:
+    array = map_array(path, (about["count"], *about["shape"]), np.dtype(np.float32))
+    if array is None or len(notes.get("notes", ())) != about["count"]:
         return None
     return None if zlib.crc32(array.tobytes()) != notes.get("crc32") else _Kept(notes=notes["notes"], path=path)
 

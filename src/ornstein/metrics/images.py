@@ -7,6 +7,7 @@ resized by Pillow's antialiased bicubic filter and rounded to bytes, as if it ha
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ornstein.errors import DataError
+from ornstein.storage.reading import PICTURE, open_regular
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,7 +139,8 @@ def resolutions(folder: Folder, count: int) -> list[Size]:
         warnings.simplefilter("ignore")
         for i in range(count):
             try:
-                with Image.open(folder.root / folder.entries[i * total // count].path) as image:
+                path = folder.root / folder.entries[i * total // count].path
+                with open_regular(path, PICTURE) as file, Image.open(file) as image:
                     width, height = image.size
                     if image.getexif().get(0x0112, 1) >= 5:  # turned by a quarter when shown
                         width, height = height, width
@@ -153,29 +156,28 @@ def read(path: Path, size: int | None, name: str) -> Tensor:
     Transparency is laid on white, EXIF rotation is applied, deep grey is rescaled. `UnreadableError` with name and
     reason where it is no picture.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     from ornstein.data.base import UnreadableError
-    from ornstein.data.decode import MAX_PIXELS, formats, to_rgb
+    from ornstein.data.decode import bytes_of, formats, reason, require_pixels, upright
 
+    data = bytes_of(path, name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            with Image.open(path, formats=formats()) as opened:
-                if opened.width * opened.height > MAX_PIXELS:  # where Pillow would warn of a decompression bomb
-                    raise UnreadableError(name, f"more than {MAX_PIXELS} pixels")  # noqa: TRY301
-                picture = to_rgb(ImageOps.exif_transpose(opened) or opened)
-                pixels = np.array(picture if size is None else square(picture, size))
-        except UnreadableError:
-            raise
+            with Image.open(io.BytesIO(data), formats=formats()) as opened:
+                require_pixels(*opened.size)
+                picture = upright(opened)
+                pixels = np.array((picture if size is None else square(picture, size)).convert("RGB"))
+        except UnreadableError as error:
+            raise UnreadableError(name, error.reason) from None
         except Exception as error:  # noqa: BLE001  (damaged files raise nearly anything inside Pillow)
-            reason = " ".join(str(error).split())[:160] or type(error).__name__
-            raise UnreadableError(name, f"cannot be decoded ({reason})") from None
+            raise UnreadableError(name, reason(error)) from None
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def square(picture: Image.Image, size: int) -> Image.Image:
-    """The centre square of an RGB picture at ``size`` × ``size``: antialiased bicubic, rounded to bytes."""
+    """The centre square of a grey or RGB picture at ``size`` × ``size``: antialiased bicubic, rounded to bytes."""
     from PIL import Image
 
     width, height = picture.size

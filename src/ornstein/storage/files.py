@@ -15,6 +15,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
+from .reading import TABLE, parse_json, read_bytes, require_regular
+
 
 def cache_folder() -> Path:
     """``$ORNSTEIN_CACHE``, or ``ornstein`` in ``$XDG_CACHE_HOME`` or ``~/.cache``."""
@@ -27,7 +31,7 @@ def cache_folder() -> Path:
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that appears under ``path`` whole, or not at all if the block fails."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name[:64]}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -41,17 +45,35 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_json(path: Path) -> Any:
-    """The document, or None if there is none or it cannot be read."""
+    """The document of a file that can be made again, or None if there is none or it cannot be read."""
     try:
-        return json.loads(path.read_text("utf-8"))
+        return parse_json(read_bytes(path, TABLE))
     except (OSError, ValueError):
         return None
 
 
-def write_json(path: Path, document: object) -> None:
+def write_json(path: Path, document: object, *, indent: int | None = None) -> None:
     """Write the document atomically; OSError where the folder cannot be written."""
+    text = json.dumps(document, indent=indent, separators=None if indent else (",", ":"))
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8 atomically, undecodable bytes of file names as they are; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
-        file.write(json.dumps(document, separators=(",", ":")).encode())
+        file.write(text.encode("utf-8", "surrogateescape"))
+
+
+def map_array(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray[Any, Any] | None:
+    """The array of an .npy file, memory-mapped; None if there is none of this shape and type."""
+    try:
+        require_regular(path)
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError, MemoryError, RecursionError):
+        return None
+    fits = isinstance(array, np.ndarray) and array.shape == shape and array.dtype == dtype
+    return array if fits else None
 
 
 def digest(*parts: object) -> str:

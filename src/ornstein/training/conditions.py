@@ -5,14 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from ..data.base import Source
-from ..data.loader import read
+from ..data.base import Source, captions_of
 from ..errors import ConfigError
 from ..models.spec import ModelSpec
 from ..networks import TextConfig, vocabulary
 from .limits import at_least
-
-_CAPTIONS_READ = 4096
 
 
 class Conditioning(NamedTuple):
@@ -36,7 +33,7 @@ def told(condition: str, wanted: Text, source: Source) -> Conditioning:
             raise ConfigError(f"--condition label: {source.name} has no labels; use none or text, or other data")
         return Conditioning(classes=tuple(source.classes))
     if condition == "text":
-        known = vocabulary(captions(source), wanted.words)
+        known = vocabulary(captions_of(source), wanted.words)
         if not known:
             raise ConfigError(f"--condition text: {source.name} has no captions; use none or label, or other data")
         heads = wanted.width // 32
@@ -49,14 +46,8 @@ def require_known(spec: ModelSpec, source: Source, what: str) -> None:
     """Raise `ConfigError` where data lacks the labels or captions of a model that is trained on; ``what`` names it."""
     if spec.labels and spec.labels != tuple(source.classes):
         raise ConfigError(f"{what} knows other labels than {source.name}: train on its own data")
-    if spec.encoder is not None and not any(captions(source)):
+    if spec.encoder is not None and not any(captions_of(source)):
         raise ConfigError(f"{what} is told captions, and {source.name} has none: name other data")
-
-
-def captions(source: Source, count: int = _CAPTIONS_READ) -> list[str]:
-    """Captions of at most ``count`` examples, evenly spaced; empty where an example has none."""
-    stride = -(-len(source) // count)
-    return [read(source, index)[0].caption for index in range(0, len(source), stride)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
