@@ -257,23 +257,49 @@ def test_a_name_of_the_hub_is_found_in_its_cache(vae_folder, tmp_path, monkeypat
     assert codec.about == {"kind": "diffusers", "where": "some/vae"}
 
 
-def test_codecs_are_saved_by_name_or_with_their_weights(vae_folder, tmp_path):
+def test_codecs_are_saved_with_their_weights(vae_folder, tmp_path):
     by = Normalisation(shift=torch.randn(4, 2, 2, generator=rng()), scale=torch.ones(4, 2, 2))
     codec = open_codec(vae_folder).normalised(by).tiled(8, 2)
     again = open_codec(save_codec(codec, tmp_path / "codec"))
     assert again.fingerprint == codec.fingerprint
     assert again.tiles == codec.tiles
-    assert {p.name for p in (tmp_path / "codec").iterdir()} == {"codec.json", "codec.safetensors"}
+    assert {p.name for p in (tmp_path / "codec").iterdir()} == {"codec.json", "codec.safetensors", "vae"}
     assert load_file(tmp_path / "codec" / "codec.safetensors").keys() == {"shift", "scale"}
     assert open_codec(save_codec(Identity(), tmp_path / "identity")) == Identity()
     with pytest.raises(ConfigError, match="made by hand"):
         save_codec(lossless(), tmp_path / "other")
 
 
-def test_another_autoencoder_in_the_same_place_is_noticed(vae_folder, tmp_path):
+def test_a_saved_codec_needs_nothing_outside_its_folder(vae_folder, tmp_path):
     place = shutil.copytree(vae_folder, tmp_path / "vae")
-    save_codec(open_codec(place), tmp_path / "codec")
-    file = place / "diffusion_pytorch_model.safetensors"
+    codec = open_codec(place)
+    save_codec(codec, tmp_path / "codec")
+    shutil.rmtree(place)
+    moved = shutil.move(tmp_path / "codec", tmp_path / "elsewhere")
+    assert open_codec(moved).fingerprint == codec.fingerprint
+
+
+@pytest.mark.parametrize("kind", ["diffusers", "autoencoder"])
+@pytest.mark.parametrize("where", ["some/vae", "{outside}", "../outside", "critters-latents/../../x", "", None, 3])
+def test_a_codec_opens_nothing_outside_its_folder(vae_folder, tmp_path, kind, where, monkeypatch):
+    """Neither a name of the Hub nor a folder elsewhere is looked at because a file names it."""
+    outside = shutil.copytree(vae_folder, tmp_path / "outside")
+    folder = save_codec(open_codec(vae_folder), tmp_path / "codec")
+    document = json.loads((folder / "codec.json").read_text())
+    shutil.rmtree(folder / "vae")
+    document |= {"kind": kind, "about": {"kind": kind, "where": where and str(where).format(outside=outside)}}
+    (folder / "codec.json").write_text(json.dumps(document))
+    monkeypatch.setattr("ornstein.runs.codecs.open_vae", lambda *_: pytest.fail("opened"))
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        open_codec(folder)
+    (folder / "vae").symlink_to(outside)
+    with pytest.raises(CheckpointError, match="outside its folder"):
+        open_codec(folder)
+
+
+def test_another_autoencoder_in_the_same_place_is_noticed(vae_folder, tmp_path):
+    save_codec(open_codec(vae_folder), tmp_path / "codec")
+    file = tmp_path / "codec" / "vae" / "diffusion_pytorch_model.safetensors"
     tensors = load_file(file)
     tensors["encoder.conv_in.weight"] += 1.0
     save_file(tensors, file, {"format": "pt"})

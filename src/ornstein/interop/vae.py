@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..latents.codec import KLCodec, Normalisation
+from ..storage.files import read_json
 
 KNOWN = (
     "identity, critters-latents, a run of `ornstein train autoencoder`, "
@@ -84,10 +84,17 @@ def open_vae(where: str | Path, device: str | torch.device, dtype: torch.dtype) 
     raise CheckpointError(f"no diffusers AutoencoderKL could be loaded from {where} ({reason}): give {KNOWN}")
 
 
+def copy_vae(net: nn.Module, folder: Path) -> None:
+    """Write the autoencoder of a codec that `wrap_vae` made: its config.json and one .safetensors file."""
+    from .loading import silenced
+
+    if not isinstance(net, DiffusersVAE):
+        raise ConfigError(f"a {type(net).__name__} is no diffusers autoencoder")
+    with silenced():
+        net.vae.save_pretrained(folder, safe_serialization=True, max_shard_size="100GB")
+
+
 def class_of(folder: Path) -> str | None:
     """The class that a diffusers configuration names."""
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return None
+    found = read_json(folder / "config.json")
     return found.get("_class_name") if isinstance(found, dict) else None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..storage.configs import from_dict
+from ..storage.reading import load_json
 from .registry import spec_class
 from .spec import ModelSpec
 
@@ -19,10 +19,7 @@ CONFIG = "config.json"
 
 def read_document(path: Path) -> dict[str, Any]:
     """A run's config.json; `CheckpointError` if it is none."""
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): restore it, or train again") from None
+    found = load_json(path, CheckpointError, "restore it, or train again", must_hold=None)
     if not isinstance(found, dict) or found.get("format") != "ornstein-run":
         raise CheckpointError(f"{path} is not the configuration of an ornstein run")
     if found.get("version") != VERSION:

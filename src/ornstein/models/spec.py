@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -9,7 +10,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from ..denoisers import Denoiser
-from ..errors import UsageError
+from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..networks import DiTConfig, TextConfig, TextEncoder, UNetConfig, build
 from ..parameterizations import EDM, Net, Parameterization, parameterization
@@ -31,6 +32,10 @@ PATHS: dict[str, Callable[[], AffinePath]] = {
 }
 
 
+MAX_SIZE = 1 << 28
+"""Most values of one sample: a picture of 9,000 × 9,000."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """Anything that is trained, without its weights: how to build it from the shape (C, H, W) of its data.
@@ -41,6 +46,10 @@ class ModelSpec:
     retired: ClassVar[tuple[str, ...]] = ()
 
     shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        if min(self.shape) < 1 or math.prod(self.shape) > MAX_SIZE:
+            raise ConfigError(f"shape={self.shape} must be three positive numbers of at most {MAX_SIZE} values in all")
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -88,6 +97,13 @@ class DenoiserSpec(ModelSpec):
     network: UNetConfig | DiTConfig
     text: TextConfig | None = None
     classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        ModelSpec.__post_init__(self)
+        if any(side % self.network.factor for side in self.shape[1:]):
+            raise ConfigError(f"shape={self.shape} does not divide by {self.network.factor}, as the network needs")
+        if not 0.0 < self.sigma_data < math.inf:
+            raise ConfigError(f"sigma_data={self.sigma_data} must be a positive number")
 
     @property
     def parameterization(self) -> Parameterization:

@@ -41,8 +41,11 @@ def initialise(net: nn.Module, seed: int = 0) -> nn.Module:
 
     Matrices and kernels ~ N(0, 1 / fan-in), embedding tables and learned tokens ~ N(0, ½²), Fourier frequencies
     ~ N(0, (2π · scale)²); biases are zero. Gains, and weights that the network itself set to zero, stay as they are.
-    Because the key is the name, adding a layer does not change the weights of the others.
+    Because the key is the name, adding a layer does not change the weights of the others. A network on the meta device,
+    which has shapes and no memory, is returned as it is.
     """
+    if any(tensor.is_meta for tensor in net.parameters()):
+        return net
     with torch.no_grad():
         for prefix, module in net.named_modules():
             for name, tensor in module.named_parameters(prefix, recurse=False):

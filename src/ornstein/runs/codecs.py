@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from torch import Tensor
 
 from ..errors import CheckpointError, ConfigError
-from ..interop.vae import KNOWN, class_of, open_vae
+from ..interop.vae import KNOWN, class_of, copy_vae, open_vae
 from ..latents.codec import Codec, Identity, KLCodec, Normalisation
-from .places import is_run, place, read_run
+from ..storage.files import atomic, read_json, write_json
+from ..storage.reading import load_json
+from .places import WEIGHTS, is_run, place, read_run, shipped
 
 VERSION = 1
-DOCUMENT, TENSORS = "codec.json", "codec.safetensors"
+DOCUMENT, TENSORS, VAE = "codec.json", "codec.safetensors", "vae"
 
 
 def open_codec(
@@ -60,21 +62,19 @@ def is_codec(where: str | Path) -> bool:
     if home != folder and not (folder / "state.json").is_file():
         return False
     try:
-        found = json.loads((home / "config.json").read_text("utf-8"))
+        found = read_json(home / "config.json")
         return found["model"]["kind"] == "autoencoderspec"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return False
 
 
 def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path:
     """Write what `open_codec` reads: the normalisation, and the weights of an autoencoder of our own.
 
-    A diffusers VAE is not copied but named, with a digest of its weights that is compared when it is opened; ``named``
-    does so with an autoencoder of our own. Returns the folder.
+    A diffusers VAE is copied into the folder ``vae`` inside, with a digest of its weights that is compared when it is
+    opened. ``named`` writes the name of a codec that comes with the library instead of its weights. Returns the folder.
     """
     from safetensors.torch import save
-
-    from ..storage.files import atomic, write_json
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,11 @@ def save_codec(codec: Codec, folder: str | Path, *, named: bool = False) -> Path
             raise ConfigError("only codecs that open_codec opened can be saved: this one was made by hand")
         document["tiles"] = None if codec.tiles is None else [codec.tiles.side, codec.tiles.overlap]
         tensors = {"shift": codec.normalisation.shift, "scale": codec.normalisation.scale}
-        if document["kind"] == "autoencoder" and not named:
+        if named and codec.about.get("where") not in shipped():
+            raise ConfigError("only codecs that come with the library can be named: leave named out")
+        if document["kind"] == "diffusers":
+            copy_vae(codec.net, folder / VAE)
+        elif not named:
             tensors |= {f"net.{name}": value for name, value in codec.net.state_dict().items()}
     else:
         raise ConfigError(f"a {type(codec).__name__} cannot be saved: use a codec of ornstein.latents")
@@ -102,10 +106,7 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
     from ..storage.weights import read_tensors
 
     path = folder / DOCUMENT
-    try:
-        document = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({type(error).__name__}): copy it again") from None
+    document = load_json(path, CheckpointError, "copy it again", must_hold=None)
     if not isinstance(document, dict) or document.get("format") != "ornstein-codec":
         raise CheckpointError(f"{path} is not the description of a codec")
     if document.get("version") != VERSION:
@@ -118,32 +119,58 @@ def _saved(folder: Path, device: str | torch.device, dtype: torch.dtype) -> Code
     named = not any(name.startswith("net.") for name in tensors)
     if not named:
         weights = {name.removeprefix("net."): value for name, value in tensors.items() if name.startswith("net.")}
-        codec = _own(about, weights, folder / TENSORS, device)
+        codec = _own(about, weights, folder / TENSORS, device, "net.")
     else:
-        where = str(about.get("where"))
         own = document.get("kind") == "autoencoder"
-        codec = _from_run(place(where), device, where) if own else open_vae(where, device, dtype)
+        codec = _shipped(path, about, device) if own else open_vae(_inside(path, about), device, dtype)
+        codec = replace(codec, about=about)
         if codec.weights != document.get("weights") and (own or dtype == torch.float32):
-            raise CheckpointError(
-                f"the codec {where} has other weights than those that {folder} was made with: restore it"
-            )
-    codec = codec.normalised(Normalisation(shift=tensors["shift"], scale=tensors["scale"]))
-    tiles = document.get("tiles")
-    return codec.tiled(*tiles) if tiles else codec
+            raise CheckpointError(f"the codec in {folder} has other weights than it was made with: copy it again")
+    try:
+        normalise = Normalisation(shift=tensors["shift"], scale=tensors["scale"])
+        tiles = document.get("tiles")
+        codec = codec.normalised(normalise)
+        return codec.tiled(*tiles) if tiles else codec
+    except (ConfigError, TypeError) as error:
+        raise CheckpointError(f"{path}: {error}") from None
 
 
-def _own(about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device) -> KLCodec:
-    """An autoencoder of ours from its configuration and weights."""
+def _shipped(path: Path, about: dict[str, Any], device: str | torch.device) -> KLCodec:
+    """The codec of the library that a document names; no other name is looked up."""
+    where = about.get("where")
+    if where not in shipped():
+        raise CheckpointError(
+            f"{path} names the codec {where!r} outside its folder: only {', '.join(shipped())} may be named, so copy "
+            "the folder again with its weights"
+        )
+    return _from_run(WEIGHTS / str(where), device, str(where))
+
+
+def _inside(path: Path, about: dict[str, Any]) -> Path:
+    """The autoencoder beside a document: a folder of its own, not a link, with weights and configuration in it."""
+    vae = path.parent / VAE
+    if not vae.is_dir() or not vae.resolve().is_relative_to(path.parent.resolve()):
+        raise CheckpointError(
+            f"{path} names an autoencoder outside its folder ({str(about.get('where'))!r}), which is not opened: "
+            f"copy its config.json and .safetensors file to {vae} if you trust it"
+        )
+    return vae
+
+
+def _own(
+    about: dict[str, Any], weights: dict[str, Tensor], path: Path, device: str | torch.device, inside: str
+) -> KLCodec:
+    """An autoencoder of ours from its configuration and weights, in ``path`` under the prefix ``inside``."""
     from ..networks.autoencoder import KLAutoencoder, KLConfig
     from ..storage.configs import from_dict
-    from ..storage.weights import fill
+    from ..storage.weights import build_like, fill
 
     try:
         config = from_dict(KLConfig, about.get("network"), "network")
     except ConfigError as error:
         raise CheckpointError(f"{path}: {error}") from None
     with torch.random.fork_rng(devices=[]):
-        net = KLAutoencoder(config)
+        net = build_like(lambda: KLAutoencoder(config), path, inside=inside)
     fill(net, weights, path)
     codec = KLCodec(net=net, factor=config.factor, channels=config.latent, about=about)
     net.to(device)
@@ -161,4 +188,4 @@ def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {KNOWN}")
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
     about = {"kind": "autoencoder", "network": to_dict(config), "where": where, "images": found.images}
-    return _own(about, weights, found.weights, device)
+    return _own(about, weights, found.weights, device, "net.auto.")

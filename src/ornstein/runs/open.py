@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,7 +12,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, UsageError
 from ..interop.opened import Condition, OpenedModel, check_condition, label_numbers
-from ..storage.weights import fill
+from ..storage.configs import to_dict
+from ..storage.files import write_json
+from ..storage.weights import build_like, fill, write_tensors
 from .codecs import open_codec, save_codec
 from .places import CARD, CODEC, RunFiles, place, read_run, shipped
 
@@ -98,7 +99,7 @@ def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch
     """`open_run` for models made by `ornstein train` only."""
 
     found = read_run(where, ema=ema)
-    model = found.spec.build()
+    model = build_like(found.spec.build, found.weights)
     fill(model, found.tensors, found.weights)
     model.to(usable_device(device)).eval().requires_grad_(False)
     denoiser = found.spec.denoiser(model.net)
@@ -138,10 +139,6 @@ def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = T
         raise UsageError(f"{run.name} is no run of ours: share its own folder")
     import shutil
 
-    from safetensors.torch import save_file
-
-    from ..storage.files import atomic
-
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
@@ -152,14 +149,8 @@ def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = T
         else:
             shutil.copytree(run.folder / CODEC, to / CODEC, dirs_exist_ok=True)
     # Weights first: a folder with a config.json is a whole card.
-    temporary = to / f".{CARD}"
-    save_file(tensors, temporary, {"images": str(run.images)})
-    temporary.replace(to / CARD)
-    from ..storage.configs import to_dict
-
-    details = json.dumps({**run.details, "model": to_dict(run.spec), "images": run.images}, indent=1)
-    with atomic(to / "config.json") as file:
-        file.write(details.encode())
+    write_tensors(to / CARD, tensors, {"images": str(run.images)})
+    write_json(to / "config.json", {**run.details, "model": to_dict(run.spec), "images": run.images}, indent=1)
     return to
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UsageError
 from ..models.card import CONFIG, STATE, complete, read_document, read_spec
 from ..storage.files import read_json
-from ..storage.weights import read_tensors
+from ..storage.weights import read_header, read_tensors
 
 if TYPE_CHECKING:
     from ..models.spec import ModelSpec
@@ -103,8 +103,5 @@ def _weights(folder: Path, checkpoints: list[Path]) -> Path:
 
 
 def _images(path: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        images = (file.metadata() or {}).get("images", "0")
-    return int(images) if images.isdecimal() else 0
+    images = read_header(path).metadata.get("images", "0")
+    return int(images) if images.isascii() and images.isdecimal() and len(images) < 19 else 0
