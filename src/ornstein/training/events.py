@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ..data import grid, save_png
+from ..errors import printable
+from ..storage.console import tell
 from .folder import METRICS
 
 
@@ -156,8 +157,7 @@ class Lines(Quiet):
 
     def note(self, text: str) -> None:
         """A line."""
-        sys.stderr.write(text + "\n")
-        sys.stderr.flush()
+        tell(text)
 
 
 class Bar(Quiet):
@@ -191,7 +191,7 @@ class Bar(Quiet):
 
     def note(self, text: str) -> None:
         """Above the bar."""
-        self.bar.console.print(text, markup=False, highlight=False)
+        self.bar.console.print(printable(text), markup=False, highlight=False)
 
     def close(self) -> None:
         """Leave the terminal in order."""

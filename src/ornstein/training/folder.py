@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +14,9 @@ from ..models.card import CONFIG, VERSION, read_document
 from ..models.registry import spec_class
 from ..models.spec import ModelSpec
 from ..storage.configs import flat, from_dict, to_dict
-from ..storage.files import write_json
+from ..storage.console import tell
+from ..storage.files import read_json, write_json, write_text
+from ..storage.reading import lines_of, parse_json
 from .config import TrainConfig
 from .methods import METHODS, config_class, method_of
 
@@ -71,10 +72,34 @@ def compare(out: Path, new: dict[str, Any]) -> None:
             if part == "train" and key.startswith(_FREE):
                 continue
             if key not in before or key not in now or before[key] != now[key]:
+                if part == "train" and _remedies(out, key, before.get(key), now.get(key)):
+                    continue
                 raise ConfigError(
                     f"the run in {out} was begun with {prefix}{key} {_short(before.get(key))}, not "
                     f"{_short(now.get(key))}: use that value to go on, or choose another --out"
                 )
+
+
+DIVERGED = "diverged.json"
+
+
+def note_divergence(out: Path, images: int, message: str) -> None:
+    """Note in the folder that its run has diverged: from here on it accepts a smaller learning rate."""
+    write_json(out / DIVERGED, {"format": "ornstein-divergence", "version": 1, "images": images, "message": message})
+
+
+def forget_divergence(out: Path, images: int) -> None:
+    """Remove the note once a good checkpoint of more images is there."""
+    found = read_json(out / DIVERGED)
+    if found is not None and not (isinstance(found, dict) and found.get("images", 0) >= images):
+        (out / DIVERGED).unlink(missing_ok=True)
+
+
+def _remedies(out: Path, key: str, before: object, now: object) -> bool:
+    """Whether a changed option is what the message of a divergence advises: a smaller rate, or a larger eps."""
+    if not isinstance(before, int | float) or not isinstance(now, int | float) or not (out / DIVERGED).is_file():
+        return False
+    return (key.endswith(".lr") and now < before) or (key.endswith(".eps") and now > before)
 
 
 def _completed(part: str, old: dict[str, Any]) -> dict[str, Any]:
@@ -98,13 +123,14 @@ def truncate(out: Path, images: int) -> None:
     if not path.is_file():
         return
     kept: list[str] = []
-    for line in path.read_text("utf-8", errors="replace").splitlines():
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line
-            if json.loads(line)["images"] <= images:
-                kept.append(line)
-    temporary = path.with_name(f".{METRICS}.new")
-    temporary.write_text("".join(line + "\n" for line in kept), "utf-8")
-    temporary.replace(path)
+    try:
+        for _, line in lines_of(path):
+            with contextlib.suppress(ValueError, KeyError, TypeError):  # a torn last line
+                if parse_json(line)["images"] <= images:
+                    kept.append(line)
+    except ValueError as error:  # not text from here on
+        tell(f"{path}: {error}; what follows is cut off")
+    write_text(path, "".join(line + "\n" for line in kept))
 
 
 _HELD: set[int] = set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from ..runs import CODEC
+from ..storage.console import tell
 from .config import TrainConfig
 
 if TYPE_CHECKING:
@@ -61,4 +61,4 @@ class _Told:
     def __call__(self, done: int, total: int) -> None:
         if time.monotonic() - self.since > 10.0:
             self.since = time.monotonic()
-            sys.stderr.write(f"encoded {done} of {total} images\n")
+            tell(f"encoded {done} of {total} images")

@@ -11,17 +11,19 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from ..data import Batch, batches, open_source
 from ..data.loader import read
-from ..errors import OrnsteinError
+from ..errors import OrnsteinError, StorageError
 from ..objectives import TrainBatch
 from ..randomness import mix
 from ..storage.configs import to_dict
+from ..storage.console import tell
 from ..storage.files import digest, read_json, write_json
+from ..storage.reading import reason_of
 from . import checkpoint, events, folder
 from .config import TrainConfig
 from .latents import encoded, keep_codec
@@ -72,7 +74,10 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
 
     Raises:
         UsageError: a configuration that cannot be, data that cannot be read, a folder that is no run or another one's.
-        DivergedError: the loss is no longer finite. The last checkpoint before that stays.
+        DivergedError: the loss, a weight or an average is no longer finite. The last checkpoint after which a loss was
+            finite stays the newest one, and the same folder goes on from it with a smaller learning rate.
+        StorageError: the disk is full or cannot be written, or a process that reads data died. What can be kept of the
+            work is in a checkpoint.
         KeyboardInterrupt: on SIGINT or SIGTERM, after the step at hand and a checkpoint.
 
     >>> from ornstein.training import TrainConfig, train
@@ -109,14 +114,15 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
                 return _finished(session)
         if hardware.is_main_process:
             checkpoint.sweep(out)
-            folder.begin(out, ours)
+            folder.begin(out, ours)  # with the learning rate of this sitting
             keep_codec(out, codec)
             folder.truncate(out, session.logged)
             (out / folder.SUMMARY).unlink(missing_ok=True)
         hardware.wait_for_everyone()
-        sinks = _sinks(session, quiet)
-        stack.callback(sinks.close)
-        return _run(session, sinks, after_step)
+        with _machine(session):
+            sinks = _sinks(session, quiet)
+            stack.callback(sinks.close)
+            return _run(session, sinks, after_step)
 
 
 def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], None] | None) -> Summary:
@@ -129,9 +135,8 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
     with _stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
-        for batch in stream:
-            if session.images >= config.images:
-                break
+        while session.images < config.images:
+            batch = _next(stream, session)
             for line in session.note_skipped(batch):
                 sinks.note(line)
             before = session.images
@@ -155,8 +160,10 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
                 hardware.wait_for_everyone()
             late = alone and 0.0 < config.every.seconds <= now - saved_at
             if done or late or stopped.is_set() or _due(before, session.images, config.every.checkpoint):
-                _require_finite(session)
+                _require_good(session, batch if done else None)
                 session.save()
+                if done:
+                    session.prove()  # there is no loss after it
                 saved_at = time.perf_counter()
             # Neither the speed nor the time of training counts sampling and saving.
             pause = time.perf_counter() - pause
@@ -167,6 +174,37 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
         pace = (session.images - since) / max(time.perf_counter() - fresh, 1e-9)
         last = _log(session, sinks, pace)
     return _summarise(session, last, resumed_at)
+
+
+def _next(stream: Iterator[Batch], session: Session) -> Batch:
+    """The next batch. Where a process that reads data has died, the work so far becomes a checkpoint."""
+    try:
+        return next(stream)
+    except StorageError as error:
+        if session.images and (session.unproven is None or session.unproven.name != f"{session.images:012d}"):
+            _require_good(session)
+            session.save()
+        raise StorageError(f"{error}; {_kept(session)}: the same command goes on from there") from None
+
+
+@contextlib.contextmanager
+def _machine(session: Session) -> Iterator[None]:
+    """A failing disk as one line that says what is kept; a divergence is noted in the folder."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except DivergedError as error:
+        if session.accelerator.is_main_process:
+            with contextlib.suppress(OSError):
+                folder.note_divergence(session.out, session.images, str(error))
+        raise
+    except OSError as error:
+        where = f" {error.filename}" if error.filename else ""
+        raise StorageError(
+            f"training stopped at {session.images} images, for the machine failed ({reason_of(error)}{where}); "
+            f"{_kept(session)}: the same command goes on from there"
+        ) from error
 
 
 def _stream(session: Session) -> Generator[Batch, None, None]:
@@ -195,11 +233,7 @@ def _step(session: Session, batch: Batch) -> None:
     rate = config.optimizer.rate(session.images)
     for group in session.optimizer.param_groups:
         group["lr"] = rate
-    examples = TrainBatch(
-        clean=session.clean(batch),
-        cond=session.cond(batch.labels, batch.captions),
-        positions=batch.positions,
-    )
+    examples = _examples(session, batch)
     progress = min(session.images / config.images, 1.0)
     noise = session.noise(batch.positions)
     if session.rival is not None:
@@ -219,9 +253,18 @@ def _step(session: Session, batch: Batch) -> None:
         session.tally.add(losses, norm)
     _require_sound(session)
     if (
-        hardware.device.type == "cpu"
-    ):  # elsewhere a look at the loss would wait for the device: at the next line of the log
+        hardware.device.type == "cpu" or session.unproven is not None
+    ):  # elsewhere a look at the loss would wait for the device: after a checkpoint, and at the next line of the log
         _require_finite(session)
+        session.prove()
+
+
+def _examples(session: Session, batch: Batch) -> TrainBatch:
+    return TrainBatch(
+        clean=session.clean(batch),
+        cond=session.cond(batch.labels, batch.captions),
+        positions=batch.positions,
+    )
 
 
 def _clip(session: Session) -> torch.Tensor | None:
@@ -242,19 +285,47 @@ def _require_finite(session: Session) -> None:
         if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
             sums.append(tally.norm)
     if sums and not math.isfinite(float(torch.stack(sums).sum())):
-        raise DivergedError(
-            f"the loss or its gradient is not finite at {session.images} images; {_kept(session)}: lower --optimizer.lr"
-        )
+        _diverged(session, "the loss or its gradient is not finite", _LOWER)
+
+
+_LOWER = "lower --optimizer.lr, and the same command goes on from there"
+
+
+def _diverged(session: Session, cause: str, remedy: str) -> NoReturn:
+    """Raise `DivergedError`; a checkpoint after which no loss was finite is set aside."""
+    newest, aside = session.unproven, ""
+    if newest is not None and session.accelerator.is_main_process:
+        others = [found for found in checkpoint.complete(session.out) if found != newest]
+        if others or newest.name != f"{session.begun:012d}":
+            aside = f", {newest.name} is set aside"
+            checkpoint.set_aside(newest)
+        session.unproven = None
+    raise DivergedError(f"{cause} at {session.images} images; {_kept(session)}{aside}: {remedy}")
+
+
+def _require_good(session: Session, batch: Batch | None = None) -> None:
+    """Raise `DivergedError` unless the sums of the log and all weights, averages and moments are finite.
+
+    With the last ``batch`` of a run, the loss of the new weights on it must be as well: no other loss comes after them.
+    """
+    _require_finite(session)
+    bad = session.not_finite()
+    if not bad and batch is not None and session.accelerator.num_processes == 1:
+        torch.manual_seed(mix(session.config.seed, "step", session.step, 0))
+        progress = min(session.images / session.config.images, 1.0)
+        noise = session.noise(batch.positions)
+        losses = session.objective(session.denoiser, _examples(session, batch), noise, progress)
+        bad = "" if math.isfinite(float(losses.total.detach())) else "the loss"
+    if bad:
+        what = bad if bad == "the loss" else f"the weight {bad}"
+        _diverged(session, f"{what} is not finite", _LOWER)
 
 
 def _require_sound(session: Session) -> None:
     """Raise `DivergedError` if the guard has seen a divergence."""
     guard = session.guard
     if guard is not None and guard.cause:
-        raise DivergedError(
-            f"{guard.cause}, at {session.images} images; {_kept(session)}: "
-            "lower --optimizer.lr or raise --optimizer.eps"
-        )
+        _diverged(session, f"{guard.cause},", f"raise --optimizer.eps, or {_LOWER}")
 
 
 def _kept(session: Session) -> str:
@@ -309,9 +380,9 @@ def _finished(session: Session) -> Summary:
         last = {"loss": found.get("loss", math.nan), "levels": found.get("levels", {})}
     images, budget = session.images, session.config.images
     if session.accelerator.is_main_process:
-        sys.stderr.write(
+        tell(
             f"{session.out} is finished: {images} of {budget} images seen; "
-            "give a larger --images to train on, or another --out\n"
+            "give a larger --images to train on, or another --out"
         )
     seconds = session.seconds
     return Summary(

@@ -91,8 +91,9 @@ class Rival:
     def restore(self, folder: Path, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; `CheckpointError` if it has no discriminator, or another one."""
         weights, moments = (folder / f"{part}.safetensors" for part in PARTS)
-        fill(self.module, read_tensors(weights), weights)
-        checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments)
+        fill(self.module, read_tensors(weights), weights, exact=True)
+        without = state["unmoved"][PARTS[1]] if "unmoved" in state else self.names.values()
+        checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments, without)
         tally = state.get("rival")
         # As the model's sums: one process carries those of all on.
         if tally and self.accelerator.is_main_process:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from ..data import Batch
 from ..data.base import Source
 from ..data.loader import read
 from ..denoisers import Denoiser
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..latents import Codec
 from ..latents.dataset import moments_of
 from ..models.spec import Conditioned, ModelSpec, Shows
@@ -28,10 +30,11 @@ from ..randomness import Noise, mix
 from ..samplers.ancestral import Ancestral
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
-from ..storage.weights import fill, read_tensors
-from . import checkpoint, ema
+from ..storage.weights import Tensors, fill, not_finite, read_tensors
+from . import checkpoint, ema, folder
 from .config import TrainConfig
 from .optimizers import adam
+from .rival import PARTS as RIVAL_PARTS
 from .rival import Rival
 from .tally import LossStatistics, emptied, merged
 from .validation import Validation
@@ -78,6 +81,8 @@ class Session:
     logged: int = 0
     seconds: float = 0.0
     skipped: dict[str, str] = field(default_factory=dict)
+    begun: int = 0  # images at the beginning of this sitting
+    unproven: Path | None = None  # the newest checkpoint, until a loss after it was finite
 
     @classmethod
     def of(
@@ -85,10 +90,9 @@ class Session:
     ) -> Session:
         """A session before its first step."""
         device = accelerator.device
-        model, average = spec.build(mix(config.seed, "weights")), spec.build(mix(config.seed, "weights"))
-        others = {name: spec.build(mix(config.seed, "weights")) for name in config.averages()}
-        for module in (model, average, *others.values()):
-            config.prepare(module)
+        model = spec.build(mix(config.seed, "weights"))
+        config.prepare(model)
+        average, others = copy.deepcopy(model), {name: copy.deepcopy(model) for name in config.averages()}
         model.to(device)
         for module in (average, *others.values()):
             module.to(device).eval().requires_grad_(False)
@@ -190,8 +194,33 @@ class Session:
     def _gathered(self, value: Any) -> list[Any]:
         return gather_object([value]) if self.accelerator.num_processes > 1 else [value]
 
+    def tensors(self) -> dict[str, Tensors]:
+        """All that a checkpoint holds of weights, averages and moments, by the name of its file."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.average.state_dict(),
+            **{name: module.state_dict() for name, module in self.others.items()},
+            "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+            **({} if self.rival is None else self.rival.tensors()),
+        }
+
+    def not_finite(self) -> str:
+        """The name of a weight, average or moment that is not finite; empty if all are."""
+        for part, named in self.tensors().items():
+            for name, tensor in named.items():
+                if not_finite(tensor):
+                    return f"{part}/{name}"
+        return ""
+
+    def prove(self) -> None:
+        """The newest checkpoint is good, for a loss after it was finite: older ones than ``config.keep`` may go."""
+        if self.unproven is not None and self.accelerator.is_main_process:
+            checkpoint.prune(self.out, self.config.keep)
+            folder.forget_divergence(self.out, int(self.unproven.name))
+        self.unproven = None
+
     def save(self) -> None:
-        """Write a checkpoint (all processes must ask; the first one writes)."""
+        """Write a checkpoint (all processes must ask; the first one writes). It is unproven until `prove`."""
         tally, skipped = self.counted(), self.all_skipped()
         rival = None if self.rival is None else merged(self._gathered(self.rival.tally.state()))
         if self.accelerator.is_main_process:
@@ -205,32 +234,39 @@ class Session:
                 **({} if self.guard is None else {"guard": self.guard.state()}),
                 "skipped": skipped,
                 "scaler": None if scaler is None else scaler.state_dict(),
+                "unmoved": self._unmoved(),
             }
-            tensors = {
-                "model": self.model.state_dict(),
-                "ema": self.average.state_dict(),
-                **{name: module.state_dict() for name, module in self.others.items()},
-                "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
-                **({} if self.rival is None else self.rival.tensors()),
-            }
-            checkpoint.save(self.out, self.images, tensors, state, self.config.keep)
+            self.unproven = checkpoint.save(self.out, self.images, self.tensors(), state)
         self.accelerator.wait_for_everyone()
 
-    def restore(self, folder: Path) -> None:
+    def restore(self, place: Path) -> None:
         """Go on from a checkpoint, bit for bit; `CheckpointError` if it is damaged or another model's."""
-        state = checkpoint.read_state(folder)
-        tensors = {part: read_tensors(folder / f"{part}.safetensors") for part in checkpoint.PARTS}
-        fill(self.model, tensors["model"], folder / "model.safetensors")
-        fill(self.average, tensors["ema"], folder / "ema.safetensors")
-        path = folder / "optimizer.safetensors"
-        checkpoint.fill_optimizer(self.optimizer, tensors["optimizer"], self.names, path)
-        for name, module in self.others.items():
-            path = folder / f"{name}.safetensors"
-            fill(module, read_tensors(path), path)
+        parts = (*checkpoint.PARTS, *self.others, *(RIVAL_PARTS if self.rival is not None else ()))
+        state = checkpoint.read_state(place, parts)
+        try:
+            self._restore(place, state)
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{place / 'state.json'} is damaged ({str(error)[:160]}): delete {place} to go on from the checkpoint "
+                "before it"
+            ) from None
+        self.unproven, self.begun = place, self.images
+
+    def _restore(self, place: Path, state: dict[str, Any]) -> None:
+        if state["images"] != state["step"] * self.config.batch or state["logged"] > state["images"]:
+            raise ValueError(f"{state['images']} images in {state['step']} steps of {self.config.batch}")
+        for name, module in {"model": self.model, "ema": self.average, **self.others}.items():
+            path = place / f"{name}.safetensors"
+            fill(module, read_tensors(path), path, exact=True)
+        path = place / "optimizer.safetensors"
+        without = state["unmoved"]["optimizer"] if "unmoved" in state else None
+        checkpoint.fill_optimizer(self.optimizer, read_tensors(path), self.names, path, without)
         if self.guard is not None:
-            self.guard.load(state.get("guard", {}))
+            self.guard.load(state["guard"])
         if self.rival is not None:
-            self.rival.restore(folder, state)
+            self.rival.restore(place, state)
         self.images, self.step, self.logged = state["images"], state["step"], state["logged"]
         self.seconds, self.skipped = state["seconds"], state["skipped"]
         # The sums of all processes were added up when they were saved: one process carries them on.
@@ -238,8 +274,25 @@ class Session:
             self.tally.load(state["tally"])
         elif state["tally"]["steps"]:
             self.tally.load(emptied(state["tally"]))
-        if self.accelerator.scaler is not None and state["scaler"] is not None:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self._restore_scaler(state["scaler"])
+
+    def _restore_scaler(self, state: Any) -> None:
+        scaler = self.accelerator.scaler
+        if (scaler is None) != (state is None):
+            raise ValueError("the scaler of the gradient is missing, or there is one that this precision does not have")
+        if scaler is None:
+            return
+        own = scaler.state_dict()
+        sound = isinstance(state, dict) and state.keys() == own.keys()
+        if not sound or not all(type(state[k]) is type(own[k]) and 0 <= state[k] < math.inf for k in own):
+            raise ValueError("the scaler of the gradient is damaged")
+        scaler.load_state_dict(state)
+
+    def _unmoved(self) -> dict[str, list[str]]:
+        found = {"optimizer": checkpoint.unmoved(self.optimizer, self.names)}
+        if self.rival is not None:
+            found[RIVAL_PARTS[1]] = checkpoint.unmoved(self.rival.optimizer, self.rival.names)
+        return found
 
     def follow(self) -> None:
         """Move the averages of the weights, after a step."""

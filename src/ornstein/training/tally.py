@@ -69,7 +69,8 @@ class LossStatistics:
         }
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; ValueError for one that it cannot have made."""
+        _require_sums(state)
         make = {"dtype": self.dtype, "device": self.device}
         self.terms = {name: torch.tensor(value, **make) for name, value in state["terms"].items()}
         self.watched = {name: torch.tensor(value, **make) for name, value in state.get("watched", {}).items()}
@@ -77,6 +78,23 @@ class LossStatistics:
         self.counts = torch.tensor(state["counts"], dtype=torch.float64)
         self.norm = torch.tensor(state["norm"], **make)
         self.steps = state["steps"]
+
+
+def _require_sums(state: dict[str, Any]) -> None:
+    """Raise ValueError unless a state has the form of `LossStatistics.state`."""
+    rows = [state.get("counts"), *(row for part in ("terms", "watched") for row in dict(state.get(part, {})).values())]
+    for row in rows:
+        if not isinstance(row, list) or len(row) != len(EDGES) + 1 or not all(_is_number(value) for value in row):
+            raise ValueError("its sums since the last line of the log are damaged")
+    numbers = [state.get("norm"), state.get("steps"), *dict(state.get("schedule", {})).values()]
+    if not isinstance(state.get("terms"), dict) or not all(_is_number(value) for value in numbers):
+        raise ValueError("its sums since the last line of the log are damaged")
+    if not isinstance(state["steps"], int) or state["steps"] < 0 or min(state["counts"]) < 0:
+        raise ValueError("its counts since the last line of the log are damaged")
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def emptied(state: dict[str, Any]) -> dict[str, Any]:

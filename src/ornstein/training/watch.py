@@ -110,6 +110,15 @@ class DivergenceMonitor:
         return {name: getattr(self, name) for name in names}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; ValueError for one that it cannot have made."""
+        own = self.state()
+        if not isinstance(state, dict) or state.keys() != own.keys():
+            raise ValueError("the numbers of its divergence monitor are missing or unknown")
+        numbers = [state[name] for name in ("stage", "slow", "fast", "size")]
+        counts = [state["settled"], state["seen"], *dict(state["left_out"]).values(), *list(state["bad"])]
+        sound = all(isinstance(x, int | float) and math.isfinite(x) for x in numbers)
+        sound = sound and all(isinstance(x, int) and 0 <= x < 2**62 for x in counts) and len(state["bad"]) <= _RECENT
+        if not sound or dict(state["left_out"]).keys() != own["left_out"].keys():
+            raise ValueError("the numbers of its divergence monitor are damaged")
         for name, value in state.items():
             setattr(self, name, value)
