@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..storage.files import write_text
 from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs
-from .output import emit_json, make_folder, note, refuse_file, say, write_text
+from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -7,12 +7,14 @@ output and nothing else there.
 
 from __future__ import annotations
 
+import errno
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 
 from ..errors import UsageError
+from ..storage.console import tell
+from .output import OutputError, drop_output, flush, prepare_streams, say
 from .parser import parse
 
 # name: (module, arguments, function, what it does)
@@ -48,31 +50,55 @@ _NO_HOME = "Could not determine home directory."  # what pathlib says of ~nobody
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = list(sys.argv[1:] if argv is None else argv)
-    if not args or args[0] in {"-h", "--help", "help"}:
-        _say(_overview())
-        return 0 if args else 2
-    if args[0] in {"-V", "--version", "version"}:
-        from .. import __version__
-
-        _say(__version__)
-        return 0
+    prepare_streams()
     try:
-        return _dispatch(args[0], args[1:])
+        status = _run(list(sys.argv[1:] if argv is None else argv))
+        flush()
+        return status  # noqa: TRY300
     except UsageError as error:
         return _complain(str(error), 2)
     except KeyboardInterrupt:
         return _complain("interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output has gone (a pipe into head): nobody is left to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()  # the reader of our output has gone (a pipe into head): nobody is left to tell
         return 141
     except OSError as error:
-        return _complain(str(error), 1)
+        return _failed(error)
+    except MemoryError as error:
+        return _complain(f"there is not enough memory {error}".rstrip() + ": take smaller pictures or batches", 1)
     except RuntimeError as error:
+        if type(error).__name__ == "OutOfMemoryError":
+            return _complain(f"{str(error).splitlines()[0]} Take a smaller --batch", 1)
         if str(error) != _NO_HOME:
             raise
         return _complain("a path begins with ~ and the name of no user of this machine: write it in full", 2)
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in {"-h", "--help", "help"}:
+        say(_overview())
+        return 0 if args else 2
+    if args[0] in {"-V", "--version", "version"}:
+        from .. import __version__
+
+        say(__version__)
+        return 0
+    return _dispatch(args[0], args[1:])
+
+
+# What the name of a file that somebody gave is at fault for; for all else, the machine is.
+_NAMES = {errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENOENT}
+
+
+def _failed(error: OSError) -> int:
+    """Complain of an OSError: exit status 2 where a name is at fault, 1 where the machine is."""
+    if isinstance(error, OutputError):
+        drop_output()  # it would fail again at exit
+    if error.errno in _NAMES and error.filename is not None:
+        name = str(error.filename)
+        name = name if len(name) <= 80 else f"{name[:60]}… ({len(name)} characters)"
+        return _complain(f"{name}: {(error.strerror or 'error').lower()}: name another file or folder", 2)
+    return _complain(str(error), 1)
 
 
 def _dispatch(name: str, args: Sequence[str]) -> int:
@@ -95,12 +121,8 @@ def _overview() -> str:
     return "\n".join([USAGE, "", *rows])
 
 
-def _say(text: str) -> None:
-    sys.stdout.write(text + "\n")
-
-
 def _complain(text: str, status: int) -> int:
-    sys.stderr.write(f"ornstein: {' '.join(text.split())}\n")
+    tell(f"ornstein: {' '.join(text.split())}")
     return status
 
 

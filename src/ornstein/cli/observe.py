@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError, UsageError
-from .output import write_text
+from ..storage.files import write_text
 from .request import INSISTING, EvalRequest, weights_of
 from .sides import ImageSet
 

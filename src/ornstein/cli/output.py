@@ -2,29 +2,88 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import io
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import StorageError, UsageError, printable
+from ..storage.console import tell
+from ..storage.reading import reason_of
+
+
+class OutputError(StorageError):
+    """Standard output is closed or full."""
 
 
 def say(text: str = "") -> None:
-    """One line of result, on standard output."""
-    sys.stdout.write(text + "\n")
+    """Lines of result, on standard output; what would act on a terminal is escaped."""
+    _write("\n".join(printable(line) for line in text.split("\n")) + "\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written ({reason_of(error)})") from error
+
+
+def flush() -> None:
+    """Write what standard output still holds."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"standard output cannot be written ({reason_of(error)})") from error
 
 
 def note(text: str) -> None:
     """One line of progress, on standard error."""
-    sys.stderr.write(text + "\n")
-    sys.stderr.flush()
+    tell(text)
 
 
 def emit_json(value: Any) -> None:
-    """The one JSON document of a ``--json`` call."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    """The one JSON document of a ``--json`` call, in ASCII unless the stream takes UTF-8."""
+    plain = (sys.stdout.encoding or "").lower().replace("-", "") != "utf8"
+    _write(json.dumps(value, indent=2, ensure_ascii=plain, allow_nan=False) + "\n")
+
+
+def prepare_streams() -> None:
+    """Make standard streams safe: none closed, none that a character can break.
+
+    What an encoding lacks is escaped. A closed standard error swallows its lines; a closed standard output is an
+    OSError at the first line, as a full disk is.
+    """
+    for number in (0, 1, 2):  # or the next file that is opened would become the stream
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    if sys.stdout is None:
+        sys.stdout = _Closed()
+    if sys.stderr is None:
+        sys.stderr = io.StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """Let what standard output still holds go nowhere: it cannot be written, and nobody is left to tell at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Closed(io.TextIOBase):
+    def write(self, text: str, /) -> int:
+        raise OSError(errno.EBADF, f"it is closed, and {len(text)} characters are lost")
 
 
 def refuse_file(out: Path) -> None:
@@ -49,11 +108,3 @@ def make_folder(out: Path) -> None:
     except OSError as error:
         reason = (error.strerror or "error").lower()
         raise UsageError(f"--out {out} cannot be made ({reason}): name a folder that can be written") from None
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file atomically: beside its place first, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)

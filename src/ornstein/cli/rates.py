@@ -31,7 +31,7 @@ def rates(args: RatesArgs) -> int:
     if args.plot is not None:
         _plots(report, args.plot)
     if args.json:
-        print(json.dumps(report.to_json(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(report.to_json(), allow_nan=False))
     else:
         _table(report)
     return 0 if report.passed else 1

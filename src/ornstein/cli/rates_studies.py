@@ -24,7 +24,7 @@ def answer(args: RatesArgs, question: str) -> int:
     if args.plot is not None:
         _plots(found, args.plot)
     if args.json:
-        print(json.dumps(found.to_json(), ensure_ascii=False, allow_nan=False))
+        print(json.dumps(found.to_json(), allow_nan=False))
     else:
         _table(found)
     return 0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from ..errors import UsageError
 from ..options import Option
-from .output import emit_json, make_folder, note, refuse_file, say, write_text
+from ..storage.files import write_text
+from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
     from ..reproduce import Record

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING
 
+from ..storage.files import atomic
 from .dimension import DimensionReport
 from .rates import Report, Series
 from .studies import Study
@@ -161,8 +161,7 @@ def save(figures: Mapping[str, Figure], folder: FilePath) -> list[FilePath]:
     out: list[FilePath] = []
     for name, figure in figures.items():
         path = folder / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', name)}.png"
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".png", delete=False) as file:
+        with atomic(path) as file:
             figure.savefig(file, format="png", dpi=150)
-        FilePath(file.name).replace(path)
         out.append(path)
     return out

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,9 @@ from ornstein.metrics.classes import ClassScore
 from ornstein.metrics.frechet import QUANTUM, Moments
 from ornstein.metrics.kernel import Sample
 from ornstein.metrics.vectors import Vectors
+from ornstein.storage.files import atomic
+from ornstein.storage.reading import Refused, parse_json, reason_of
+from ornstein.storage.weights import read_arrays
 
 _FORMAT = 2
 _KEY = "ornstein.statistics"
@@ -38,7 +39,8 @@ def write(path: str | Path, sets: Sequence[Any]) -> None:
     document = {"format": _FORMAT, "quantum": QUANTUM, "sets": described}
     header = json.dumps({**document, "checksum": _checksum(document, arrays)})
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path, save(arrays, metadata={_KEY: header}))
+    with atomic(path) as file:
+        file.write(save(arrays, metadata={_KEY: header}))
 
 
 def read_fields(path: str | Path) -> list[dict[str, Any]]:
@@ -46,22 +48,16 @@ def read_fields(path: str | Path) -> list[dict[str, Any]]:
 
     Raises `DataError` for a missing, truncated, damaged or foreign file.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise DataError(f"no statistics at {str(path)!r}: make them first")
+    arrays, metadata = read_arrays(path, DataError, "it is truncated or damaged, make the statistics again")
+    if _KEY not in metadata:
+        raise DataError(f"{path} holds no statistics of images: give a file that Statistics.save wrote")
     try:
-        with safe_open(path, framework="numpy") as file:
-            text = (file.metadata() or {}).get(_KEY)
-            if text is None:
-                raise DataError(f"{path} holds no statistics of images: give a file that Statistics.save wrote")
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        document = json.loads(text)
-    except (SafetensorError, OSError, ValueError) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is truncated or damaged ({error}): make the statistics again") from error
+        document = parse_json(metadata[_KEY])
+    except Refused as error:
+        raise DataError(f"{path} is truncated or damaged ({error}): make the statistics again") from None
     if not isinstance(document, dict):
         raise DataError(f"{path} holds no statistics of images: give a file that Statistics.save wrote")
     found = document.get("format")
@@ -70,7 +66,10 @@ def read_fields(path: str | Path) -> list[dict[str, Any]]:
     checksum = document.pop("checksum", None)
     if _checksum(document, arrays) != checksum:
         raise DataError(f"{path} is damaged (its checksum does not match): make the statistics again")
-    return [_read(about, arrays, f"{number}.") for number, about in enumerate(document["sets"])]
+    try:
+        return [_read(about, arrays, f"{number}.") for number, about in enumerate(document["sets"])]
+    except (LookupError, ValueError, TypeError, AttributeError, OverflowError, MemoryError) as error:
+        raise DataError(f"{path} does not describe its own arrays ({reason_of(error)}): make it again") from None
 
 
 def _arrays(one: Any) -> _Arrays:
@@ -151,16 +150,3 @@ def _checksum(document: Mapping[str, Any], arrays: _Arrays) -> str:
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

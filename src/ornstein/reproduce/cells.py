@@ -6,7 +6,6 @@ import hashlib
 import importlib
 import inspect
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError
+from ..storage.files import write_text
+from ..storage.reading import TABLE, parse_json, read_bytes
 
 Json = Any  # None, bool, int, float, str, and lists and mappings of them
 Job = Callable[..., Json]
@@ -128,7 +129,7 @@ class Cells:
         if self.folder is None or name in self._memory:
             return self._memory.get(name)
         try:
-            cell = json.loads((self.folder / f"{name}.json").read_text("utf-8"))
+            cell = parse_json(read_bytes(self.folder / f"{name}.json", TABLE))
             self._memory[name] = {"value": cell["value"], "seconds": float(cell["seconds"])}
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
@@ -140,10 +141,7 @@ class Cells:
         self._memory[name] = {"value": json.loads(text)["value"], "seconds": seconds}
         if self.folder is None:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
-        temporary.write_text(text, "utf-8")
-        temporary.replace(self.folder / f"{name}.json")
+        write_text(self.folder / f"{name}.json", text)
 
 
 def _timed(function: Job, row: Mapping[str, Json]) -> tuple[Json, float]:

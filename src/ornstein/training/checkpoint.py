@@ -124,8 +124,8 @@ def read_state(folder: Path, parts: Collection[str] | None = None) -> dict[str, 
         )
     for key, kind in _FIELDS.items():
         value = state.get(key)
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not isinstance(value, kind) or (number and not 0 <= value < 2**62) or isinstance(value, bool):
+        impossible = isinstance(value, bool) or (isinstance(value, int | float) and not 0 <= value < 2**62)
+        if impossible or not isinstance(value, kind):
             raise CheckpointError(f"{path} lacks a valid {key!r}: {remedy}")
     if not all(isinstance(reason, str) for reason in state["skipped"].values()):
         raise CheckpointError(f"{path} lacks a valid 'skipped': {remedy}")
