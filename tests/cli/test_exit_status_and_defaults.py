@@ -17,9 +17,10 @@ import pytest
 import ornstein
 from ornstein.cli import catalog
 from ornstein.cli.main import COMMANDS, main, parse
-from ornstein.cli.output import emit_json, make_folder, refuse_file, refuse_target, write_text
+from ornstein.cli.output import emit_json, make_folder, refuse_file, refuse_target
 from ornstein.errors import UsageError
 from ornstein.methods import METHODS
+from ornstein.storage.files import write_text
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

@@ -56,7 +56,7 @@ class Source(Protocol):
 class Captioned(Protocol):
     """A source that knows its captions without its pictures."""
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """The caption of every example, in order; empty where there is none."""
         ...
 
@@ -67,7 +67,7 @@ def captions_of(source: Source) -> list[str]:
     Empty for an example without a caption, or one that cannot be read.
     """
     if isinstance(source, Captioned):
-        return source.captions()
+        return source.read_captions()
     found: list[str] = []
     for index in range(len(source)):
         try:
@@ -121,7 +121,7 @@ class First:
     def __getitem__(self, index: int) -> Example:
         return self.source[checked(index, self.count)]
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """The captions of the first ``count`` examples."""
         return captions_of(self.source)[: self.count]
 

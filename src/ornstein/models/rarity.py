@@ -16,6 +16,7 @@ from ..networks import UNetConfig
 from ..networks.building import initialise
 from ..parameterizations import Net
 from ..randomness import mix
+from ..storage.weights import from_elsewhere
 from .rarity_network import Encoder, Lite0Features, RarityNet, RunFeatures
 from .spec import PATHS, Conditioned, DenoiserSpec, ModelSpec, NoPictures, PathName
 
@@ -64,7 +65,8 @@ class RaritySpec(ModelSpec):
 
     def _features(self, seed: int) -> nn.Module | None:
         if self.seen == LITE0:
-            return Lite0Features()
+            with from_elsewhere():
+                return Lite0Features()
         if self.front is None:
             return None
         return RunFeatures(self.front, self.front.build(mix(seed, "features")).net, self.sites)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -174,6 +176,19 @@ class _TooLarge(Exception):  # noqa: N818 - internal signal
     """A module has more weights than a file."""
 
 
+_PAUSED = threading.local()
+
+
+@contextlib.contextmanager
+def from_elsewhere() -> Iterator[None]:
+    """Around modules inside a model whose weights come from a package, and so do not lie in the model's own file."""
+    _PAUSED.value = True
+    try:
+        yield
+    finally:
+        _PAUSED.value = False
+
+
 class _Sketch(TorchFunctionMode):
     """Inside, new weights (`torch.empty`) have no memory, and nothing is made beyond the number and size of ``shapes``.
 
@@ -187,7 +202,7 @@ class _Sketch(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
-        if func in _FACTORIES:
+        if func in _FACTORIES and not getattr(_PAUSED, "value", False):
             size = kwargs.get("size", args[0] if args and isinstance(args[0], tuple | list) else args)
             values = math.prod(max(int(side), 0) for side in size if isinstance(side, int | float))
             if func is torch.empty:
