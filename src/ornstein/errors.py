@@ -4,6 +4,8 @@ import re
 
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
+_LINE_END = re.compile(r"\s*\n\s*")
+
 
 def printable(text: str) -> str:
     r"""A text on one line, with escapes for what would act on a terminal instead of being seen there.
@@ -20,7 +22,7 @@ class OrnsteinError(Exception):
     """Base of every exception raised on purpose by this library. Its text is one printable line."""
 
     def __str__(self) -> str:
-        return printable(super().__str__())
+        return printable(_LINE_END.sub(" ", super().__str__()))
 
 
 class UsageError(OrnsteinError, ValueError):

@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
-from ornstein.errors import DataError
+from ornstein.errors import DataError, printable
 from ornstein.storage.files import digest
 
 
@@ -81,7 +81,7 @@ class UnreadableError(DataError):
     """One example cannot be turned into a picture; `batches` skips it and reports ``(name, reason)``."""
 
     def __init__(self, name: str, reason: str) -> None:
-        super().__init__(f"{name}: {reason}")
+        super().__init__(f"{printable(name)}: {reason}")
         self.name, self.reason = name, reason
 
     def __reduce__(self) -> tuple[type[UnreadableError], tuple[str, str]]:
