@@ -18,6 +18,7 @@ import numpy as np
 from .errors import GridError, PathError
 from .paths.base import AffinePath, LocationPath, Path
 from .paths.shifted import ShiftedPath
+from .paths.times import is_near, normalised
 from .paths.ve import VE
 from .randomness import NoiseSource
 
@@ -32,30 +33,18 @@ class Grid:
     rule: Rule = field(repr=False)
 
     def __call__(self, path: Path) -> tuple[float, ...]:
-        """The times on this path, checked against its `t_range`."""
-        times = tuple(_snapped(float(t), path) for t in self.rule(path))
-        for t in times:
-            path.check(t)
-        return times
+        """The times on this path, as `paths.times.normalised` reads them."""
+        return normalised(self.rule(path), path)
 
 
 GridLike = Grid | Sequence[float]
 
 
 def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
-    """The times of a grid, or of a plain sequence, on a path."""
+    """The times of a grid, or of a plain sequence, on a path: the one reading of `paths.times.normalised`."""
     if isinstance(grid, str):
         raise GridError(f"a grid is a rule or a list of times, got {grid!r}: say ornstein.grids.{grid}(20) or the like")
-    return grid(path) if isinstance(grid, Grid) else tuple(float(t) for t in grid)
-
-
-def _snapped(t: float, path: Path) -> float:
-    """t, or the end of `t_range` where only rounding has carried t across it."""
-    low, high = path.t_range
-    for end in (low, high):
-        if abs(t - end) <= 1e-12 * (high - low) and not low <= t <= high:
-            return end
-    return t
+    return grid(path) if isinstance(grid, Grid) else normalised(grid, path)
 
 
 def _count(steps: int, what: str = "a grid needs at least one step") -> int:
@@ -336,7 +325,7 @@ def partial(grid: GridLike, start: float) -> Grid:
 
     def rule(path: Path) -> tuple[float, ...]:
         path.check(start)
-        return _without_repeats([start, *(t for t in times_of(grid, path) if t < start)])
+        return (start, *(t for t in times_of(grid, path) if t < start))
 
     return Grid("partial", rule)
 
@@ -353,7 +342,7 @@ def skip(grid: GridLike, steps: int) -> Grid:
 
 def without_first(times: Sequence[float], steps: int) -> tuple[float, ...]:
     """Times without the first ``steps``; `GridError` where fewer than two would be left."""
-    if not 0 <= steps <= len(times) - 2:
+    if not isinstance(steps, numbers.Integral) or not 0 <= steps <= len(times) - 2:
         raise GridError(f"{steps} of {len(times) - 1} steps cannot be skipped: at least one must be left")
     return tuple(times[steps:])
 
@@ -366,6 +355,8 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
     """
     if not 0.0 <= total < math.inf:
         raise GridError(f"the total churn must be finite and not negative, got {total}")
+    if not 0.0 <= low <= high:
+        raise GridError(f"churn needs 0 ≤ low ≤ high in σ/α, got low={low} and high={high}")
 
     def rule(path: Path) -> tuple[float, ...]:
         base, times = affine(path), times_of(grid, path)
@@ -386,16 +377,20 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
 
 
 def recur(grid: GridLike, times: int) -> Grid:
-    """Every step is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint)."""
+    """Every step down is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint).
+
+    The step to the clean end as well, as in the paper's algorithm and in the code: from there the way up is the forward
+    law itself. (Only `ShiftedPath` with ``bend="data"`` cannot climb from its clean end, and takes that step once.)
+    """
     _count(times, "every step is taken at least once")
 
     def rule(path: Path) -> tuple[float, ...]:
-        out: list[float] = []
         nodes = times_of(grid, path)
+        out = list(nodes[:1])
         for t, s in pairwise(nodes):
-            # From the clean end there is no way back up: the last step is taken once.
-            out.extend((t, s) * (times if s != path.t_range[0] else 1))
-        return _without_repeats(out)
+            dead_end = isinstance(path, ShiftedPath) and path.bend == "data" and s == path.t_range[0]
+            out += (s, *(t, s) * (times - 1)) if s < t and not dead_end else (s,)
+        return tuple(out)
 
     return Grid(f"recur({times})", rule)
 
@@ -403,20 +398,22 @@ def recur(grid: GridLike, times: int) -> Grid:
 def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: int = 3) -> Grid:
     """Restart sampling (Xu et al. 2023): at time ``low``, climb to ``high`` and come down again, ``rounds`` times.
 
-    ``low`` and ``high`` are times of the path; ``steps`` is the length of each new descent, in the grid's log-SNR.
+    ``low`` and ``high`` are times of the path; ``steps`` is the length of each new descent, in the grid's log-SNR. On a
+    grid that climbs itself, it is done where the grid first comes down to ``low``.
     """
     _count(steps, "a descent needs at least one step")
     _count(rounds, "restart needs at least one round")
 
     def rule(path: Path) -> tuple[float, ...]:
         base, nodes = affine(path), times_of(grid, path)
-        if not nodes[-1] < low < high <= nodes[0]:
+        fits = nodes[-1] < low < high and (high <= nodes[0] or is_near(high, nodes[0], path))
+        if not fits or is_near(low, high, path) or is_near(low, nodes[-1], path):
             raise GridError(f"restart needs {nodes[-1]:g} < low < high ≤ {nodes[0]:g}, got low={low:g}, high={high:g}")
-        top, bottom = base.log_snr(_finite(base, high)), base.log_snr(low)
+        top, bottom = base.log_snr(_finite(base, min(high, nodes[0]))), base.log_snr(low)
         descent = [base.time_of(top + (bottom - top) * i / steps) for i in range(1, steps)]
         rounds_ = [time for _ in range(rounds) for time in (high, *descent, low)]
-        above, below = [t for t in nodes if t > low], [t for t in nodes if t < low]
-        return (*above, low, *rounds_, *below)
+        there = next(i for i, t in enumerate(nodes) if t <= low or is_near(t, low, path))
+        return (*nodes[:there], low, *rounds_, *nodes[there:])
 
     return Grid(f"restart({low:g}, {high:g}, {rounds})", rule)
 
@@ -464,7 +461,3 @@ def default(path: Path, steps: int) -> Grid:
         # model with cosine betas, whose noisy end (σ̄ ≈ 640) would draw most of Karras' steps.
         return log_snr(steps)
     return uniform(steps)
-
-
-def _without_repeats(times: Sequence[float]) -> tuple[float, ...]:
-    return tuple(t for i, t in enumerate(times) if i == 0 or t != times[i - 1])

@@ -149,16 +149,16 @@ def test_the_times_are_those_of_the_grid_and_its_evaluations_are_counted(
     assert found() == (times(20), 20)
     assert found("--steps", 4, "--sampler", "heun") == (times(4), 7)
     assert found("--steps", 4, "--skip", 1) == (times(4)[1:], 3)
-    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 7)
-    # Heun asks twice a step but for the last: with 8 evaluations 4 steps, or 2 steps taken as 3 + 1.
-    assert found("--evaluations", 8, "--sampler", "heun") == (times(4), 7)
-    assert found("--evaluations", 8, "--sampler", "heun", "--recur", 3) == (times(2, 3), 7)
-    assert found("--evaluations", 8, "--recur", 2) == (times(4, 2), 7)
+    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 9)
+    # Heun asks twice a step but for the last: with 9 evaluations 5 steps, or 2 steps three times, 6 + 3.
+    assert found("--evaluations", 9, "--sampler", "heun") == (times(5), 9)
+    assert found("--evaluations", 9, "--sampler", "heun", "--recur", 3) == (times(2, 3), 9)
+    assert found("--evaluations", 9, "--recur", 2) == (times(4, 2), 8)
     if family != "default":  # auto's own grid otherwise
         assert found("--sampler", "auto") == (times(20), 20)
         assert found("--sampler", "auto", "--steps", 3) == (times(3), 3)
-        assert found("--sampler", "auto", "--evaluations", 8, "--recur", 3) == (times(3, 3), 7)
-        assert found("--sampler", "auto", "--evaluations", 1, "--recur", 3) == (times(1), 1)
+        assert found("--sampler", "auto", "--evaluations", 8, "--recur", 3) == (times(2, 3), 6)
+        assert found("--sampler", "auto", "--evaluations", 3, "--recur", 3) == (times(1, 3), 3)
 
 
 def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
@@ -177,10 +177,10 @@ def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
     assert found() == (times(20), 20)
     assert found("--steps", 6) == (times(6), 6)
     assert found("--evaluations", 6) == (times(6), 6)
-    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 7)
-    # n steps taken K times cost (n − 1)·K + 1: a budget of 6, 7 and 9 buys 2, 3 and 3 steps taken three times.
-    for budget, steps in ((1, 1), (3, 1), (4, 2), (6, 2), (7, 3), (9, 3), (10, 4)):
-        assert found("--evaluations", budget, "--recur", 3) == (times(steps, 3), (steps - 1) * 3 + 1), budget
+    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 9)
+    # n steps taken K times cost n·K: a budget of 6, 8 and 9 buys 2, 2 and 3 steps taken three times.
+    for budget, steps in ((3, 1), (5, 1), (6, 2), (8, 2), (9, 3), (11, 3), (12, 4)):
+        assert found("--evaluations", budget, "--recur", 3) == (times(steps, 3), steps * 3), budget
     files = [drawn(capsys, run.folder, tmp_path / name, "--n", 2, "--label", 0, "--strict", "--sampler", name,
                    "--steps", 6)["images"] for name in ("auto", "dpmpp-2m")]  # fmt: skip
     expected = sampling.sample(run.denoiser, 2, sampler="auto", steps=6, cond=run.cond(labels=[0, 0]), strict=True)
@@ -320,6 +320,7 @@ WRONG: Sequence[tuple[str, tuple[object, ...]]] = (
     ("at least 2 frames", ("--interpolate", 1, 2, "--n", 1)),
     (r"--guidance-scale 0\.5 needs a condition", ("--guidance-scale", 0.5)),
     ("give --steps or --evaluations, not both", ("--steps", 3, "--evaluations", 3, "--label", 0)),
+    ("not enough for one step", ("--evaluations", 2, "--recur", 3, "--sampler", "auto", "--label", 0)),
     (r"unknown label 'criter'", ("--label", "criter")),
     ("takes no captions", ("--caption", "a critter")),
     ("is a file: name a folder", ("--out", __file__)),

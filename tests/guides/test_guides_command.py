@@ -156,7 +156,7 @@ def test_the_command_takes_several_and_writes_down_what_it_did(
     ]
     assert result["guides"][1]["argument"] == "a salmon critter"
     assert result["recur"] == 2
-    assert result["evaluations"] == 3, "the last step is taken once"
+    assert result["evaluations"] == 4, "every step is taken twice, the last one too"
     assert (result["backward"], result["window"]) == ("1:0.05", [0.01, "inf"])
     assert Path(result["images"][0]).is_file()
 

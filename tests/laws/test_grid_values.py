@@ -254,12 +254,11 @@ def test_rounding_at_the_ends_of_the_span_is_mended_and_nothing_else() -> None:
     def made(*times: float) -> tuple[float, ...]:
         return grids.Grid("own", lambda path: times)(VE())
 
-    assert made(80.0 * (1 + 8e-13), -7e-11) == (80.0, 0.0)
-    assert made(80.0 * (1 - 5e-13), 1e-11) == (80.0 * (1 - 5e-13), 1e-11)
-    assert grids.Grid("own", lambda path: (0.8 + 6e-13, 0.1 - 6e-13))(OFF) == (0.8, 0.1)
-    with pytest.raises(GridError, match="outside the span"):  # measured by the length of the span
-        grids.Grid("own", lambda path: (0.8 + 8e-13, 0.1))(OFF)
-    for bad in (80.0 * (1 + 1.2e-12), -1e-9):
+    # Two roundings to float32, relative to the time (at least to t_min): lists come in single precision, too.
+    assert made(80.0 * (1 + 2e-7), -4e-10) == (80.0, 0.0)
+    assert made(80.0 * (1 - 2e-7), 4e-10) == (80.0 * (1 - 2e-7), 4e-10)
+    assert grids.Grid("own", lambda path: (0.8 + 1e-7, 0.1 - 1e-8))(OFF) == (0.8, 0.1)
+    for bad in (80.0 * (1 + 3e-7), -6e-10):
         with pytest.raises(GridError, match="outside the span"):
             made(bad)
 
@@ -288,8 +287,8 @@ def test_churn_climbs_by_the_published_amount_within_the_published_range() -> No
 
 
 def test_recurrence_repeats_steps_in_place() -> None:
-    assert grids.recur([0.8, 0.5, 0.3, 0.1], 3)(OFF) == (*(0.8, 0.5) * 3, *(0.3, 0.5) * 2, 0.3, 0.1)
-    # A grid that ends above the clean end repeats its last step, too.
+    assert grids.recur([0.8, 0.5, 0.3, 0.1], 3)(OFF) == (*(0.8, 0.5) * 3, *(0.3, 0.5) * 2, 0.3, *(0.1, 0.3) * 2, 0.1)
+    # A step up is not repeated.
     assert grids.recur([0.5, 0.3, 0.5], 1)(OFF) == (0.5, 0.3, 0.5)
     assert grids.recur([0.8, 0.5, 0.3], 2)(OFF) == (0.8, 0.5, 0.8, 0.5, 0.3, 0.5, 0.3)
 

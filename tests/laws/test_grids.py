@@ -82,11 +82,22 @@ def test_churn_adds_exactly_the_variance_of_the_algorithm() -> None:
 
 def test_recur_restart_partial() -> None:
     path = Flow()
-    assert grids.recur((1.0, 0.5, 0.0), 2)(path) == (1.0, 0.5, 1.0, 0.5, 0.0)
+    assert grids.recur((1.0, 0.5, 0.0), 2)(path) == (1.0, 0.5, 1.0, 0.5, 0.0, 0.5, 0.0)
+    assert grids.recur((1.0, 0.0, 0.4, 0.0), 2)(path) == (1.0, 0.0, 1.0, 0.0, 0.4, 0.0, 0.4, 0.0)
+    assert len(grids.recur(grids.uniform(10), 3)(path)) == 1 + 10 * (2 * 3 - 1)
     assert grids.recur((1.0, 0.5, 0.0), 1)(path) == (1.0, 0.5, 0.0)
     assert grids.partial(grids.uniform(4), 0.6)(path) == (0.6, 0.5, 0.25, 0.0)
     assert grids.partial(grids.uniform(4), 0.5)(path) == (0.5, 0.25, 0.0)
-    assert grids.partial(grids.recur((1.0, 0.5, 0.25, 0.0), 2), 0.7)(path) == (0.7, 0.5, 0.25, 0.5, 0.25, 0.0)
+    assert grids.partial(grids.recur((1.0, 0.5, 0.25, 0.0), 2), 0.7)(path) == (
+        0.7,
+        0.5,
+        0.25,
+        0.5,
+        0.25,
+        0.0,
+        0.25,
+        0.0,
+    )
     times = grids.restart(grids.uniform(4), low=0.25, high=0.75, rounds=2, steps=3)(path)
     assert times[:4] == (1.0, 0.75, 0.5, 0.25)
     assert times[-1] == 0.0
@@ -135,7 +146,21 @@ def test_nonsense_is_refused(make) -> None:
 
 
 @pytest.mark.parametrize(
-    "times", [(), (1.0,), (1.0, 1.0, 0.0), (1.0, NAN, 0.0), (NAN, 0.0), (1.5, 0.0), (INF, 0.0), (1.0, -0.1)]
+    "times",
+    [
+        (),
+        (1.0,),
+        (1.0, 1.0),
+        (0.0, 1e-12),
+        (1.0, "0.5", 0.0),
+        (1.0, None, 0.0),
+        (True, 0.0),
+        (1.0, NAN, 0.0),
+        (NAN, 0.0),
+        (1.5, 0.0),
+        (INF, 0.0),
+        (1.0, -0.1),
+    ],
 )
 def test_problems_refuse_bad_times(times: tuple[float, ...]) -> None:
     with pytest.raises(GridError):

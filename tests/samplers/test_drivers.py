@@ -147,7 +147,7 @@ def test_a_grid_outside_the_span_is_refused_at_construction(times: tuple[float, 
         Problem(DDIM(), VP(), times)
 
 
-@pytest.mark.parametrize(("times", "message"), [((1.0,), "at least two"), ((1.0, 0.5, 0.5), "repeats")])
+@pytest.mark.parametrize(("times", "message"), [((1.0,), "at least two"), ((0.5, 0.5), "at least two")])
 def test_a_grid_without_length_is_refused(times: tuple[float, ...], message: str) -> None:
     with pytest.raises(GridError, match=message):
         solve(DDIM(), VP(), torch.zeros(1, 2), times, Noise.of(0, range(1)))

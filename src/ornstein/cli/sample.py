@@ -249,8 +249,12 @@ def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
 
 
 def _shared(args: SampleArgs) -> int | None:
-    """--evaluations for one descent of samplers that ask once a step: n steps taken K times cost (n − 1)·K + 1."""
-    return None if args.evaluations is None else max(1, (args.evaluations - 1) // args.recur + 1)
+    """--evaluations for one descent of samplers that ask once a step: n steps taken K times cost n·K."""
+    if args.evaluations is not None and args.evaluations < args.recur:
+        raise UsageError(
+            f"--evaluations {args.evaluations} are not enough for one step taken {args.recur} times: raise it"
+        )
+    return None if args.evaluations is None else args.evaluations // args.recur
 
 
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:

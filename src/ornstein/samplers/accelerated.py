@@ -98,11 +98,14 @@ class AcceleratedODE:
         memory["noise"] = (bar, here.noise)
         if is_jump(path, t, s):
             return jump(path, here, s)
+        wide = 0.01 * math.log(bar / path.sigma_bar(s))  # as `exponential.spaced`: no line through one place twice
+        if before is not None and math.log(before[0] / bar) < wide:
+            before = None
         if self.form == "memory":
             weights = _noise_weights(bar, path.sigma_bar(s), None if before is None else before[0])
             terms = [here.noise] if before is None else [here.noise, before[1]]
             return moved(path, x, t, s, list(zip(weights, terms, strict=True)))
-        if step.before is None or path.alpha(step.before) == 0.0:
+        if step.before is None or math.log(path.sigma_bar(step.before) / bar) < wide or path.alpha(step.before) == 0.0:
             before = None
         elif self.form == "probe":
             noisier = path.sigma_bar(step.before)

@@ -23,7 +23,7 @@ from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .base import Memory, Query, Step, Steps
-from .exponential import combine
+from .exponential import combine, spaced
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 Points = list[tuple[float, Tensor]]  # (σ̄, F)
@@ -85,9 +85,15 @@ class TrigFlowAdams:
             y = self._moved(last.y, last.bar, last.after, [(bar, slope), *last.points])
         points: Points = [(bar, slope), *memory.get("points", [])][: self.points]
         finite = math.isfinite(bar)
+        used = self._spaced(points, after) if finite else points
         memory["points"] = points if finite else []
-        memory["stretch"] = _Stretch(y, bar, after, points) if finite else None
-        return self._moved(y, bar, after, points) * math.hypot(scale * path.alpha(s), path.sigma(s))
+        memory["stretch"] = _Stretch(y, bar, after, used) if finite else None
+        return self._moved(y, bar, after, used) * math.hypot(scale * path.alpha(s), path.sigma(s))
+
+    def _spaced(self, points: Points, after: float) -> Points:
+        """See `exponential.spaced`, in the variable of the interpolation."""
+        places = [(math.log(bar + self.offset), bar, slope) for bar, slope in points]
+        return [(bar, slope) for _, bar, slope in spaced(places, math.log(after + self.offset) - places[0][0])]
 
     def _moved(self, y: Tensor, bar: float, after: float, points: Points) -> Tensor:
         weights = self._weights(bar, after, [place for place, _ in points])

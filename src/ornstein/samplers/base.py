@@ -25,6 +25,7 @@ from ..denoisers import DenoiserLike
 from ..errors import GridError, PathError
 from ..estimates import Estimate
 from ..paths.base import AffinePath, LocationPath, Path
+from ..paths.times import normalised
 from ..randomness import Key, Noise, NoiseSource
 
 Memory = dict[str, Any]
@@ -96,7 +97,7 @@ class Problem:
 
     Raises:
         PathError: the sampler needs a method that this kind of path does not have.
-        GridError: fewer than two times, a repeated time, or a time outside the path's `t_range`.
+        GridError: fewer than two different times, no number, or a time outside the path's `t_range`.
     """
 
     sampler: Sampler
@@ -104,15 +105,12 @@ class Problem:
     times: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "times", tuple(float(t) for t in self.times))
+        object.__setattr__(self, "times", normalised(self.times, self.path))
         _check_path(self.sampler, self.path)
         if len(self.times) < 2:
-            raise GridError(f"a grid needs at least two times, got {len(self.times)}: start and end")
-        for t, s in zip(self.times, self.times[1:], strict=False):
-            if t == s:
-                raise GridError(f"the grid repeats time {t:g}: every step needs some length")
-        for t in self.times:
-            self.path.check(t)
+            raise GridError(
+                f"a grid needs at least two times, got {len(self.times)}: start and end, not {list(self.times)}"
+            )
 
     def stretches(self) -> Iterator[Step]:
         """The steps; neighbours never reach across a turning point."""

@@ -14,7 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import Key, NoiseSource
 from .base import Memory, Query, Step, Steps
+
+Point = TypeVar("Point", bound=tuple[Any, ...])  # (place, …)
 
 
 def moments(y: float, count: int) -> tuple[float, ...]:
@@ -65,6 +67,19 @@ def combine(x: Tensor, keep: float, terms: Sequence[tuple[float, Tensor]]) -> Te
     for weight, term in terms:
         out.add_(term, alpha=weight)  # out is ours: no copy
     return out
+
+
+def spaced(points: Sequence[Point], h: float) -> list[Point]:
+    """The remembered points, newest first, without those nearer to a newer one than a hundredth of the step h.
+
+    A polynomial through nearly the same place twice is carried over the step with a weight of the ratio, so that it
+    would magnify whatever the two estimates differ by: rounding, or the roughness of a network.
+    """
+    kept = list(points[:1])
+    for point in points[1:]:
+        if not abs(point[0] - kept[-1][0]) < 0.01 * abs(h):
+            kept.append(point)
+    return kept
 
 
 def half_log_snr(path: AffinePath, t: float) -> float:
@@ -165,9 +180,8 @@ class DPMSolver:
         leap, now = ExponentialStep.between(path, step.t, step.s, c), half_log_snr(path, step.t)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(now) else []
-        if math.isinf(leap.h):
-            points = points[:1]
-        elif len(points) == 1 and self.order == 3:
+        points = points[:1] if math.isinf(leap.h) else spaced(points, leap.h)
+        if len(points) == 1 and self.order == 3 and math.isfinite(leap.h):
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
         if len(nodes) == 2:

@@ -22,7 +22,7 @@ from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .accelerated import alpha_bar, is_jump, jump, moved, variance_between
 from .base import Memory, Query, Step, Steps
-from .exponential import ExponentialStep, quadrature
+from .exponential import ExponentialStep, half_log_snr, quadrature, spaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,19 +102,20 @@ class DEIS:
         del noise
         t, s = step.t, step.s
         estimate = yield Query(x, t)
-        place = self._place(path, t)
-        points: list[tuple[float, Tensor]] = [(place, estimate.noise), *memory.get("points", [])][: self.points]
+        now, place = half_log_snr(path, t), self._place(path, t)
+        points = [(now, place, estimate.noise), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(place) else []
         if is_jump(path, t, s):
             return jump(path, estimate, s)
         bar, after = path.sigma_bar(t), path.sigma_bar(s)
+        points = spaced(points, half_log_snr(path, s) - now)
         if len(points) == 1 and self.points == 3:
             centre = 0.5 * (bar + after)
             middle = path.time_of(-2.0 * math.log(centre))
             found = yield Query(moved(path, x, t, middle, [(centre - bar, estimate.noise)]), middle)
             return moved(path, x, t, s, [(after - bar, found.noise)])
-        weights = self._weights(path, bar, after, [at for at, _ in points])
-        return moved(path, x, t, s, list(zip(weights, (z for _, z in points), strict=True)))
+        weights = self._weights(path, bar, after, [at for _, at, _ in points])
+        return moved(path, x, t, s, list(zip(weights, (z for _, _, z in points), strict=True)))
 
     def _place(self, path: AffinePath, t: float) -> float:
         bar = path.sigma_bar(t)

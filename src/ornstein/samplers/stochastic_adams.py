@@ -14,7 +14,7 @@ from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .base import Memory, Query, Step, Steps
-from .exponential import combine, half_log_snr, quadrature
+from .exponential import combine, half_log_snr, quadrature, spaced
 
 
 class _Stretch(NamedTuple):
@@ -75,6 +75,7 @@ class SASolver:
         memory["points"] = points if math.isfinite(now) else []
         h = half_log_snr(path, step.s) - now
         finite = math.isfinite(h)
+        points = spaced(points, h) if finite else points
         nodes = [(at - now) / h for at, _ in points] if finite else [0.0]
         clean = [d for _, d in points][: len(nodes)]
         z = noise.normal(step.index, x.shape[1:]) if self.tau > 0.0 and path.sigma(step.s) > 0.0 else None

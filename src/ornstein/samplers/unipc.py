@@ -12,7 +12,7 @@ from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from .base import Memory, Query, Step, Steps
-from .exponential import ExponentialStep, half_log_snr, moments, quadrature
+from .exponential import ExponentialStep, half_log_snr, moments, quadrature, spaced
 
 
 class _Stretch(NamedTuple):
@@ -70,9 +70,8 @@ class UniPC:
         leap, now = ExponentialStep.between(path, step.t, step.s), half_log_snr(path, step.t)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.p]
         memory["points"] = points if math.isfinite(now) else []
-        if math.isinf(leap.h):
-            points = points[:1]
-        elif self.lower_final and step.after is not None and path.sigma(step.after) == 0.0:
+        points = points[:1] if math.isinf(leap.h) else spaced(points, leap.h)
+        if self.lower_final and step.after is not None and path.sigma(step.after) == 0.0:
             points = points[:2]
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
         clean = [d for _, d in points]

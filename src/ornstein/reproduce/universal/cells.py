@@ -23,9 +23,23 @@ from ...guidance.energies import Measured
 from ...lab import targets as lab
 from ...lab.meters import propagate
 from ...lab.targets import GaussianTarget, MixtureTarget
-from ...paths import VP
+from ...paths import VP, Path
 from ...randomness import Key, Noise, generator
 from ...samplers import DDIM, Ancestral, Sampler, run, solve
+
+
+def recurring(grid: grids.Grid, times: int) -> grids.Grid:
+    """Every step ``times`` times, but the one to the clean end once, as the stored cells were measured.
+
+    The paper and `grids.recur` repeat that step too.
+    """
+
+    def rule(path: Path) -> tuple[float, ...]:
+        *nodes, end = grid(path)
+        return (*grids.recur(nodes, times)(path), end)
+
+    return grids.Grid(f"recurring({times})", rule)
+
 
 # ------------------------------------------------------------------------------------------------------ a Gaussian
 
@@ -47,7 +61,7 @@ def gaussian(*, method: str, sampler: str, steps: int, recur: int) -> Mapping[st
         "corrected": guide.Universal(energies=seen, strength=guide.corrected(STD, variance=VARIANCE)),
         "posterior": guide.LinearPosterior(measured=seen, iterations=1),
     }
-    times = grids.times_of(grids.recur(grids.uniform(steps), recur), path)
+    times = grids.times_of(recurring(grids.uniform(steps), recur), path)
     root = torch.full((1, 1), path.std(times[0]), dtype=torch.float64)
     model = methods[method](GaussianTarget([MEAN], [VARIANCE]).denoiser(path))
     found = propagate(SAMPLERS[sampler], model, times, torch.zeros(1, dtype=torch.float64), root)
@@ -194,7 +208,7 @@ def mixture(
     else:
         path = VP()
         grid = grids.log_snr(steps)
-        times = grids.times_of(grids.recur(grid, recur), path)
+        times = grids.times_of(recurring(grid, recur), path)
         noise = Draws(seed=seed, rows=samples)
         model = _guided(method, given, _seen(given.matrix, y, given.std), scale, grid)(given.target.denoiser(path))
         found = run(solve(DDIM(), path, path.prior(noise, (given.target.dim,)), times, noise), model)

@@ -30,6 +30,7 @@ from ...paths.base import Cond, Path
 from ...randomness import Noise, generator
 from ...samplers import DDIM
 from ...scalars import Time
+from .cells import recurring
 
 MODEL, SIZE = "critters", 64
 TRAINED, HELD_OUT = 4096, 1024  # the network has seen the first 4096 drawings; targets come from those behind them
@@ -136,7 +137,7 @@ def _drawn(
     grid = grids.default(counted.path, steps)
     model = counted if goal is None else guided(method, goal, strength, grid)(counted)
     since = time.process_time()
-    clean = sampling.sample(model, images, sampler=DDIM(), grid=grids.recur(grid, recur), seed=1000 + seed)
+    clean = sampling.sample(model, images, sampler=DDIM(), grid=recurring(grid, recur), seed=1000 + seed)
     return clean.clamp(-1.0, 1.0), counted.evaluations, counted.gradients, time.process_time() - since
 
 
