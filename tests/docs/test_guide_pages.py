@@ -48,6 +48,16 @@ def test_every_kind_has_a_page_and_a_figure() -> None:
     assert sum(figure.stat().st_size for figure in figures) <= 600_000
 
 
+def test_the_table_of_guides_is_the_registry() -> None:
+    table = (ROOT / "docs" / "reference" / "guides.md").read_text("utf-8")
+    assert [
+        name for name, _ in re.findall(r"^\| \[`([\w-]+)`\]\(\.\./guides/([\w-]+)\.md\)", table, re.MULTILINE)
+    ] == NAMES
+    assert re.findall(r"^\| `([\w-]+)` \| .* \| [\d.]+ \|$", table, re.MULTILINE) == [
+        name for name, kind in guides.kinds().items() if kind.yields == "guidance"
+    ]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_commands_differ_in_the_guide_alone(name: str) -> None:
     first, *others = tool.commands(tool.PAGES / f"{name}.md")

@@ -253,9 +253,10 @@ def test_the_gaussian_head_aims_at_the_middle_of_its_class():
 
 def test_held_out_images_are_not_trained_on(brightness, source, tmp_path):
     asked = config(tmp_path / "run", brightness)
-    held = asked.validation(source, torch.device("cpu")).rows
+    trained, validation = asked.select(source, torch.device("cpu"))
+    held = validation.rows
     assert len(held) == 18, "a fifth of three classes of 32, rounded"
-    assert sorted((*held, *asked.view(source).rows)) == list(range(96))
+    assert sorted((*held, *trained.rows)) == list(range(96))
 
 
 def test_a_classifier_that_is_told_labels(brightness, model_run, tmp_path):

@@ -233,25 +233,24 @@ def test_what_is_held_out_is_shown_to_nobody_else_and_never_more_than_256(tmp_pa
     classes = quantile_classes(np.array(scores), 4)
     kept = np.flatnonzero(held_out(classes, 0.25, 3))
     assert len(kept) == 500
-    check = config.validation(source, CPU)
+    check = config.select(source, CPU).validation
     assert check.rows == tuple(kept[[round(i * 499 / 255) for i in range(256)]].tolist())
     assert (check.seed, check.every, check.source) == (3, 99, source)
-    view = config.view(source)
+    view = config.select(source, CPU).trained
     assert view.rows == tuple(i for i in range(2000) if i != 7 and i not in set(kept.tolist()))
     assert (len(view), view.name, view.classes, view.size) == (1499, "numbers", ("a", "b"), 16)
     assert [(view[i].label, int(view[i].image[0, 0, 0])) for i in (0, 20)] == [
         (view.rows[i], view.rows[i] % 256) for i in (0, 20)
     ]
-    loss = config.loss(CPU)
+    loss = config.make_objective(None, CPU, {})
     assert torch.equal(loss.classes, torch.from_numpy(classes))
     torch.testing.assert_close(loss.normal, torch.from_numpy(np.nan_to_num(normal_scores(scores))).float())
     assert (loss.conditional, loss.head, loss.loss) == (False, "classes", config.objective)
-    assert config_of(config.scores, hold=0.0).validation(source, CPU) is None
-    few = config_of(table_of(tmp_path, scores[:40])).validation(Numbers(40), CPU)
+    assert config_of(config.scores, hold=0.0).select(source, CPU).validation is None
+    few = config_of(table_of(tmp_path, scores[:40])).select(Numbers(40), CPU).validation
     assert len(few.rows) == len(set(few.rows)) == len(np.flatnonzero(held_out(quantile_classes(scores[:40], 4), 0.25)))
-    for ask in (config.view, lambda source: config.validation(source, CPU)):
-        with pytest.raises(DataError, match="belong to other data"):
-            ask(Numbers(1999))
+    with pytest.raises(DataError, match="belong to other data"):
+        config.select(Numbers(1999), CPU)
 
 
 def test_the_view_is_told_apart_by_everything_that_changes_it(tmp_path):
@@ -261,15 +260,15 @@ def test_the_view_is_told_apart_by_everything_that_changes_it(tmp_path):
     (tmp_path / "other").mkdir()
     other = table_of(tmp_path / "other", [*scores[:-1], 3.5], labels)
     prints = [
-        config_of(plain, **change).view(source).fingerprint
+        config_of(plain, **change).select(source, CPU).trained.fingerprint
         for change in ({}, {"classes": 5}, {"hold": 0.5}, {"seed": 1}, {"condition": "label"})
     ]
-    prints.append(config_of(other).view(source).fingerprint)
+    prints.append(config_of(other).select(source, CPU).trained.fingerprint)
     assert len(set(prints)) == 6
-    assert config_of(plain).view(source).fingerprint == prints[0]
-    changed = replace(config_of(plain).view(source), source=SimpleNamespace(fingerprint="g"))
+    assert config_of(plain).select(source, CPU).trained.fingerprint == prints[0]
+    changed = replace(config_of(plain).select(source, CPU).trained, source=SimpleNamespace(fingerprint="g"))
     assert changed.fingerprint != prints[0]
-    told = config_of(plain, condition="label").loss(CPU)
+    told = config_of(plain, condition="label").make_objective(None, CPU, {})
     assert told.conditional
     assert torch.equal(told.labels, torch.tensor(labels))
     assert torch.equal(told.classes, torch.from_numpy(quantile_classes(scores, 4, labels)))

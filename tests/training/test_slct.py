@@ -101,7 +101,7 @@ def test_a_longer_run_keeps_to_its_curriculum(run):
     with pytest.raises(ConfigError, match=f"--curriculum {7 * BATCH}, not {9 * BATCH}"):
         train(slct(run, images=9 * BATCH), quiet=True)
     config = slct(run, images=9 * BATCH, curriculum=7 * BATCH)
-    loss = config.loss(torch.device("cpu"))
+    loss = config.make_objective(None, torch.device("cpu"), {})
     assert loss.loss.intervals(round(7 / 9 * loss.of), loss.steps) == 640
 
 
@@ -185,7 +185,9 @@ def test_every_level_is_one_of_the_path(path, tmp_path):
     assert spec.sigma_min == pytest.approx(max(0.002, floor))
     rows = tuple(range(256))
     batch = TrainBatch(clean=torch.zeros(256, 3, 4, 4), cond={}, positions=rows)
-    pair = config.loss(torch.device("cpu")).make_noisy_batch(model, batch, orn.Noise.of(0, rows), 640)
+    pair = config.make_objective(None, torch.device("cpu"), {}).make_noisy_batch(
+        model, batch, orn.Noise.of(0, rows), 640
+    )
     assert (pair.t > pair.t_next).all()
     for level, t in ((pair.upper, pair.t), (pair.lower, pair.t_next)):
         found = torch.tensor([model.path.sigma_bar(float(one)) for one in t])

@@ -26,6 +26,7 @@ from ornstein.training.cas_dm import CascadeConfig
 from ornstein.training.config import Averaging
 from ornstein.training.session import accelerator
 from ornstein.training.slct import Averages, CMConfig, ECTConfig, RAdam, SLCTConfig
+from ornstein.training.validation import Selection
 from ornstein.training.watch import DivergenceConfig
 
 BATCH = 4
@@ -175,7 +176,7 @@ class Checked(TrainConfig):
 
     kind: ClassVar[str] = "checked"
 
-    def validation(self, source, device):
+    def select(self, source, device):
         class Check:
             every = 10
 
@@ -183,7 +184,7 @@ class Checked(TrainConfig):
                 SEEN.append(model.net)
                 return {"examples": len(source)}
 
-        return Check()
+        return Selection(source, Check())
 
 
 SEEN: list[Any] = []
@@ -265,16 +266,19 @@ def test_the_target_of_a_stage_belongs_to_its_number_of_intervals():
 def test_the_target_is_in_training_mode_as_the_network_is():
     config = CMConfig(out="x")
     net = torch.nn.Dropout(0.5).eval()
-    objective = config.loss(torch.device("cpu"))
     teacher = SimpleNamespace(net=net)
-    bound = config.bind(objective, {"target": teacher})
+
+    def objective(averages):
+        return config.make_objective(None, torch.device("cpu"), averages)
+
+    bound = objective({"target": teacher})
     assert bound.teacher is teacher
     assert net.training
-    assert bound.loss is objective.loss
-    assert config.bind(objective, {}) is objective
-    assert config.bind(objective, {"ema-0.9": teacher}) is objective
+    assert bound.loss is objective({}).loss
+    assert objective({}).teacher is None
+    assert objective({"ema-0.9": teacher}).teacher is None
     call = SimpleNamespace(net=lambda x, time: x)
-    assert config.bind(objective, {"target": call}).teacher is call
+    assert objective({"target": call}).teacher is call
 
 
 class Data:

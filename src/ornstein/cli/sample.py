@@ -65,8 +65,8 @@ class SampleArgs(LatentArgs):
     """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice.
     Short for --guidance cfg:WEIGHT before all others."""
     guidance: Annotated[tuple[str, ...], Option(value="NAME[:NUMBER]", single=True)] = ()
-    """A guidance, such as pag:3 or cfg:7,rescale=0.7: cfg, apg, cfg++, autoguidance, pag, seg, skip-layer or threshold.
-    Repeat it for several; each acts on the answer of the one before."""
+    """A guidance, such as pag:3 or cfg:7,rescale=0.7; --guidance help lists them. Repeat it for several; each acts on
+    the answer of the one before."""
     guide: Annotated[tuple[str, ...], Option(value="KIND:ARG[:WEIGHT]", single=True)] = ()
     """A guide, such as segmentation:mask.png:400 or text:"a green critter":10; repeat it for several. ornstein guides
     lists them."""

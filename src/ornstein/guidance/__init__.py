@@ -7,9 +7,8 @@ both = guide.compose(guide.CFG(weight=4.0, null=run.null()), guide.interval(guid
 images = orn.sample(both(run.denoiser), n=4, cond=run.cond(labels=[3]))
 """
 
-from . import energies
+from . import energies, registry
 from .base import CachedEvaluation, Guided, Rule, Strength, condition_of, network_of
-from .cfg import APG, CFG, Autoguidance, CFGpp
 from .checkpointing import checkpointed
 from .classifier import NoisyClassifier
 from .compose import add, compose, interval
@@ -25,20 +24,14 @@ from .energies import (
     super_resolution,
 )
 from .minority import Minority, MinorityPrompt, SelfMinority
-from .perturbed import PAG, SEG, Perturbed, SkipLayer
+from .perturbed import Perturbed
 from .posterior import DPS, LinearPosterior, misfit_of
-from .threshold import Threshold
+from .registry import *  # noqa: F403  (the guidances that have a name on the command line)
 from .universal import Backward, Universal, corrected
 
 __all__ = [
-    "APG",
-    "CFG",
     "DPS",
-    "PAG",
-    "SEG",
-    "Autoguidance",
     "Backward",
-    "CFGpp",
     "CachedEvaluation",
     "Colour",
     "Edges",
@@ -54,10 +47,8 @@ __all__ = [
     "Perturbed",
     "Rule",
     "SelfMinority",
-    "SkipLayer",
     "Smoothness",
     "Strength",
-    "Threshold",
     "Universal",
     "add",
     "checkpointed",
@@ -71,3 +62,4 @@ __all__ = [
     "network_of",
     "super_resolution",
 ]
+__all__ += registry.__all__

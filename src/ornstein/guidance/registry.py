@@ -254,6 +254,8 @@ def read(text: str) -> GuidanceSpec:
     head, *pairs = text.split(",")
     name, _, number = head.partition(":")
     found = GUIDANCES.get(name)
+    if name == "help":
+        raise ConfigError(f"a guidance is one of {'; '.join(one.form for one in GUIDANCES.values())}")
     if found is None:
         raise ConfigError(f"unknown guidance {name!r}: {_nearest(name, GUIDANCES)}")
     model = None
@@ -303,4 +305,17 @@ def _nearest(word: str, known: Mapping[str, object]) -> str:
     return f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}"
 
 
-__all__ = ["GUIDANCES", "GuidanceSpec", "GuidanceType", "Setting", "Value", "read"]
+# The classes among these are those of `ornstein.guidance`.
+__all__ = [
+    "APG",
+    "CFG",
+    "GUIDANCES",
+    "PAG",
+    "SEG",
+    "Autoguidance",
+    "CFGpp",
+    "GuidanceSpec",
+    "GuidanceType",
+    "SkipLayer",
+    "Threshold",
+]

@@ -5,8 +5,9 @@ Every number carries the name of its feature network; only the standard Inceptio
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ornstein.errors import ConfigError, UsageError
 from ornstein.metrics.features import CLASSES, SPATIAL
@@ -18,35 +19,26 @@ from ornstein.metrics.rarity import K_AVERAGE, K_OUTLIER, K_RARITY, rarity
 from ornstein.metrics.sets import VECTORS, Statistics
 from ornstein.metrics.vectors import Floats
 
+Numbers = dict[str, float | int | None]
+Measure = Callable[[Statistics, Any, Sequence[str], Mapping[str, int]], tuple[Numbers, dict[str, Floats]]]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """What a metric needs of the statistics of the measured set (``ours``) and of the reference (``theirs``)."""
+    """A metric: how it is measured, and what it needs of the statistics of the measured set (``ours``) and of the
+    reference (``theirs``).
+
+    ``measure(a, b, asked, ks)`` gives its numbers, and those of single images, by their full names. Metrics that share
+    one are measured together, and ``asked`` are the names of those that are wanted; `single` makes it of a function of
+    two statistics.
+    """
 
     what: str
+    measure: Measure
     ours: tuple[str, ...] = ()
     theirs: tuple[str, ...] | None = ()  # None: it looks at one set alone
     k: Mapping[str, int] = field(default_factory=dict[str, int])  # neighbours, by what they define
 
-
-METRICS: dict[str, Metric] = {
-    "fd": Metric(what="Fréchet distance"),
-    "sfd": Metric(what="Fréchet distance of spatial features", ours=(SPATIAL,), theirs=(SPATIAL,)),
-    "kid": Metric(what="kernel distance"),
-    "is": Metric(what="inception score", ours=(CLASSES,), theirs=None),
-    "prdc": Metric(
-        what="precision, recall, density, coverage",
-        ours=(VECTORS,),
-        theirs=(VECTORS,),
-        k={"precision": K_PRECISION, "density": K_DENSITY},
-    ),
-    "avgknn": Metric(
-        what="average distance to neighbours", ours=(VECTORS,), theirs=(VECTORS,), k={"avgknn": K_AVERAGE}
-    ),
-    "lof": Metric(what="local outlier factor", ours=(VECTORS,), theirs=(VECTORS,), k={"lof": K_OUTLIER}),
-    "rarity": Metric(what="rarity score", ours=(VECTORS,), theirs=(VECTORS,), k={"rarity": K_RARITY}),
-}
-"""The metrics that are measured on statistics, by their names on the command line."""
 
 _PUBLISHED = {"fd": "FID", "sfd": "sFID", "kid": "KID", "is": "IS"}
 _OTHERWISE = {"fd": "FD", "sfd": "sFD", "kid": "KID", "is": "IS"}
@@ -118,14 +110,12 @@ def measure(a: Statistics, b: Statistics | None, metrics: Iterable[str], *, k: i
                 raise UsageError(f"the metric {name} compares two sets, and only one was given")
             check(a, b)
             _require(b, name, METRICS[name].theirs or ())
-    ks, numbers, images = neighbours(asked, k), {}, {}
-    for name in asked:
-        if name in {"avgknn", "lof", "rarity"}:
-            continue
-        numbers |= _SIMPLE[name](a, b, ks)
-    if {"avgknn", "lof", "rarity"} & set(asked):
-        more, images = _rare(a, b, asked, ks)
-        numbers |= more
+    ks = neighbours(asked, k)
+    numbers: Numbers = {}
+    images: dict[str, Floats] = {}
+    for function in dict.fromkeys(METRICS[name].measure for name in asked):
+        more, shown = function(a, b, asked, ks)
+        numbers, images = numbers | more, images | shown
     indices = a.vectors.indices.tolist() if a.vectors is not None and images else []
     return Measured(numbers=numbers, images=images, indices=indices)
 
@@ -136,49 +126,46 @@ def _require(one: Statistics, metric: str, keeps: Sequence[str]) -> None:
             raise UsageError(f"the metric {metric} needs statistics that keep {keep!r}: make them again with it")
 
 
-def _fd(a: Statistics, b: Statistics, ks: Mapping[str, int]) -> dict[str, float | int | None]:
-    del ks
-    return {label("fd", a.features): frechet_distance(a.moments, b.moments)}
+def single(name: str, function: Callable[[Statistics, Statistics], float | int | None]) -> Measure:
+    """The measurement of a metric that is one number of two sets, called ``name``."""
+
+    def found(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+        del asked, ks
+        return {label(name, a.features): function(a, b)}, {}
+
+    return found
 
 
-def _sfd(a: Statistics, b: Statistics, ks: Mapping[str, int]) -> dict[str, float | int | None]:
-    del ks
+def _spatial(a: Statistics, b: Statistics) -> float:
     assert a.spatial is not None
     assert b.spatial is not None
-    return {label("sfd", a.features): frechet_distance(a.spatial, b.spatial)}
+    return frechet_distance(a.spatial, b.spatial)
 
 
-def _kid(a: Statistics, b: Statistics, ks: Mapping[str, int]) -> dict[str, float | int | None]:
-    del ks
+def _kid(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del asked, ks
     found = kernel_distance(a.sample.rows(a.moments.width), b.sample.rows(b.moments.width))
     name = label("kid", a.features)
-    return {name: found.value, f"{name} error": found.error, f"{name} blocks": found.blocks}
+    return {name: found.value, f"{name} error": found.error, f"{name} blocks": found.blocks}, {}
 
 
-def _is(a: Statistics, b: Statistics | None, ks: Mapping[str, int]) -> dict[str, float | int | None]:
-    del b, ks
+def _is(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del b, asked, ks
     assert a.classes is not None
     found, name = a.classes.score(), label("is", a.features)
-    return {name: found.value, f"{name} deviation": found.deviation, f"{name} parts": found.splits}
+    return {name: found.value, f"{name} deviation": found.deviation, f"{name} parts": found.splits}, {}
 
 
-def _prdc(a: Statistics, b: Statistics, ks: Mapping[str, int]) -> dict[str, float | int | None]:
+def _prdc(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del asked
     assert a.vectors is not None
-    assert b.vectors is not None
     found = manifold(a.vectors.rows, b.vectors.rows, k_precision=ks["precision"], k_density=ks["density"])
     names = ("precision", "recall", "density", "coverage")
-    return {label(name, a.features): getattr(found, name) for name in names}
+    return {label(name, a.features): getattr(found, name) for name in names}, {}
 
 
-_SIMPLE = {"fd": _fd, "sfd": _sfd, "kid": _kid, "is": _is, "prdc": _prdc}
-
-
-def _rare(
-    a: Statistics, b: Statistics | None, asked: Sequence[str], ks: Mapping[str, int]
-) -> tuple[dict[str, float | int | None], dict[str, Floats]]:
+def _rare(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
     assert a.vectors is not None
-    assert b is not None
-    assert b.vectors is not None
     # One search serves all three; what was not asked for looks at one neighbour.
     found = rarity(
         a.vectors.rows,
@@ -187,7 +174,7 @@ def _rare(
         k_outlier=ks.get("lof", 1),
         k_rarity=ks.get("rarity", 1),
     )
-    numbers: dict[str, float | int | None] = {}
+    numbers: Numbers = {}
     images: dict[str, Floats] = {}
     if "avgknn" in asked:
         name = label("AvgkNN", a.features)
@@ -200,3 +187,27 @@ def _rare(
         images[name] = found.score
         numbers |= {name: found.mean_score, f"{name} undefined": found.undefined}
     return numbers, images
+
+
+_NEIGHBOURS: dict[str, Any] = {"ours": (VECTORS,), "theirs": (VECTORS,)}
+METRICS: dict[str, Metric] = {
+    "fd": Metric(what="Fréchet distance", measure=single("fd", lambda a, b: frechet_distance(a.moments, b.moments))),
+    "sfd": Metric(
+        what="Fréchet distance of spatial features",
+        measure=single("sfd", _spatial),
+        ours=(SPATIAL,),
+        theirs=(SPATIAL,),
+    ),
+    "kid": Metric(what="kernel distance", measure=_kid),
+    "is": Metric(what="inception score", measure=_is, ours=(CLASSES,), theirs=None),
+    "prdc": Metric(
+        what="precision, recall, density, coverage",
+        measure=_prdc,
+        k={"precision": K_PRECISION, "density": K_DENSITY},
+        **_NEIGHBOURS,
+    ),
+    "avgknn": Metric(what="average distance to neighbours", measure=_rare, k={"avgknn": K_AVERAGE}, **_NEIGHBOURS),
+    "lof": Metric(what="local outlier factor", measure=_rare, k={"lof": K_OUTLIER}, **_NEIGHBOURS),
+    "rarity": Metric(what="rarity score", measure=_rare, k={"rarity": K_RARITY}, **_NEIGHBOURS),
+}
+"""The metrics that are measured on statistics, by their names on the command line."""

@@ -163,3 +163,26 @@ def _brief(error: BaseException) -> str:
     """Type and first line of an exception."""
     lines = str(error).splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+# What `ornstein.samplers` has of this module: every class that is named above.
+__all__ = [
+    "DDIM",
+    "DEIS",
+    "SAMPLERS",
+    "AcceleratedODE",
+    "AcceleratedSDE",
+    "Ancestral",
+    "Collocation",
+    "DPMSolver",
+    "DPMSolver2S",
+    "Euler",
+    "ExponentialIntegrator",
+    "Heun",
+    "MidpointSDE",
+    "RandomizedMidpoint",
+    "SASolver",
+    "TrigFlowAdams",
+    "UniPC",
+    "sampler",
+]

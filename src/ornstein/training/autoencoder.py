@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
+from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.autoencoder import AutoencoderSpec
-from ..models.spec import PathName, Prediction
+from ..models.spec import ModelSpec, PathName, Prediction
 from ..networks.autoencoder import KLConfig, PatchDiscriminator
 from ..networks.building import initialise
 from ..objectives import Objective
@@ -68,8 +70,9 @@ class AutoencoderConfig(TrainConfig):
         del source
         return AutoencoderSpec(shape=(3, self.size, self.size), network=self.network)
 
-    def loss(self, device: torch.device) -> Objective:
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their metric and critic."""
+        del spec, averages
         critic = None
         if self.objective.adversarial > 0.0:
             with torch.random.fork_rng(devices=[]):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
 from ..cascade import GateShape, Squash
+from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..interop.diffusers import is_pipeline
 from ..interop.fronts import PipelineFront, open_front
 from ..models.cascade import CascadeSpec
-from ..models.spec import Conditioned, DenoiserSpec, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, Prediction
 from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
 from ..options import Choice
@@ -138,6 +140,7 @@ class CascadeConfig(TrainConfig):
         if model.text is not None and given.text is not None:
             model.text.load_state_dict(given.text.state_dict())
 
-    def loss(self, device: torch.device) -> Objective:
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their metric."""
+        del spec, averages
         return self.objective.with_metric(device)

@@ -14,7 +14,7 @@ from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
 from .conditions import Text
 from .limits import at_least
-from .validation import Validation
+from .validation import Selection
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -228,38 +228,29 @@ class TrainConfig:
             classes=known.classes,
         )
 
-    def view(self, source: Source) -> Source:
-        """The examples of the data that are trained on, as the objective needs them: here all, as they are."""
-        return source
-
-    def validation(self, source: Source, device: torch.device) -> Validation | None:
-        """What is computed on examples of the whole data that are not trained on: here nothing."""
-        del source, device
+    def select(self, source: Source, device: torch.device) -> Selection:
+        """What of the data is trained on, as the objective needs it, and what is measured on the rest: here all, and
+        nothing.
+        """
+        del device
+        return Selection(source)
 
     def prepare(self, model: Conditioned) -> None:
         """What is done to fresh weights, those of the model and of its average alike: here nothing."""
         del model
 
-    def loss(self, device: torch.device) -> Objective:
-        """The objective, with whatever it holds on ``device``."""
-        del device
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
+        """The objective of the model, with whatever it holds on ``device``; ``averages`` are the further ones, as
+        denoisers.
+        """
+        del spec, device, averages
         return self.objective
-
-    def loss_for(self, spec: ModelSpec, device: torch.device) -> Objective:
-        """`loss`, where it must know the model: its classes, say."""
-        del spec
-        return self.loss(device)
 
     def averages(self) -> Mapping[str, Callable[[int], float]]:
         """Further averages of the weights, by name: what each keeps of itself at step 1, 2, …; here none."""
         return {}
 
-    def bind(self, objective: Objective, averages: Mapping[str, Denoiser]) -> Objective:
-        """The objective, where it needs the further averages, as denoisers."""
-        del averages
-        return objective
-
-    def guard(self) -> DivergenceMonitor | None:
+    def monitor(self) -> DivergenceMonitor | None:
         """Optional divergence monitor; none by default."""
         return None
 

@@ -95,9 +95,9 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
             whole = open_source(config.data, size=config.size)
             read(whole, 0)
             codec, whole = encoded(config, whole, hardware.device)
-            source = config.view(whole)
+            source, validation = config.select(whole, hardware.device)
         spec = config.specify(source)
-        objective = config.loss_for(spec, hardware.device)
+        session = Session.of(config, spec, source, hardware)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
         before = checkpoint.complete(out)
@@ -105,9 +105,7 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
         if folder.check(config):
             folder.compare(out, ours)
         hardware.wait_for_everyone()
-        session = Session.of(config, spec, source, hardware, objective)
-        session.codec = codec
-        session.validation = config.validation(whole, hardware.device)
+        session.codec, session.validation = codec, validation
         if before:
             session.restore(before[-1])
             if session.images >= config.images:

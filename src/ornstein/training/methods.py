@@ -1,14 +1,14 @@
 """Registry of training methods: name → configuration class.
 
-A method is a subclass of `TrainConfig` with its options, and the hooks that the trainer calls:
+A method is a subclass of `TrainConfig` with its options, and whichever of five hooks differ:
 
-* ``specify(source)``: the `ModelSpec` of its model on this data, a subclass of `ModelSpec` where the plain one is not
-  enough;
-* ``view(source)`` and ``validation(source, device)``: the examples trained on, and what is computed on the rest;
-* ``prepare(model)``: a change of fresh weights before training, such as loading those of another run;
-* ``loss(device)``: the `Objective` (``loss_for(spec, device)`` where it must know the model), which may have a
-  network of its own (`ornstein.objectives.AdversarialObjective`), and ``rivalry()``, that network's optimizer;
-* and of the spec, ``build``, ``denoiser`` and ``parts``: the module, how it is read, and which weights stand apart.
+* ``specify(source)``: the `ModelSpec` of its model on this data (and ``prepare(model)`` for first weights that are not
+  random, such as those of another run);
+* ``select(source, device)``: the examples that are trained on, and what is measured on those that are held out;
+* ``make_objective(spec, device, averages)``: the `Objective`, which may have a network of its own
+  (`ornstein.objectives.AdversarialObjective`) with the optimizer ``rivalry()``;
+* ``averages()``: further averages of the weights;
+* ``monitor()``: what looks at every step for signs of a divergence.
 
 Everything else – data, steps, averages, checkpoints, resuming, the log, the run's folder – is the same for all. A new
 method is a module with a configuration, a kind of model in `ornstein.models`, and a line in `METHODS`. Modules are

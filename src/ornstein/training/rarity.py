@@ -17,9 +17,9 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.rarity import LITE0, Head, RaritySpec
 from ..models.rarity_network import Lite0Features, RunFeatures
-from ..models.spec import Conditioned, DenoiserSpec, PathName, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Prediction
 from ..networks import UNetConfig
-from ..objectives import Denoising, Losses, TrainBatch
+from ..objectives import Denoising, Losses, Objective, TrainBatch
 from ..objectives.denoising import TimeLaw
 from ..options import Absent, Choice
 from ..randomness import Noise, mix
@@ -28,6 +28,7 @@ from ..rarity.table import Table
 from ..storage.files import digest
 from .conditions import Text
 from .config import Every, Optimizer, TrainConfig
+from .validation import Selection
 
 _LEVELS = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)  # log-SNRs of the validation
 _VALIDATED = 256
@@ -314,25 +315,23 @@ class RarityConfig(TrainConfig):
             )
         return spec
 
-    def view(self, source: Source) -> ScoredDataset:
-        """The examples that are trained on. Raises `DataError` where the scores are those of other data."""
+    def select(self, source: Source, device: torch.device) -> Selection:
+        """The scored examples that are not held out; accuracy and loss on the others, every ``validate`` images.
+
+        Raises `DataError` where the scores are those of other data.
+        """
         table, classes, held = self._rated()
         table.check(source)
         rows = np.flatnonzero((classes >= 0) & ~held)
         about = digest(table.scores.tolist(), self.classes, self.hold, self.seed, self.condition)
-        return ScoredDataset(source=source, rows=tuple(rows.tolist()), about=about)
-
-    def validation(self, source: Source, device: torch.device) -> RarityValidation | None:
-        """What is computed every ``validate`` images; ``source`` is the whole data. None where nothing is held out."""
-        table, _, held = self._rated()
-        table.check(source)
+        trained = ScoredDataset(source=source, rows=tuple(rows.tolist()), about=about)
         rows = np.flatnonzero(held)
         if not len(rows):
-            return None
+            return Selection(trained)
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _VALIDATED)).round().astype(int)]
-        return RarityValidation(
-            source=source, rows=tuple(chosen.tolist()), rating=self.loss(device), seed=self.seed, every=self.validate
-        )
+        judge, every = self._rating(device), self.validate
+        rows = tuple(chosen.tolist())
+        return Selection(trained, RarityValidation(source=source, rows=rows, rating=judge, seed=self.seed, every=every))
 
     def _rated(self) -> tuple[Table, Any, Any]:
         table = Table.read(self.scores)
@@ -351,8 +350,12 @@ class RarityConfig(TrainConfig):
         net: Any = model.net
         net.features.net.load_state_dict(open_own(self.features).model.net.state_dict())
 
-    def loss(self, device: torch.device) -> RarityObjective:
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The objective with the table."""
+        del spec, averages
+        return self._rating(device)
+
+    def _rating(self, device: torch.device) -> RarityObjective:
         table, classes, _ = self._rated()
         normal = np.nan_to_num(normal_scores(table.scores, self._groups(table)))
         return RarityObjective(

@@ -85,9 +85,7 @@ class Session:
     unproven: Path | None = None  # the newest checkpoint, until a loss after it was finite
 
     @classmethod
-    def of(
-        cls, config: TrainConfig, spec: ModelSpec, source: Source, accelerator: Accelerator, objective: Objective
-    ) -> Session:
+    def of(cls, config: TrainConfig, spec: ModelSpec, source: Source, accelerator: Accelerator) -> Session:
         """A session before its first step."""
         device = accelerator.device
         model = spec.build(mix(config.seed, "weights"))
@@ -99,6 +97,8 @@ class Session:
         optimizer = adam(config.optimizer, model, device)
         wrapped, stepper = accelerator.prepare(model.train(), optimizer)
         denoiser = spec.denoiser(wrapped)
+        teachers = {name: spec.denoiser(module) for name, module in others.items()}
+        objective = config.make_objective(spec, device, teachers)
         parts = [[p for p in part if p.requires_grad] for part in spec.parts(model)]
         return cls(
             config=config,
@@ -109,12 +109,12 @@ class Session:
             average=average,
             optimizer=optimizer,
             denoiser=denoiser,
-            objective=config.bind(objective, {name: spec.denoiser(module) for name, module in others.items()}),
+            objective=objective,
             parts=[part for part in parts if part],
             stepper=stepper,
             tally=LossStatistics(denoiser.path, device),
             others=others,
-            guard=config.guard(),
+            guard=config.monitor(),
             rival=Rival.of(objective, config.rivalry(), denoiser.path, accelerator),
         )
 

@@ -14,7 +14,7 @@ from .. import grids
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.consistency import ConsistencySpec
-from ..models.spec import Conditioned, DenoiserSpec, PathName, Prediction
+from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Prediction
 from ..networks import NetworkChoice, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
@@ -203,11 +203,20 @@ class SLCTConfig(TrainConfig):
 
             model.load_state_dict(open_own(self.origin).model.state_dict())
 
-    def loss(self, device: torch.device) -> Objective:
-        """The losses with their curriculum."""
-        del device
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
+        """The losses with their curriculum; their target is the average of that name, in training mode as the network
+        itself.
+        """
+        del spec, device
+        teacher = averages.get("target")
+        if teacher is not None and isinstance(teacher.net, torch.nn.Module):
+            teacher.net.train()
         return ConsistencyTraining(
-            loss=self.objective, steps=self.steps, of=self.images / self.batch, sigma_max=self.sigma_max
+            loss=self.objective,
+            steps=self.steps,
+            of=self.images / self.batch,
+            sigma_max=self.sigma_max,
+            teacher=teacher,
         )
 
     def averages(self) -> Mapping[str, Callable[[int], float]]:
@@ -218,16 +227,7 @@ class SLCTConfig(TrainConfig):
             named["target"] = lambda step: target_decay(loss.target, loss.intervals(step - 1, steps), loss.start)
         return named
 
-    def bind(self, objective: Objective, averages: Mapping[str, Denoiser]) -> Objective:
-        """The target is the average of that name, in training mode as the network itself."""
-        if "target" not in averages or not isinstance(objective, ConsistencyTraining):
-            return objective
-        teacher = averages["target"]
-        if isinstance(teacher.net, torch.nn.Module):
-            teacher.net.train()
-        return replace(objective, teacher=teacher)
-
-    def guard(self) -> DivergenceMonitor:
+    def monitor(self) -> DivergenceMonitor:
         """Watches every step."""
         return DivergenceMonitor(watch=self.watch)
 

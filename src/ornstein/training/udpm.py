@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 
+from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
 from ..models.pyramid import Below, UDPMSpec
 from ..models.spec import Conditioned, ModelSpec
@@ -131,8 +133,9 @@ class UDPMConfig(TrainConfig):
 
             model.load_state_dict(open_own(self.origin).model.state_dict())
 
-    def loss_for(self, spec: ModelSpec, device: torch.device) -> Objective:
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their metric and, unless it has no weight, the discriminator."""
+        del averages
         network = replace(self.discriminator, classes=len(spec.labels))
         objective = self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
         if self.origin and objective.rival is not None:

@@ -19,6 +19,7 @@ from ...cascade import Cascade
 from ...denoisers import Denoiser
 from ...guidance import Threshold
 from ...metrics.perceptual import lpips
+from ...models.spec import ModelSpec
 from ...networks import UNetConfig
 from ...objectives import CascadeLoss, Denoising, Losses, Objective, TrainBatch
 from ...randomness import Noise
@@ -63,8 +64,9 @@ class MetricConfig(TrainConfig):
 
     kind: ClassVar[str] = "metricconfig"
 
-    def loss(self, device: torch.device) -> Objective:
+    def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """See `MetricLoss`."""
+        del spec, averages
         return MetricLoss(denoising=self.objective, metric=lpips(METRIC).to(device))
 
 
@@ -116,7 +118,7 @@ def operations(arm: str, size: int) -> float:
     rows = (0, 1)
     config = configuration(arm, Path("unused"), 0, 512, size)
     spec = config.specify(open_source(DATA, size=size, limit=2))
-    model, objective = spec.build(0), config.loss_for(spec, torch.device("cpu"))
+    model, objective = spec.build(0), config.make_objective(spec, torch.device("cpu"), {})
     batch = TrainBatch(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
     with FlopCounterMode(display=False) as counter:
         objective(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()

@@ -155,7 +155,7 @@ def taught(*, files: Path, **row: Any) -> Json:
     config = teaching(setting, files)
     summary = train(config, quiet=True)
     run = open_own(config.out)
-    held = config.validation(source(setting.data, setting.size), torch.device("cpu"))
+    held = config.select(source(setting.data, setting.size), torch.device("cpu")).validation
     assert held is not None
     found = held(run.denoiser)
     return {"seconds": summary.seconds, **{name: found[name] for name in ("log_snr", "accuracy", "loss")}}

@@ -43,7 +43,7 @@ def operations(world: World, arm: str) -> float:
     config = configuration(world, arm, Path("unused"), 0, 512)
     _, source = encoded(config, data_of(world.data.split("+")[0].split(":")[0], world.size, 2), torch.device("cpu"))
     spec = config.specify(source)
-    model, losses = spec.build(0), config.loss_for(spec, torch.device("cpu"))
+    model, losses = spec.build(0), config.make_objective(spec, torch.device("cpu"), {})
     batch = TrainBatch(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
     with FlopCounterMode(display=False) as counter:
         losses(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()

@@ -101,7 +101,7 @@ def operations(arm: str, size: int, width: int) -> float:
     """Floating-point operations of one image in a step of training, in the mean over levels and lazy penalties."""
     config = configuration(arm, Path("unused"), 0, 512, size, width)
     spec = config.specify(_data(size, 2))
-    losses = config.loss_for(spec, torch.device("cpu"))
+    losses = config.make_objective(spec, torch.device("cpu"), {})
     model = spec.denoiser(spec.build(0))
     if not isinstance(losses, Pyramid):
         return _counted(lambda batch, noise: losses(model, batch, noise, 0.5), spec.shape)
