@@ -13,8 +13,7 @@ from .output import emit_json, note, say
 
 if TYPE_CHECKING:
     from ..guides import GuidanceOptions, Guides, GuideType, Source
-    from ..interop.diffusers import DiffusersModel
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,7 @@ class RequestedGuides:
 
 
 def read_guides(
-    run: TrainedModel | DiffusersModel,
+    run: OpenedModel,
     *,
     guide: Sequence[str],
     sources: Sequence[str],
@@ -138,7 +137,7 @@ def read_guides(
     return RequestedGuides(guides=made, manner=manner, record=record)
 
 
-def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
+def _check_fit(run: OpenedModel, guidance: object) -> None:
     """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
     from ..guidance import Minority, MinorityPrompt
     from ..rarity import RarityClassifier
@@ -162,7 +161,7 @@ def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
         )
 
 
-def _pictures(run: TrainedModel | DiffusersModel) -> tuple[int, ...]:
+def _pictures(run: OpenedModel) -> tuple[int, ...]:
     """The shape of a run's pictures, which its samples are once they are decoded."""
     import torch
 

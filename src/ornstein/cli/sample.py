@@ -19,9 +19,8 @@ if TYPE_CHECKING:
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
-    from ..interop.diffusers import DiffusersModel
     from ..interpolation import Latents
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
     from ..sampling import SamplingPlan
     from .guides import RequestedGuides
 
@@ -210,7 +209,7 @@ def _write(
     return written
 
 
-def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGuides:
+def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
     return read_guides(
         run,
         guide=args.guide,
@@ -223,9 +222,7 @@ def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGu
     )
 
 
-def _guided(
-    run: TrainedModel | DiffusersModel, args: SampleArgs, asked: RequestedGuides, inner: Guidance | None
-) -> DenoiserLike:
+def _guided(run: OpenedModel, args: SampleArgs, asked: RequestedGuides, inner: Guidance | None) -> DenoiserLike:
     """The model under its guidances, and the guides around them; or bare."""
     if inner is None and not args.guide:
         return run.denoiser
@@ -286,7 +283,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     return family(sampling.usual_steps(model.path, args.steps))
 
 
-def _condition(run: TrainedModel | DiffusersModel, args: SampleArgs) -> dict[str, Tensor] | None:
+def _condition(run: OpenedModel, args: SampleArgs) -> dict[str, Tensor] | None:
     if args.caption is not None:
         return run.cond(captions=[args.caption] * args.n)
     if args.label:
