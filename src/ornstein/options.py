@@ -128,11 +128,11 @@ def _complaint(value: Any, limits: tuple[Limits, ...]) -> str:
         return "is blank: give a value" if text and not text.strip() else ""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return ""
+    if not math.isfinite(value):
+        return f"must be a finite number, got {value}"
     for limit in limits:
         if not limit.admits(value):
             return f"must be {limit}, got {shown(value)}"
-    if not math.isfinite(value):
-        return f"must be a finite number, got {value}"
     if not -LARGEST < value < LARGEST:
         return f"must be below 2⁶³ in size, got {shown(value)}"
     return ""

@@ -6,6 +6,7 @@ import importlib
 import json
 import math
 import os
+import re
 import runpy
 import sys
 from dataclasses import asdict
@@ -141,8 +142,9 @@ def test_train_without_a_method_lists_them(capsys: pytest.CaptureFixture[str]) -
         assert stop.value.code == status
         texts.append(capsys.readouterr().out)
     assert len(set(texts)) == 1
-    assert [line.split()[0] for line in texts[0].splitlines() if line.startswith("  ")] == list(TRAINED)
-    assert all(method.what in texts[0] for method in TRAINED.values())
+    assert re.findall(r"^  (\S+)", texts[0], re.MULTILINE) == list(TRAINED)
+    said = " ".join(texts[0].split())
+    assert all(f" {name} {method.what} " in said for name, method in TRAINED.items())
 
 
 OUT = Path("x.safetensors")
@@ -168,7 +170,9 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "first": 0,
             "batch": 16,
             "label": (),
-            "caption": None,
+            "prompt": (),
+            "prompts": None,
+            "negative_prompt": None,
             "guidance_scale": 1.0,
             "guidance": (),
             "guide": (),
@@ -259,7 +263,7 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "score_error": "",
             "dimension": False,
             "precision": False,
-            "jobs": 0,
+            "jobs": None,
             "json": False,
             "plot": None,
         },
@@ -341,14 +345,10 @@ def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
 def test_methods_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "methods")
     assert (status, err) == (0, "")
-    lines = iter(out.splitlines())
-    width = max(len(method.name) for method in METHODS)
-    for method in METHODS:
-        assert next(lines) == f"{method.name.ljust(width)}  {method.state.ljust(8)} {method.what}"
-        assert next(lines).split(None, 1) == ["here:", method.here]
-        if method.command:
-            assert next(lines).split(None, 1) == ["run:", method.command]
-    assert next(lines, None) is None
+    for method, part in zip(METHODS, re.split(r"\n(?=\S)", out.rstrip()), strict=True):
+        assert part.splitlines()[0] == f"{method.name}  ({method.state})"
+        said = " ".join([method.what, "here:", method.here, *(["run:", method.command] if method.command else [])])
+        assert " ".join(part.split()).endswith(said)
     status, out, err = call(capsys, "methods", "--json")
     assert (status, err) == (0, "")
     assert json.loads(out) == [asdict(method) for method in METHODS]

@@ -233,7 +233,7 @@ def test_images_between_images_at_every_batch(
 def test_variations_of_a_level_and_its_posterior(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    model = orn.load("critters-udpm").denoiser
+    model = orn.load("critters-udpm")
     words = ("--n", 3, "--batch", 2, "--strict", "--seed", 5, "--first", 8)
     result = drawn(capsys, "critters-udpm", tmp_path / "a", *words, "--vary", 2, "--keep", 0.6)
     noise = Varied(image=8, key=0, keep=0.6, seed=5)
@@ -304,13 +304,13 @@ def test_an_image_of_no_numbers_is_named_by_its_number(
 
 
 WRONG: Sequence[tuple[str, tuple[object, ...]]] = (
-    ("--n and --batch must be at least 1, got 0 and 16", ("--n", 0)),
-    ("--n and --batch must be at least 1, got 16 and 0", ("--batch", 0)),
-    ("--columns must not be negative, got -1", ("--columns", -1)),
-    ("--boost must be positive and --skip not negative, got 0 and 0", ("--boost", 0)),
-    ("--boost must be positive .* got inf and 0", ("--boost", "inf")),
-    ("--boost must be positive .* got nan and 0", ("--boost", "nan")),
-    ("--boost must be positive .* got 1 and -1", ("--skip", -1)),
+    ("--n must be at least 1, got 0", ("--n", 0)),
+    ("--batch must be at least 1, got 0", ("--batch", 0)),
+    ("--columns must be at least 0, got -1", ("--columns", -1)),
+    ("--boost must be positive, got 0", ("--boost", 0)),
+    ("--boost must be a finite number, got inf", ("--boost", "inf")),
+    ("--boost must be a finite number, got nan", ("--boost", "nan")),
+    ("--skip must be at least 0, got -1", ("--skip", -1)),
     ("--recur must be at least 1, got 0", ("--recur", 0)),
     ("give --interpolate or --vary, not both", ("--interpolate", 1, 2, "--vary", 1)),
     (r"--keep 0\.5 belongs to --vary", ("--keep", 0.5)),

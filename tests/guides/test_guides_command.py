@@ -224,11 +224,11 @@ def test_a_model_without_an_empty_condition_can_be_guided(model: orn.Denoiser) -
             raise UsageError("no empty label")
 
     args = SampleArgs(run="labelled", guide=("colour:red",))
-    guided: Any = _guided(Labelled(), args, _guides(Labelled(), args), None)
+    guided: Any = _guided(Labelled(), args, _guides(Labelled(), args), None, None)
     assert guided(torch.zeros(1, 3, 64, 64), 0.5).clean.isfinite().all()
     args = replace(args, guide_placement="separate")
     with pytest.raises(UsageError, match="no empty label"):
-        _guided(Labelled(), args, _guides(Labelled(), args), None)
+        _guided(Labelled(), args, _guides(Labelled(), args), None, None)
 
 
 BAD = [

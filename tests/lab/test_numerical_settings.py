@@ -134,7 +134,7 @@ class Pool:
 
 @pytest.mark.parametrize(
     ("rules", "jobs", "made"),
-    [(11, 2, []), (12, 1, []), (12, 2, [2]), (12, 30, [12]), (12, 0, [len(os.sched_getaffinity(0))])],
+    [(11, 2, []), (12, 1, []), (12, 2, [2]), (12, 30, [12]), (12, None, [3])],
 )
 def test_twelve_pairs_are_worth_several_processes(monkeypatch, rules, jobs, made):
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", Pool)
@@ -143,7 +143,6 @@ def test_twelve_pairs_are_worth_several_processes(monkeypatch, rules, jobs, made
     many = {str(i): (lambda i=i: replace(sampler("sa-solver"), tau=0.01 * i)) for i in range(rules)}
     said: list[str] = []
     found = measure(None, ["Giso"], counts=(4,), known=many, jobs=jobs, progress=said.append)
-    made = [3] if jobs == 0 else made
     assert Pool.made == [(workers, "spawn") for workers in made]
     assert said == [f"{name} on Giso" for name in many]
     assert [one.sampler for one in found.series[::2]] == list(many)

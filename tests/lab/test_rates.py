@@ -95,7 +95,7 @@ def test_aliases_are_measured_once():
         ({"targets": ["G9"]}, "unknown target 'G9'"),
         ({"path": "vpp"}, "unknown path"),
         ({"grid": "cosine"}, "unknown grid"),
-        ({"jobs": -1}, "must not be negative"),
+        ({"jobs": 0}, "jobs must be at least 1"),
     ],
 )
 def test_unknown_names(kw, text):

@@ -21,8 +21,8 @@ from ornstein.metrics import measure, statistics
 from ornstein.paths import VP, PyramidPath
 from ornstein.randomness import Noise
 from ornstein.reproduce.accelerated import cells as accelerated
-from ornstein.reproduce.arms import Pixels
 from ornstein.reproduce.cas_dm import cells as cascade
+from ornstein.reproduce.cas_dm.cells import Pixels
 from ornstein.reproduce.udpm import cells as pyramid
 from ornstein.reproduce.universal import images
 from ornstein.samplers import DDIM, run, solve

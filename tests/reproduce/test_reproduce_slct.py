@@ -15,8 +15,8 @@ import torch
 
 from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
-from ornstein.reproduce import Budget, Cells, Record, arms
-from ornstein.reproduce.arms import Pixels
+from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce.cas_dm.cells import Pixels
 from ornstein.reproduce.slct import cells as made
 from ornstein.reproduce.slct import experiment as slct
 from ornstein.reproduce.slct import outliers
@@ -162,7 +162,7 @@ def test_shares_of_known_errors():
 
 def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float = 0.002) -> dict[str, Any]:
     scale = adapted if arm in ("adaptive", "slct") else 0.01
-    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.RECALL: 0.5, arms.COVERAGE: 0.5}
+    numbers = {made.KID: kid, made.FD: 100 * kid, made.PIXELS: kid, made.RECALL: 0.5, made.COVERAGE: 0.5}
     ways = [f"{name} {n}" for name in made.SAMPLERS for n in made.STEPS] if arm == "diffusion" else ["1", "2"]
     ways += ["searched"] * (arm in made.SEARCHED)
     part = {"loss": 0.1, "elements": 0.1}
@@ -174,7 +174,7 @@ def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float 
         "left_out": 0.0,
         "diverged": diverged,
         "middle": 0.5 if arm in made.SEARCHED else None,
-        "at": {} if diverged else {way: numbers | {arms.KID: kid * (0.9 if way == "2" else 1.0)} for way in ways},
+        "at": {} if diverged else {way: numbers | {made.KID: kid * (0.9 if way == "2" else 1.0)} for way in ways},
         "shares": None if diverged or arm == "diffusion" else {"distances": weights, "kurtosis": 3.0, "c": scale},
     }
 
@@ -242,7 +242,7 @@ def test_distances_are_logarithms_with_a_floor():
     assert at("1")(result(-0.001, "ict")) == pytest.approx(math.log(1e-4))
     assert at("1")(result(0.5, "ict", diverged="x")) is None
     run = result(0.5, "diffusion")
-    run["at"]["auto 2"] = run["at"]["auto 2"] | {arms.KID: 0.25}
+    run["at"]["auto 2"] = run["at"]["auto 2"] | {made.KID: 0.25}
     assert (best(2)(run), best(5)(run)) == pytest.approx((math.log(0.25), math.log(0.5)))
 
 
@@ -281,7 +281,7 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
     assert {**again, "seconds": 0.0} == {**whole, "seconds": 0.0}
     assert set(again["at"]) == {"1", "2", "searched"}
     assert again["middle"] in made.MIDDLES
-    assert set(again["at"]["1"]) == {arms.KID, arms.FD, arms.PIXELS, arms.RECALL, arms.COVERAGE}
+    assert set(again["at"]["1"]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
     assert len(list((tmp_path / "parts").glob("*.png"))) == 3
     assert set(again["shares"]["distances"]) == {"cauchy", "pseudo-huber", "geman-mcclure", "l2"}
 
@@ -323,7 +323,7 @@ def test_the_floor_and_the_tails_are_of_the_data(world, tmp_path):
         flat, plain = (statistics(stack, Pixels()) for stack in (shown, first))
         numbers = dict(measure(deep, real, ("fd", "kid", "prdc")).numbers) | dict(measure(flat, plain, ("fd",)).numbers)
         assert found[name] == pytest.approx({key: numbers[key] for key in found[name]}, rel=1e-6)
-        assert set(found[name]) == {arms.KID, arms.FD, arms.PIXELS, arms.RECALL, arms.COVERAGE}
+        assert set(found[name]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
     assert (files / f"reconstructions-{world.key}.png").is_file()
     told = outliers.tails(world=asdict(world), count=10, files=files)
     latents = slct_world.clean(world, files / "x", 10)

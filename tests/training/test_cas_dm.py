@@ -134,7 +134,7 @@ def test_captions_and_other_backs(tmp_path):
         see_state=True,
         residual=True,
         gate="scalar",
-        clip=0.0,
+        clip=None,
         images=3 * BATCH,
         every=Every(log=3 * BATCH, samples=3 * BATCH, seconds=0),
     )
@@ -174,7 +174,7 @@ def test_what_cannot_be_is_refused(plain, refined, tmp_path):
         train(cascade(refined, front=str(plain), gate="scalar", images=10 * BATCH), quiet=True)
     with pytest.raises(ConfigError, match=r"back\.classes follows"):
         cascade(out, back=UNetConfig(classes=3))
-    with pytest.raises(ConfigError, match="clip must not be negative"):
+    with pytest.raises(ConfigError, match="clip must be positive"):
         cascade(out, clip=-1.0)
     assert not out.exists()
 

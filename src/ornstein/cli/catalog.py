@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 
 from ..methods import METHODS
+from .help import filled
 from .output import emit_json, say
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodsArgs:
-    """The eleven methods, each with its honest state.
+    """The eleven papers: what each does, whether it is here, and the command that runs it.
 
     Example: ornstein methods --json
     """
@@ -24,10 +25,9 @@ def methods(args: MethodsArgs) -> int:
     if args.json:
         emit_json([asdict(method) for method in METHODS])
         return 0
-    width = max(len(method.name) for method in METHODS)
     for method in METHODS:
-        say(f"{method.name:<{width}}  {method.state:<8} {method.what}")
-        say(f"{'':<{width}}  {'':<8} here: {method.here}")
-        if method.command:
-            say(f"{'':<{width}}  {'':<8} run:  {method.command}")
+        say(f"{method.name}  ({method.state})")
+        for lead, text in (("", method.what), ("here: ", method.here), ("run:  ", method.command)):
+            for line in filled(text, " " * (4 + len(lead)), f"    {lead}"):
+                say(line)
     return 0

@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..storage.files import write_text
 from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs
 from .output import emit_json, make_folder, note, refuse_file, say
 
@@ -24,6 +23,7 @@ def demo(args: DemoArgs) -> int:
     """Run every stage and write the page."""
     from ..errors import UsageError
     from ..runs import open_own
+    from ..storage.files import write_text
     from .demo_few import few
     from .demo_page import page
 

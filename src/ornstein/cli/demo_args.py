@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..options import Count, Index
+
 SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc")
 
 
@@ -25,9 +27,9 @@ class DemoArgs:
     """Folder for the page and everything it shows."""
     model: str = "critters"
     """What to sample: the shipped model, or a run of yours."""
-    images: int = 4096
+    images: Index = 4096
     """Length of the live training, in images (0: none)."""
-    n: int = 6
+    n: Count = 6
     """Images a sampler."""
     seed: int = 0
     """Stream of samples."""

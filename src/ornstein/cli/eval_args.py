@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from ..options import Option
+from ..options import Count, Limits, Option, Positive
 from .sides import How
 
 
@@ -28,9 +28,9 @@ class EvalArgs:
     """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""
     metrics: str = "fd,kid"
     """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip; fid and sfid insist."""
-    n: int = 1000
+    n: Annotated[int, Limits(least=2)] = 1000
     """How many images of each (fewer if the data has fewer)."""
-    k: int | None = None
+    k: Count | None = None
     """Neighbours, for prdc, avgknn, lof and rarity; by default 3 and 5, 5, 20, 3, as they were defined."""
     features: str = "lite0"
     """Feature networks, separated by commas: lite0, inception, dinov2."""
@@ -51,15 +51,15 @@ class EvalArgs:
     sampler: str | None = None
     """Sampler, when sampling from a run; by default dpmpp-2m, or ancestral on a pyramid; auto chooses it with its
     grid; package.module:Class is one of your own."""
-    steps: int | None = None
+    steps: Count | None = None
     """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
-    average: float | None = None
+    average: Positive | None = None
     """A further average of the run's weights, by its number in --ema.also of the training."""
     seed: int = 0
     """Stream of samples."""
-    batch: int = 16
+    batch: Count = 16
     """Images at a time."""
-    size: int | None = None
+    size: Annotated[int, Limits(least=4)] | None = None
     """Resolution; by default the run's own, or that of the images in the folder."""
     device: str = "cpu"
     """Where to run, e.g. cuda."""

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..denoisers import DenoiserLike, Guidance
     from ..guidance.registry import GuidanceSpec
-    from ..runs import OpenedModel
+    from ..interop.diffusers import DiffusersModel
+    from ..runs import TrainedModel
 
 
 def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> list[GuidanceSpec]:
     """The guidances of a call, innermost first; ``scale`` is classifier-free guidance before all others.
 
-    ``conditioned``: whether the call gives a condition, --label or --caption.
+    ``conditioned``: whether the call gives a condition, --label or --prompt.
 
     Raises:
         UsageError: unreadable words, or a guidance that needs a condition in a call without one.
@@ -34,14 +37,20 @@ def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> 
         specs.insert(0, GuidanceSpec(text=f"cfg:{scale:g}", type=GUIDANCES["cfg"], arguments={"weight": scale}))
         toward = {option: specs[0], **toward}
     if toward and not conditioned:
-        raise UsageError(f"{next(iter(toward))} needs a condition to guide toward: --label or --caption")
+        raise UsageError(f"{next(iter(toward))} needs a condition to guide toward: --label or --prompt")
     return specs
 
 
 def guidances_of(
-    specs: Sequence[GuidanceSpec], run: OpenedModel, times: Sequence[float], device: str
+    specs: Sequence[GuidanceSpec],
+    run: TrainedModel | DiffusersModel,
+    times: Sequence[float],
+    device: str,
+    null: Mapping[str, Tensor] | None,
 ) -> Guidance | None:
     """The guidances for a model and the times of its sampler as one, or None if there are none.
+
+    ``null`` is the condition that classifier-free guidance leads away from.
 
     Raises:
         UsageError: the model lacks what one of them needs, or an argument is out of range.
@@ -53,7 +62,7 @@ def guidances_of(
 
     conditional = any("condition" in spec.type.needs for spec in specs)
     setting = Setting(
-        null=run.null() if conditional and run.condition != "none" else None,
+        null=null if conditional else None,
         grid=list(times),
         path=run.denoiser.path,
         net=network_of(run.denoiser),
@@ -63,7 +72,7 @@ def guidances_of(
     return made[0] if len(made) == 1 else compose(*made)
 
 
-def _second(run: OpenedModel, device: str, where: str) -> tuple[DenoiserLike, bool]:
+def _second(run: TrainedModel | DiffusersModel, device: str, where: str) -> tuple[DenoiserLike, bool]:
     """A second model beside the run's, and whether it takes the same condition."""
     from ..runs import open_run
 

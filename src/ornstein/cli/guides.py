@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
+from .help import filled
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
     from ..guides import GuidanceOptions, Guides, GuideType, Source
-    from ..runs import OpenedModel
+    from ..interop.diffusers import DiffusersModel
+    from ..runs import TrainedModel
+
+
+_NAMED = 24  # classes of a guide in the table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,18 +42,25 @@ def guides(args: GuidesArgs) -> int:
         return 0
     for kind in found.values():
         facts = _facts(kind)
-        say(f"{kind.name}:{kind.takes}[:WEIGHT]   {kind.what}")
-        say(f"    for example  {kind.example}")
-        if facts["classes"]:
-            say(f"    classes      {', '.join(facts['classes'])}")
+        say(f"{kind.name}:{kind.takes}[:WEIGHT]")
+        rows = [("", kind.what), ("example: ", kind.example), ("classes: ", _several(facts["classes"]))]
         for source in facts["sources"]:
             state = "used here" if source["name"] == facts["source"] else "ready here"
             if source["missing"]:
                 state = f"needs {source['missing']}"
-            say(f"    {source['name']:<9}    {source['what']}; weight {source['weight']:g} ({state})")
+            rows.append((f"{source['name'] + ': ':<10}", f"{source['what']}; weight {source['weight']:g} ({state})"))
         if not facts["sources"]:
-            say(f"    no network   weight {kind.weight:g}")
+            rows.append(("", f"no network; weight {kind.weight:g}"))
+        for lead, text in rows:
+            for line in filled(text, " " * (4 + len(lead)), f"    {lead}"):
+                say(line)
     return 0
+
+
+def _several(names: Sequence[str]) -> str:
+    """The first names of a long list, and how many there are."""
+    more = len(names) - _NAMED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:_NAMED])} and {more} more (all with --json)"
 
 
 def _facts(kind: GuideType) -> dict[str, Any]:
@@ -96,7 +108,7 @@ class RequestedGuides:
 
 
 def read_guides(
-    run: OpenedModel,
+    run: TrainedModel | DiffusersModel,
     *,
     guide: Sequence[str],
     sources: Sequence[str],
@@ -137,7 +149,7 @@ def read_guides(
     return RequestedGuides(guides=made, manner=manner, record=record)
 
 
-def _check_fit(run: OpenedModel, guidance: object) -> None:
+def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
     """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
     from ..guidance import Minority, MinorityPrompt
     from ..rarity import RarityClassifier
@@ -161,7 +173,7 @@ def _check_fit(run: OpenedModel, guidance: object) -> None:
         )
 
 
-def _pictures(run: OpenedModel) -> tuple[int, ...]:
+def _pictures(run: TrainedModel | DiffusersModel) -> tuple[int, ...]:
     """The shape of a run's pictures, which its samples are once they are decoded."""
     import torch
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import UsageError
+from ..options import Count, Index, Share
 
 if TYPE_CHECKING:
     import torch
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 class LatentArgs:
     """What else but (seed, number) an image's noise may be."""
 
-    interpolate: tuple[int, int] | None = None
+    interpolate: tuple[Index, Index] | None = None
     """Numbers A B of two images of the stream: --n images from the one to the other, by their noise."""
-    vary: int | None = None
+    vary: Count | None = None
     """A level of a udpm model: image --first, and then variations of it with fresh noise at this level alone, 1 for
     details to the last for everything."""
-    keep: float = 0.0
+    keep: Share = 0.0
     """With --vary, the share of the level's own noise that is kept: 1 changes nothing."""
     posterior: Literal["exact", "published"] | None = None
     """The posterior between the levels of a udpm model, if not the one of its training."""

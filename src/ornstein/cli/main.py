@@ -19,31 +19,20 @@ from .parser import parse
 
 # name: (module, arguments, function, what it does)
 COMMANDS: dict[str, tuple[str, str, str, str]] = {
-    "methods": ("catalog", "MethodsArgs", "methods", "the eleven methods: what each does, its state, its command"),
+    "methods": ("catalog", "MethodsArgs", "methods", "the eleven papers: what each does, and what of it is here"),
     "demo": ("demo", "DemoArgs", "demo", "the main job on the embedded data; ends with a page"),
-    "train": ("train", "TrainArgs", "train", "train a model: ornstein train ddpm --data WHERE --out runs/NAME"),
-    "train-guide": (
-        "train_guide",
-        "TrainGuideArgs",
-        "train_guide",
-        "train a small guide network on the embedded drawings",
-    ),
-    "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or the shipped model"),
-    "eval": (
-        "evaluate",
-        "EvalArgs",
-        "evaluate",
-        "distances, precision, rarity and diversity of a run or a folder against data",
-    ),
-    "score": ("score", "ScoreArgs", "score", "how rare every image of a data set is to a trained model, as a table"),
+    "train": ("train", "TrainArgs", "train", "train a model: train ddpm --data WHERE --out runs/NAME"),
+    "train-guide": ("train_guide", "TrainGuideArgs", "train_guide", "train a small network behind a guide"),
+    "sample": ("sample", "SampleArgs", "sample", "images from a run, a checkpoint folder or a shipped model"),
+    "eval": ("evaluate", "EvalArgs", "evaluate", "distances, precision, rarity and diversity of images"),
+    "score": ("score", "ScoreArgs", "score", "how rare each image of a data set is to a trained model"),
     "guides": ("guides", "GuidesArgs", "guides", "what can steer a sample, and with which network"),
     "middle": ("middle", "MiddleArgs", "middle", "search the noise levels of multistep consistency sampling"),
-    "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of every sampler beside theory"),
-    "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "each paper's claims measured again, with verdicts"),
+    "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of samplers beside theory"),
+    "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "papers' claims measured again, with verdicts"),
 }
 
-USAGE = "usage: ornstein COMMAND [options]      (ornstein COMMAND --help shows its options and an example)"
-
+USAGE = "usage: ornstein COMMAND [options]     (ornstein COMMAND --help: the options)"
 
 _NO_HOME = "Could not determine home directory."  # what pathlib says of ~nobody/…
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from ..errors import UsageError
-from ..options import Option
+from ..options import Count, Index, Limits, Option, Positive
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
@@ -31,21 +31,21 @@ class MiddleArgs:
     """A run of slct, ict, cm or ect."""
     against: str = "critters"
     """The data to compare with, as for train --data; other data than the test set of a paper's table."""
-    evaluations: int = 2
+    evaluations: Annotated[int, Limits(least=2)] = 2
     """Evaluations to search for: one level less than that."""
-    n: int = 500
+    n: Annotated[int, Limits(least=2)] = 500
     """Images of each side."""
-    candidates: tuple[float, ...] = CANDIDATES
+    candidates: tuple[Positive, ...] = CANDIDATES
     """Levels σ/α to try."""
-    refine: int = 3
+    refine: Index = 3
     """Further levels tried around the best one."""
     features: str = "lite0"
     """Feature network of the distance: lite0, inception or dinov2."""
-    average: float | None = None
+    average: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     seed: int = 0
     """Stream of samples."""
-    batch: int = 50
+    batch: Count = 50
     """Images at a time."""
     dry: bool = False
     """Only print; leave the run as it is."""

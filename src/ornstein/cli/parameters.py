@@ -57,6 +57,11 @@ class Parameter:
         return tuple(bare(part) for part in parts if part is not type(None))
 
     @property
+    def optional(self) -> bool:
+        """Whether None is a value beside the default: the word none."""
+        return type(None) in get_args(bare(self.hint)) and self.default not in (None, MISSING)
+
+    @property
     def least(self) -> int:
         """How many words it takes at least."""
         if self.alternatives == (bool,) or (self.repeats and self.default):  # what replaces the default may be nothing
@@ -109,13 +114,13 @@ def parameters(kind: type, chosen: Mapping[Fields, str] | None = None) -> Iterat
 
 
 def _walk(kind: type, instance: Any, path: Fields, heading: str, chosen: Mapping[Fields, str]) -> Iterator[Parameter]:
-    hints, texts = get_type_hints(kind, include_extras=True), field_docs(kind)
+    hints, texts = types_of(kind), field_docs(kind)
     headings: dict[str, str] = {}
     if not path:
         headings = {name: title for title, names in getattr(kind, "layout", {}).items() for name in names}
     fields = {field.name: field for field in dataclasses.fields(kind)}
     rest = "" if not headings else "Other options"
-    for name in [*headings, *(name for name in fields if name not in headings)]:
+    for name in sorted(fields, key=lambda name: list(headings).index(name) if name in headings else len(headings)):
         hint, text = hints[name], texts.get(name, "")
         option = next((item for item in getattr(hint, "__metadata__", ()) if isinstance(item, Option)), Option())
         if option.absent:
@@ -137,6 +142,12 @@ def _walk(kind: type, instance: Any, path: Fields, heading: str, chosen: Mapping
             below = default if type(default) is inner else inner()
             section = f"{text.split(':')[0].rstrip('.')}{f', {picked}' if len(classes) > 1 else ''}"
             yield from _walk(inner, below, parameter.path, section, chosen)
+
+
+@functools.cache
+def types_of(kind: type) -> dict[str, Any]:
+    """The types of the fields, with their annotations."""
+    return get_type_hints(kind, include_extras=True)
 
 
 def choices_of(hint: Any) -> dict[str, type | None]:

@@ -12,12 +12,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 from ..errors import UsageError
 from ..options import FieldError, check_fields
 from .help import help_text
-from .parameters import WORDS, Fields, Parameter, bare, choices_of, default_of, parameters
+from .parameters import WORDS, Fields, Parameter, bare, choices_of, default_of, parameters, types_of
 
 
 def parse(kind: Any, prog: str, args: Sequence[str]) -> Any:
@@ -113,6 +113,8 @@ def _read(one: Parameter, words: list[str]) -> Any:
         if words[0] not in one.choices:
             raise ParseError(f"{one.flag}: {_choose(words[0], one.choices)}")
         return words[0]
+    if words == ["none"] and one.optional:
+        return None
     for kind in one.alternatives:
         if get_origin(kind) is not tuple and len(words) > 1:
             continue
@@ -163,10 +165,10 @@ def _is_number(word: str) -> bool:
     return True
 
 
-def _make(kind: type, default: Any, path: Fields, given: Mapping[Fields, Any], flags: Mapping[Fields, str]) -> Any:
+def _make(kind: Any, default: Any, path: Fields, given: Mapping[Fields, Any], flags: Mapping[Fields, str]) -> Any:
     """A configuration from the values below ``path``; ``default`` is what they change, if it is of this kind."""
     changes: dict[str, Any] = {}
-    hints = get_type_hints(kind, include_extras=True)
+    hints = types_of(kind)
     for field in dataclasses.fields(kind):
         here = (*path, field.name)
         classes = choices_of(hints[field.name])
@@ -180,7 +182,7 @@ def _make(kind: type, default: Any, path: Fields, given: Mapping[Fields, Any], f
         inner = classes[given[here]] if here in given else type(before)
         changes[field.name] = None if inner is None else _make(inner, before, here, given, flags)
     try:
-        made = kind(**changes) if type(default) is not kind else dataclasses.replace(default, **changes)
+        made = dataclasses.replace(default, **changes) if isinstance(default, kind) else kind(**changes)
         check_fields(made)
     except FieldError as error:
         flag = flags.get((*path, error.field), error.field)

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from ..options import Count
+
 
 @dataclass(frozen=True, kw_only=True)
 class RatesArgs:
@@ -36,8 +38,8 @@ class RatesArgs:
     """The exponent of the error in the dimension, for the randomized midpoint and three others (or --samplers)."""
     precision: bool = False
     """What single precision costs each sampler."""
-    jobs: int = 0
-    """Processes to share the work; 0: one for every core. The numbers do not depend on it."""
+    jobs: Count | None = None
+    """Processes to share the work, by default one for every core. The numbers do not depend on it."""
     json: bool = False
     """Print one JSON document on standard output and nothing else there."""
     plot: Path | None = field(default=None)

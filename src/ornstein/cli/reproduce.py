@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from ..errors import UsageError
-from ..options import Option
-from ..storage.files import write_text
+from ..options import Count, Option, Positive
 from .output import emit_json, make_folder, note, refuse_file, say
 
 if TYPE_CHECKING:
@@ -31,9 +30,9 @@ class ReproduceArgs:
     minority-guidance, cas-dm, slct and udpm; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
-    budget: float = 1.0
+    budget: Positive = 1.0
     """Share of the full experiment: 1 takes at most three hours a method on two cores, 0.02 a few minutes."""
-    jobs: int = 1
+    jobs: Count = 1
     """Processes that compute cells side by side."""
     fresh: bool = False
     """Compute every cell again instead of using stored ones."""
@@ -65,6 +64,7 @@ def reproduce(args: ReproduceArgs) -> int:
 def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
     from ..reproduce import Budget, Cells, Record, experiment
     from ..reproduce.page import page
+    from ..storage.files import write_text
 
     assert isinstance(budget, Budget)
     chosen = experiment(name)

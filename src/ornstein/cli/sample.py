@@ -2,101 +2,30 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from ..options import Option
 from .guidance import guidances_of, read_guidances
 from .guides import read_guides, told_once
 from .imports import find_here
-from .interpolate import LatentArgs, Later
+from .interpolate import Later
 from .output import emit_json, make_folder, note, refuse_file, say
+from .prompts import conditions_of, read_prompts
+from .sample_args import SampleArgs
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
+    from ..interop.diffusers import DiffusersModel
     from ..interpolation import Latents
-    from ..runs import OpenedModel
+    from ..runs import TrainedModel
     from ..sampling import SamplingPlan
     from .guides import RequestedGuides
 
 _SHOWN = 256  # pictures in grid.png, the first ones
-
-
-@dataclass(frozen=True, kw_only=True)
-class SampleArgs(LatentArgs):
-    """Images from a run, a checkpoint folder, or the shipped model ("critters").
-
-    Example: ornstein sample runs/critters --sampler dpmpp-2m --steps 20 --seed 0 --n 16 --out out/critters
-    """
-
-    run: Annotated[str, Option(positional=True, value="MODEL")]
-    """A run folder, a checkpoint folder, or the name of a shipped model."""
-    out: Path = Path("out/samples")
-    """Folder for the PNGs (000000.png, …) and grid.png."""
-    n: int = 16
-    """How many images."""
-    sampler: str | None = None
-    """Name of the sampler; by default dpmpp-2m, or ancestral on a pyramid. Or auto, which chooses
-    sampler and grid by path and number of evaluations; an unknown name lists them all. Or one of your own by its
-    import path, package.module:Class."""
-    steps: int | None = None
-    """Length of the time grid (20 unless --evaluations is given); of a consistency model the evaluations (1 or 2)."""
-    evaluations: int | None = None
-    """Instead of --steps: as many steps as fit into this number of network evaluations."""
-    grid: Literal["default", "karras", "log-snr", "uniform", "quadratic"] = "default"
-    """How the times are spread; the default suits the path of the model (and comes from auto with --sampler auto)."""
-    seed: int = 0
-    """Stream of samples: image i depends on (seed, i) alone."""
-    first: int = 0
-    """Number of the first image in the stream, to split a large job."""
-    batch: int = 16
-    """Images at a time."""
-    label: Annotated[tuple[str, ...], Option(value="CLASS…")] = ()
-    """Class names or numbers, cycled over the images (class-conditional models)."""
-    caption: str | None = None
-    """A caption (text-conditional models)."""
-    guidance_scale: float = 1.0
-    """Weight of classifier-free guidance toward --label or --caption; 1 is none, others ask the network twice.
-    Short for --guidance cfg:WEIGHT before all others."""
-    guidance: Annotated[tuple[str, ...], Option(value="NAME[:NUMBER]", single=True)] = ()
-    """A guidance, such as pag:3 or cfg:7,rescale=0.7; --guidance help lists them. Repeat it for several; each acts on
-    the answer of the one before."""
-    guide: Annotated[tuple[str, ...], Option(value="KIND:ARG[:WEIGHT]", single=True)] = ()
-    """A guide, such as segmentation:mask.png:400 or text:"a green critter":10; repeat it for several. ornstein guides
-    lists them."""
-    guide_source: Annotated[tuple[str, ...], Option(value="KIND=SOURCE[:WEIGHTS]", single=True)] = ()
-    """The network behind a kind of guide: own, package or standard, with the path of its weights."""
-    guide_through: Literal["network", "estimate"] = "network"
-    """Whether the guides' gradient passes the model, or stops at its clean estimate, which costs half the time."""
-    guide_window: Annotated[str | None, Option(value="LOW:HIGH")] = None
-    """Noise levels σ/α at which guides act; everywhere by default."""
-    guide_placement: Literal["joint", "separate"] = "joint"
-    """Guides see the answer of --guidance-scale and --guidance, or the unconditional model, and both shifts are
-    added."""
-    backward: Annotated[str | None, Option(value="STEPS[:RATE]")] = None
-    """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
-    recur: int = 1
-    """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
-    average: float | None = None
-    """A further average of the weights, by its number in --ema.also of the training."""
-    boost: float = 1.0
-    """Start from so many times the usual noise, for rarer images (Boost-and-Skip): with --skip, and a sampler with
-    noise."""
-    skip: int = 0
-    """Leave out so many steps at the beginning."""
-    columns: int = 0
-    """Columns of the grid picture (0: about square)."""
-    strict: bool = False
-    """One image at a time with deterministic kernels: equal PNG bytes for every batch size and split."""
-    device: str = "cpu"
-    """Where to run, e.g. cuda."""
-    json: bool = False
-    """Print one JSON document about what was written."""
 
 
 def sample(args: SampleArgs) -> int:
@@ -107,18 +36,19 @@ def sample(args: SampleArgs) -> int:
     from ..samplers import default_for, plan
     from ..sampling import skipped
 
-    _check(args)
+    refuse_file(args.out)
     find_here(args.sampler)
-    conditioned = args.caption is not None or bool(args.label)
-    wanted = read_guidances(args.guidance, args.guidance_scale, conditioned=conditioned)
+    wanted = read_guidances(args.guidance, args.guidance_scale, conditioned=args.conditioned)
+    prompts = read_prompts(args)
     run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
     latents = args.latents(args.n, args.seed, args.first, args.recur, run.denoiser.path)
-    cond = _condition(run, args)
+    guided = any("condition" in spec.type.needs for spec in wanted)
+    cond, null = conditions_of(run, args, prompts, guided=guided)
     asked = _guides(run, args)
     request = skipped(_request(args, run.denoiser), args.skip)
-    guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device))
+    guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
@@ -134,6 +64,7 @@ def sample(args: SampleArgs) -> int:
         "first": args.first,
         "guidance_scale": args.guidance_scale,
         "guidance": list(args.guidance),
+        **({"prompts": list(prompts)} if prompts else {}),
         "boost": args.boost,
         "skip": args.skip,
         **args.told(),
@@ -148,21 +79,6 @@ def sample(args: SampleArgs) -> int:
         each = f"{evaluations} evaluation{'s' * (evaluations != 1)} each"
         say(f"{args.n} images, {each}, {pace:.3f} s an image: {args.out / 'grid.png'}")
     return 0
-
-
-def _check(args: SampleArgs) -> None:
-    """Refuse what needs no model to be seen."""
-    if args.n < 1 or args.batch < 1:
-        raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
-    if args.columns < 0:
-        raise UsageError(f"--columns must not be negative, got {args.columns}: 0 makes the grid about square")
-    if not 0.0 < args.boost < float("inf") or args.skip < 0:
-        raise UsageError(
-            f"--boost must be positive and --skip not negative, got {args.boost:g} and {args.skip}: 1 and 0 are none"
-        )
-    if args.recur < 1:
-        raise UsageError(f"--recur must be at least 1, got {args.recur}: 1 takes every step once")
-    refuse_file(args.out)
 
 
 def _write(
@@ -209,7 +125,7 @@ def _write(
     return written
 
 
-def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
+def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGuides:
     return read_guides(
         run,
         guide=args.guide,
@@ -222,22 +138,25 @@ def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
     )
 
 
-def _guided(run: OpenedModel, args: SampleArgs, asked: RequestedGuides, inner: Guidance | None) -> DenoiserLike:
+def _guided(
+    run: TrainedModel | DiffusersModel,
+    args: SampleArgs,
+    asked: RequestedGuides,
+    inner: Guidance | None,
+    null: dict[str, Tensor] | None,
+) -> DenoiserLike:
     """The model under its guidances, and the guides around them; or bare."""
     if inner is None and not args.guide:
         return run.denoiser
     from ..guides import compose
 
-    null = run.null() if args.guide_placement == "separate" else None
-    guidance = compose(asked.guides, asked.manner, inner, null)
+    guidance = compose(asked.guides, asked.manner, inner, null if args.guide_placement == "separate" else None)
     return run.denoiser if guidance is None else guidance(run.denoiser)
 
 
 def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
     from .. import grids, sampling
 
-    if args.steps is not None and args.evaluations is not None:
-        raise UsageError("give --steps or --evaluations, not both")
     if args.sampler == "auto" and args.grid == "default":
         request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None)
         times = grids.recur(request.times, args.recur)(model.path)
@@ -281,11 +200,3 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     if own is not None and args.grid == "default" and args.steps is None:
         return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)
     return family(sampling.usual_steps(model.path, args.steps))
-
-
-def _condition(run: OpenedModel, args: SampleArgs) -> dict[str, Tensor] | None:
-    if args.caption is not None:
-        return run.cond(captions=[args.caption] * args.n)
-    if args.label:
-        return run.cond(labels=[args.label[(args.first + i) % len(args.label)] for i in range(args.n)])
-    return None

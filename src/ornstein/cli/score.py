@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from ..errors import UsageError
-from ..options import Option
+from ..options import Count, Option
 from .output import emit_json, note, refuse_target, say
 
 
@@ -31,7 +29,7 @@ class ScoreArgs:
     """The table: a .csv, .json or .safetensors file."""
     log_snr: float = -3.703
     """Noise level at which images are reconstructed, as log-SNR; the default is that of the paper on LSUN."""
-    draws: int = 5
+    draws: Count = 5
     """Draws of the noise for an image, whose distances are averaged."""
     distance: str = "lite0"
     """squared, absolute, lite0 (the formula of LPIPS on a network that is always there), vgg, alex or squeeze (LPIPS),
@@ -40,7 +38,7 @@ class ScoreArgs:
     """The noise of draw j of image i is a function of (seed, i, j)."""
     shard: str = "0/1"
     """I/N: only part I of N, numbered from 0."""
-    batch: int = 256
+    batch: Count = 256
     """Images between two saves; it changes no number."""
     device: str = "cpu"
     """Where to run, e.g. cuda."""
@@ -90,6 +88,8 @@ def _shard(text: str) -> tuple[int, int]:
 
 def _summary(table: Any) -> dict[str, Any]:
     """Mean, unreadable images, and the rarest images with their scores."""
+    import numpy as np
+
     known = np.flatnonzero(~np.isnan(table.scores))
     top = known[np.argsort(-table.scores[known], kind="stable")][:10]
     return {

@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UsageError
+from .help import entry, filled
 from .output import note, say
 
 _HELP = """usage: ornstein train METHOD [options]
 
 {methods}
 
-Example: ornstein train ddpm --data critters --out runs/critters --images 200000
+{example}
 
 ornstein train METHOD --help shows the options."""
+_EXAMPLE = "Example: ornstein train ddpm --data critters --out runs/critters --images 200000"
 
 
 def parse(args: Sequence[str]) -> Any:
@@ -24,7 +26,8 @@ def parse(args: Sequence[str]) -> Any:
     from .parser import parse as parse_into
 
     if not args or args[0] in {"-h", "--help"}:
-        say(_HELP.format(methods="\n".join(f"  {name:<8} {method.what}" for name, method in METHODS.items())))
+        rows = [line for name, method in METHODS.items() for line in entry(f"  {name}", method.what, 21)]
+        say(_HELP.format(methods="\n".join(rows), example="\n".join(filled(_EXAMPLE))))
         raise SystemExit(0 if args else 2)
     if args[0] not in METHODS:
         from ..methods import METHODS as PAPERS

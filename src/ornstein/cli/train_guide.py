@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from ..errors import UsageError
-from ..options import Option
+from ..options import Count, Option
 from .output import emit_json, note, refuse_target, say
 
 
@@ -25,9 +25,9 @@ class TrainGuideArgs:
     """The file to write, NAME.safetensors; NAME.json beside it tells how it was made and how good it is."""
     seed: int = 0
     """The same seed gives the same weights."""
-    images: int = 16_000
+    images: Count = 16_000
     """Pictures seen in all."""
-    drawings: int = 2048
+    drawings: Count = 2048
     """Critters to make them of; an eighth is held out."""
     start: Path | None = None
     """A classifier's file, whose lower layers the network starts with: the other kinds then learn sooner."""

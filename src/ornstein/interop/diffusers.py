@@ -25,7 +25,7 @@ from ..errors import UsageError
 from ..grids import Grid
 from ..paths.base import Cond
 from .captions import encode_captions
-from .loading import diffusers_library, offline, silenced
+from .loading import diffusers_library, silenced
 from .networks import Adapted, PipelineKind, guidance_width
 from .opened import Condition, OpenedModel, check_condition, label_numbers
 from .schedulers import from_scheduler_config, times_of_pipeline
@@ -101,14 +101,13 @@ class DiffusersModel(OpenedModel):
             return "text"
         return "label" if self._labelled else "none"
 
-    def grid(self, steps: int | None = None) -> Grid:
+    def grid(self, steps: int) -> Grid:
         """The times that the pipeline's scheduler would use; of a few-step model they climb.
 
         For other models any grid works, and ours often better.
         """
         if self.denoiser.grid is not None:
             return self.denoiser.grid(steps)
-        steps = 20 if steps is None else steps
         times = times_of_pipeline(self.pipe.scheduler, self.denoiser.path, steps)  # pyright: ignore[reportArgumentType]
         return Grid(f"{type(self.pipe.scheduler).__name__}({steps})", lambda _: times)
 
@@ -309,13 +308,6 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        if not folder.exists() and offline():
-            reason = (
-                "there is no such folder, and HF_HUB_OFFLINE is set, so that the Hugging Face Hub is not asked: "
-                "give the path of a folder, or unset it"
-            )
-        elif not folder.exists():
-            reason = f"there is no such folder, and the Hugging Face Hub does not give it ({reason})"
         raise UsageError(f"the pipeline {where} cannot be loaded: {reason}") from None
 
 

@@ -13,12 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import grids
 from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..estimates import Estimate
 from ..latents.codec import Codec
-from ..parameterizations import Parameterization
 from ..paths.base import Cond
 from ..paths.base import Path as ForwardPath
 from ..scalars import Time
@@ -55,8 +53,8 @@ class OpenedModel(ABC):
         """The condition for `Denoiser.with_condition`, a row a sample."""
 
     @abstractmethod
-    def null(self, rows: int = 1) -> dict[str, Tensor]:
-        """The empty condition, as classifier-free guidance needs it."""
+    def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
+        """The empty condition, as classifier-free guidance needs it; or a ``negative`` caption."""
 
     @property
     def name(self) -> str:
@@ -87,11 +85,6 @@ class OpenedModel(ABC):
         net = self.denoiser.net
         return sum(parameter.numel() for parameter in net.parameters()) if isinstance(net, nn.Module) else 0
 
-    def grid(self, steps: int | None = None) -> grids.Grid:
-        """Times for so many steps: of a few-step model its own, by their evaluations, else those usual on its path."""
-        own = self.denoiser.grid
-        return grids.default(self.path, 20 if steps is None else steps) if own is None else own(steps)
-
     # ---- a denoiser like any other
 
     @property
@@ -103,11 +96,6 @@ class OpenedModel(ABC):
     def net(self) -> Any:
         """The denoiser's network, for `ornstein.modulation.modulated`."""
         return self.denoiser.net
-
-    @property
-    def parameterization(self) -> Parameterization:
-        """What the network predicts."""
-        return self.denoiser.parameterization
 
     @property
     def path(self) -> ForwardPath:
@@ -165,8 +153,9 @@ class PlainModel(OpenedModel):
         numbers = label_numbers(labels or (), self.classes, self.labels, empty=True)
         return {"label": torch.tensor(numbers, dtype=torch.int64, device=self.device)}
 
-    def null(self, rows: int = 1) -> dict[str, Tensor]:
+    def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
         """No label."""
+        del negative
         return self.cond(labels=[-1] * rows) if self.labels else {}
 
 

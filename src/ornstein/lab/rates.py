@@ -72,23 +72,23 @@ def measure(
     quick: bool = False,
     progress: Callable[[str], None] = lambda _: None,
     known: Mapping[str, Callable[[], Sampler]] = SAMPLERS,
-    jobs: int = 1,
+    jobs: int | None = 1,
 ) -> Report:
     """Measure the order of every named sampler (default: all) on every target.
 
     Gaussian targets are measured exactly in √KL and W2, over the drawn times as well; targets on the line in the exact
     total variation, or in W1 with a stated noise where a stochastic sampler remembers; the others by the median
     distance of coupled trajectories. ``counts`` are step counts, by default chosen by declared order. ``known`` is the
-    registry of names. ``jobs`` processes share the work (0: one for every core); the numbers do not depend on it.
+    registry of names. ``jobs`` processes share the work (None: one for every core); the numbers do not depend on it.
 
     Raises:
-        ConfigError: an unknown sampler, target, path or grid, or a negative number of jobs.
+        ConfigError: an unknown sampler, target, path or grid, or less than one job.
     """
     begin = time.perf_counter()
     if path not in PATHS:
         raise ConfigError(f"unknown path {path!r}: choose one of {', '.join(PATHS)}")
-    if jobs < 0:
-        raise ConfigError(f"the number of jobs must not be negative, got {jobs}: 0 takes every core")
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"jobs must be at least 1, got {jobs}: None takes every core")
     measuring_grid(grid, 1)
     chosen_targets = [_known_target(name) for name in targets]
     law = PATHS[path]()
@@ -136,7 +136,9 @@ def _compared(series: Sequence[Series], name: str, against: str) -> Iterator[Com
         )
 
 
-def _answers(benches: Sequence[Bench], jobs: int, progress: Callable[[str], None]) -> Iterator[list[Series] | Skipped]:
+def _answers(
+    benches: Sequence[Bench], jobs: int | None, progress: Callable[[str], None]
+) -> Iterator[list[Series] | Skipped]:
     """In the order of ``benches``, in this process or in several."""
     workers = min(jobs or len(os.sched_getaffinity(0)), len(benches))
     if workers < 2 or len(benches) < _WORTH_A_POOL:

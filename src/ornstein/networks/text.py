@@ -63,6 +63,11 @@ class TextConfig:
         if self.width % self.heads:
             raise ConfigError(f"heads={self.heads} does not divide width={self.width}: change one of them")
 
+    def unknown(self, captions: Iterable[str]) -> tuple[str, ...]:
+        """The words of ``captions`` that the vocabulary lacks, each once; punctuation is no word."""
+        found = dict.fromkeys(word for caption in captions for word in words(caption) if word.isalnum())
+        return tuple(word for word in found if word not in self.vocabulary)
+
     def encode(self, captions: Sequence[str]) -> Tensor:
         """Captions to word ids (B, length) int64, with 0 after the last word and 1 for an unknown word."""
         index = {word: i for i, word in enumerate(self.vocabulary, start=2)}

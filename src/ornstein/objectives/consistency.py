@@ -14,6 +14,7 @@ from torch import Tensor
 from .. import grids
 from ..denoisers import Denoiser
 from ..errors import ConfigError, UsageError
+from ..options import check_fields
 from ..parameterizations import Anchored, Consistency
 from ..paths.base import AffinePath
 from ..paths.ve import VE
@@ -108,6 +109,7 @@ class ConsistencyLoss:
             )
         if not 0.0 <= self.target < 1.0:
             raise ConfigError(f"objective.target must lie in [0, 1), got {self.target}; 0 takes the network itself")
+        check_fields(self)
 
     def intervals(self, step: int, steps: int) -> int:
         """S at step ``step`` of ``steps``."""

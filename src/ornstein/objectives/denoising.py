@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..denoisers import Denoiser
 from ..errors import ConfigError, PathError
+from ..options import check_fields
 from ..parameterizations import EDM, Parameterization
 from ..paths.base import AffinePath, Path
 from ..paths.ve import VE
@@ -67,6 +68,7 @@ class Denoising:
             raise ConfigError(f"objective.gamma must be positive, got {self.gamma}")
         if self.std is not None and not self.std > 0.0:
             raise ConfigError(f"objective.std must be positive, got {self.std}")
+        check_fields(self)
 
     def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """One term, ``denoising``: see the class's formula."""

@@ -15,6 +15,7 @@ from torch.nn import functional
 from ..denoisers import Denoiser
 from ..errors import ConfigError, PathError
 from ..networks.discriminator import DiscriminatorConfig
+from ..options import check_fields
 from ..paths.pyramid import PyramidPath
 from ..randomness import Noise
 from .base import Losses, TrainBatch, without
@@ -84,6 +85,7 @@ class PyramidLoss:
             raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
         if self.distance not in ("l1", "l2") or self.draw not in ("one", "all"):
             raise ConfigError(f"objective.distance and draw are {self.distance!r} and {self.draw!r}: see their choices")
+        check_fields(self)
 
     def weights(self, path: PyramidPath) -> tuple[Weights, ...]:
         """What every level weighs, from l = 1 on.

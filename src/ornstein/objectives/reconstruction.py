@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from ..denoisers import Denoiser
 from ..errors import ConfigError
+from ..options import check_fields
 from ..randomness import Noise
 from .base import Losses, TrainBatch
 
@@ -51,6 +52,7 @@ class ReconstructionLoss:
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
         if not self.metric:
             raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
+        check_fields(self)
 
     def with_parts(self, device: torch.device | str, critic: nn.Module | None) -> Reconstructing:
         """The objective with its metric loaded, and its critic."""

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from ..errors import ConfigError, GridError, PathError
 from ..estimates import Estimate, Gaussian
+from ..options import check_fields
 from ..randomness import NoiseSource
 from ..scalars import T, Time
 from .base import Cond
@@ -97,6 +98,7 @@ class PyramidPath:
             raise ConfigError(f"kernel must be finite taps that do not add up to zero, got {self.kernel}")
         if self.kernel and self.rule == "published":
             raise ConfigError("rule published is the box's alone: use exact with a kernel")
+        check_fields(self)
 
     @property
     def levels(self) -> int:

@@ -17,7 +17,7 @@ from ..models.cascade import CascadeSpec
 from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, Prediction
 from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
-from ..options import Choice
+from ..options import Choice, Layout, Positive
 from .conditions import require_known
 from .config import TrainConfig, require_fit
 
@@ -38,6 +38,8 @@ class CascadeConfig(TrainConfig):
 
     kind: ClassVar[str] = "cascadeconfig"
 
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "front")}
+
     takes_latents: ClassVar[bool] = False  # its metric compares pictures
 
     predicts: Prediction = "noise"
@@ -47,8 +49,8 @@ class CascadeConfig(TrainConfig):
     default both are trained."""
     back: NetworkChoice | Annotated[None, Choice("same")] = None
     """The second network; by default like the first."""
-    clip: float = 1.0
-    """Bound of clean images between the stages and after them; 0 leaves them unbounded."""
+    clip: Positive | None = 1.0
+    """Bound of clean images between the stages and after them; none leaves them unbounded."""
     gate: GateShape = "map"
     """The weight of the refined image: a map, one for every pixel, or a scalar, one for the image."""
     squash: Squash = "sigmoid"
@@ -62,8 +64,6 @@ class CascadeConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        if not self.clip >= 0.0:
-            raise ConfigError(f"clip must not be negative, got {self.clip}; 0 leaves images unbounded")
         if self.back is not None:
             require_fit(self.back, "back", self.size)
 
@@ -94,7 +94,7 @@ class CascadeConfig(TrainConfig):
             ),
             pipeline=front,
             frozen=bool(self.front),
-            clip=self.clip or None,
+            clip=self.clip,
             gate=self.gate,
             squash=self.squash,
             see_state=self.see_state,

@@ -9,6 +9,7 @@ from ..data.base import Source, captions_of
 from ..errors import ConfigError
 from ..models.spec import ModelSpec
 from ..networks import TextConfig, vocabulary
+from ..options import check_fields
 from .limits import at_least
 
 
@@ -69,3 +70,4 @@ class Text:
         at_least(1, text__words=self.words, text__length=self.length, text__layers=self.layers)
         if self.width < 32 or self.width % 32:
             raise ConfigError(f"text.width must be a multiple of 32, got {self.width}")
+        check_fields(self)

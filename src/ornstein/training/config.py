@@ -12,6 +12,7 @@ from ..errors import ConfigError
 from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Prediction
 from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
+from ..options import Layout, check_fields
 from .conditions import Text
 from .limits import at_least
 from .validation import Selection
@@ -53,6 +54,7 @@ class Optimizer:
             raise ConfigError(f"optimizer.lr and optimizer.eps must be positive numbers, got {self.lr} and {self.eps}")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ConfigError(f"optimizer.betas must lie in [0, 1), got {self.betas}")
+        check_fields(self)
 
     def make(self, groups: list[dict[str, object]], device: torch.device) -> torch.optim.Optimizer:
         """The optimizer of these groups of weights, each with its decay."""
@@ -80,6 +82,7 @@ class Averaging:
     def __post_init__(self) -> None:
         if not 0.0 < self.sigma_rel < 0.28:
             raise ConfigError(f"ema.sigma_rel must lie in (0, 0.28), got {self.sigma_rel}; 0.05 to 0.15 is usual")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class Every:
     def __post_init__(self) -> None:
         at_least(1, every__log=self.log, every__checkpoint=self.checkpoint)
         at_least(0, every__seconds=self.seconds, every__samples=self.samples)
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +123,7 @@ class LatentOptions:
     def __post_init__(self) -> None:
         if not 0.0 < self.std < float("inf"):
             raise ConfigError(f"latents.std must be positive, got {self.std}")
+        check_fields(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +137,12 @@ class TrainConfig:
 
     kind: ClassVar[str] = "trainconfig"
 
+    layout: ClassVar[Layout] = {
+        "": ("data", "out", "size", "images", "batch", "condition", "flip", "seed", "device", "network"),
+        "Noise and prediction": ("path", "predicts", "sigma_data"),
+        "Latents": ("codec",),
+        "Process": ("precision", "workers", "keep", "strict", "tensorboard"),
+    }
     takes_latents: ClassVar[bool] = True
 
     data: str = "critters"
@@ -141,7 +152,7 @@ class TrainConfig:
     size: int = 64
     """Side of the pictures in pixels."""
     images: int = 1_000_000
-    """Budget: how many images the network sees, over all epochs."""
+    """Budget: how many images the network sees."""
     codec: str = ""
     """Train on the latents of this codec: a run of ornstein train autoencoder, or a diffusers AutoencoderKL."""
     latents: LatentOptions = field(default_factory=LatentOptions)
@@ -203,6 +214,7 @@ class TrainConfig:
         if self.codec and self.flip:
             raise ConfigError("--flip mirrors pictures, and the latents of mirrored pictures are others: leave it out")
         require_fit(self.network, "network", None if self.codec else self.size)
+        check_fields(self)
 
     def specify(self, source: Source) -> ModelSpec:
         """The model on this data: here `plain`."""

@@ -109,7 +109,10 @@ def config_class(kind: object) -> type[TrainConfig]:
 
 def read_config(data: object) -> TrainConfig:
     """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
-    return from_dict(config_class(data.get("kind") if isinstance(data, Mapping) else None), data)
+    kind = data.get("kind") if isinstance(data, Mapping) else None
+    if isinstance(data, Mapping) and kind == "cascadeconfig" and data.get("clip") == 0.0:
+        data = {**data, "clip": None}  # how an unbounded cascade was written once
+    return from_dict(config_class(kind), data)
 
 
 def method_of(config: TrainConfig | Mapping[str, Any]) -> str:

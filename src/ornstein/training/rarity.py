@@ -21,7 +21,7 @@ from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Predic
 from ..networks import UNetConfig
 from ..objectives import Denoising, Losses, Objective, TrainBatch
 from ..objectives.denoising import TimeLaw
-from ..options import Absent, Choice
+from ..options import Absent, Choice, Layout, check_fields
 from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.table import Table
@@ -93,6 +93,7 @@ class RarityLoss:
         if not 0.0 < self.crop <= 1.0:
             raise ConfigError(f"objective.crop must lie in (0, 1], got {self.crop}")
         self.posing()
+        check_fields(self)
 
     def posing(self) -> Denoising:
         """The law of times and dropped labels, which is that of denoising."""
@@ -223,6 +224,8 @@ class RarityConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "rarityconfig"
+
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": ("scores", *TrainConfig.layout[""])}
 
     takes_latents: ClassVar[bool] = False
 

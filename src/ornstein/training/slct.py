@@ -18,7 +18,7 @@ from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Predic
 from ..networks import NetworkChoice, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
-from ..options import Option
+from ..options import Layout, Option
 from ..paths.base import AffinePath
 from . import ema
 from .conditions import require_known
@@ -87,6 +87,8 @@ class SLCTConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "slctconfig"
+
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "origin")}
 
     batch: int = 128
     """Images a step, over all processes."""

@@ -16,7 +16,7 @@ from ..networks import NetworkChoice, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
 from ..objectives.pyramid import PyramidLoss
-from ..options import Option
+from ..options import Layout, Option
 from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
@@ -51,6 +51,8 @@ class UDPMConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "udpmconfig"
+
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "origin")}
 
     takes_latents: ClassVar[bool] = False
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
+from ..options import check_fields
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -37,6 +38,7 @@ class DivergenceConfig:
         for name, low in (("outlier", 0.0), ("output", 1.0), ("surge", 1.0)):
             if not low <= getattr(self, name) < math.inf:
                 raise ConfigError(f"watch.{name} must be at least {low:g}, got {getattr(self, name)}")
+        check_fields(self)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -6,9 +6,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
-from ..arms import COVERAGE, FD, KID, PIXELS, RECALL
 from ..record import Line, Plot, Table, mean_interval
-from .cells import SAMPLERS, STEPS
+from .cells import COVERAGE, FD, KID, PIXELS, RECALL, SAMPLERS, STEPS
 from .verdicts import LEAST, NAMES, TIMES, Measured, TrainedModel
 from .world import DIFFUSION, LADDER
 

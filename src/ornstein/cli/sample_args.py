@@ -1,0 +1,107 @@
+"""The options of `ornstein sample`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from ..errors import UsageError
+from ..options import Count, Index, Layout, Option, Positive, check_fields
+from .interpolate import LatentArgs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleArgs(LatentArgs):
+    """Images from a run, a checkpoint folder, or the shipped model ("critters").
+
+    Example: ornstein sample runs/critters --steps 20 --n 16 --out out/critters
+    """
+
+    layout: ClassVar[Layout] = {
+        "": (*["run", "n", "steps", "sampler", "seed", "label", "prompt", "guidance_scale", "guide", "out", "device"],),
+        "Steps and noise": ("evaluations", "grid", "first", "recur", "boost", "skip", "interpolate"),
+        "Few-step models": ("average", "vary", "keep", "posterior"),
+        "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
+        "Guides": ("guide_source", "guide_through", "guide_window", "guide_placement", "backward"),
+        "Output": ("batch", "columns", "strict", "json"),
+    }
+
+    run: Annotated[str, Option(positional=True, value="MODEL")]
+    """A run folder, a checkpoint folder, or the name of a shipped model."""
+    n: Count = 16
+    """How many images."""
+    steps: Count | None = None
+    """Length of the time grid, 20 by default; 1 or 2 of a consistency model."""
+    sampler: str | None = None
+    """dpmpp-2m by default; auto chooses; an unknown name lists them all. Or package.module:Class of your own."""
+    seed: int = 0
+    """Image i depends on (seed, i) alone."""
+    label: Annotated[tuple[str, ...], Option(value="CLASS…", empty=True)] = ()
+    """Class names or numbers, cycled over the images."""
+    prompt: Annotated[tuple[str, ...], Option(value="TEXT", single=True, aliases=("--caption",), empty=True)] = ()
+    """A caption. Repeat it for several, cycled over the images."""
+    guidance_scale: float = 1.0
+    """Weight of classifier-free guidance toward the label or prompt; 1 is none."""
+    guide: Annotated[tuple[str, ...], Option(value="KIND:ARG", single=True)] = ()
+    """A guide, KIND:ARG[:WEIGHT]; repeat it for several. ornstein guides lists them."""
+    out: Path = Path("out/samples")
+    """Folder for the PNGs and grid.png."""
+    device: str = "cpu"
+    """Where to run, e.g. cuda."""
+
+    evaluations: Count | None = None
+    """Instead of --steps: as many steps as fit into this number of network evaluations."""
+    grid: Literal["default", "karras", "log-snr", "uniform", "quadratic"] = "default"
+    """How the times are spread; the default suits the path of the model (and comes from auto with --sampler auto)."""
+    first: Index = 0
+    """Number of the first image in the stream, to split a large job."""
+    recur: Count = 1
+    """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
+    boost: Positive = 1.0
+    """Start from so many times the usual noise, for rarer images (Boost-and-Skip): with --skip, and a sampler with
+    noise."""
+    skip: Index = 0
+    """Leave out so many steps at the beginning."""
+    average: Positive | None = None
+    """A further average of the weights, by its number in --ema.also of the training."""
+    prompts: Path | None = None
+    """A text file with a prompt on each line, cycled over the images."""
+    negative_prompt: Annotated[str | None, Option(value="TEXT", empty=True)] = None
+    """What classifier-free guidance leads away from, instead of the empty caption."""
+    guidance: Annotated[tuple[str, ...], Option(value="NAME[:NUMBER]", single=True)] = ()
+    """A guidance, such as pag:3 or cfg:7,rescale=0.7; --guidance help lists them. Repeat it for several; each acts on
+    the answer of the one before. --guidance-scale is cfg before all others."""
+    guide_source: Annotated[tuple[str, ...], Option(value="KIND=SOURCE[:WEIGHTS]", single=True)] = ()
+    """The network behind a kind of guide: own, package or standard, with the path of its weights."""
+    guide_through: Literal["network", "estimate"] = "network"
+    """Whether the guides' gradient passes the model, or stops at its clean estimate, which costs half the time."""
+    guide_window: Annotated[str | None, Option(value="LOW:HIGH")] = None
+    """Noise levels σ/α at which guides act; everywhere by default."""
+    guide_placement: Literal["joint", "separate"] = "joint"
+    """Guides see the answer of --guidance-scale and --guidance, or the unconditional model, and both shifts are
+    added."""
+    backward: Annotated[str | None, Option(value="STEPS[:RATE]")] = None
+    """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""
+    batch: Count = 16
+    """Images at a time."""
+    columns: Index = 0
+    """Columns of the grid picture (0: about square)."""
+    strict: bool = False
+    """One image at a time with deterministic kernels: equal PNG bytes for every batch size and split."""
+    json: bool = False
+    """Print one JSON document about what was written."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.steps is not None and self.evaluations is not None:
+            raise UsageError("give --steps or --evaluations, not both")
+        if self.prompt and self.prompts is not None:
+            raise UsageError("give --prompt or --prompts, not both")
+        if self.label and (self.prompt or self.prompts is not None):
+            raise UsageError("give --label or --prompt, not both: a model takes one of them")
+
+    @property
+    def conditioned(self) -> bool:
+        """Whether a label or a prompt is given."""
+        return bool(self.label or self.prompt or self.prompts is not None)
