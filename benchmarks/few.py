@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.cli.output import write_text
 from ornstein.data import open_source, to_uint8
 from ornstein.metrics import Statistics, compare, features, manifold, statistics
 from ornstein.runs import open_codec, open_run
 from ornstein.sampling import sample
+from ornstein.storage.files import write_text
 from report import machine
 
 MODELS = (

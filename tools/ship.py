@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ornstein.cli.output import write_text
 from ornstein.runs import CARD, export, open_run
+from ornstein.storage.files import write_text
 from ornstein.training import to_dict
 from ornstein.training.methods import METHODS
 

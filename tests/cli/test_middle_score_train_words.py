@@ -171,7 +171,7 @@ def test_score_says_the_mean_and_the_rarest(
     status, said, err = call(capsys, *words, "--batch", 5)
     assert (status, err) == (0, "3 of 13 images\n")
     mean = np.nanmean(scores)
-    assert said == f"13 images, mean squared-x {mean:.4g}, rarest i12, i8, i10: {out}\n"
+    assert said == f"12 of 13 images (1 unreadable), mean squared-x {mean:.4g}, rarest i12, i8, i10: {out}\n"
     recipe = Recipe(log_snr=-2.0, distance="squared", draws=3, seed=9)
     assert asked == [(tiny_run, 64, (3, 16, 16), out, recipe, {"shard": (0, 1), "batch": 5})]
     status, said, _ = call(capsys, *words, "--json", "--data", "critters:7")

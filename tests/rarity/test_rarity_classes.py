@@ -94,6 +94,25 @@ def test_a_table_comes_back_bit_for_bit(brightness, tmp_path, suffix):
     assert np.array_equal(again.labels, table.labels)
 
 
+def test_a_table_is_plain_csv_with_its_header_beside_it_and_older_files_are_read(brightness, tmp_path):
+    import csv
+
+    table = Table.read(brightness)
+    path = tmp_path / "t.csv"
+    table.write(path)
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows[0].keys() == {"index", "name", "score", "label"}
+    assert [float(row["score"]) for row in rows] == table.scores.tolist()
+    assert json.loads((tmp_path / "t.csv.json").read_text()) == dict(table.header)
+    old = tmp_path / "old.csv"
+    old.write_text(f"# {json.dumps(dict(table.header))}\n{path.read_text()}")
+    assert Table.read(old).header == table.header
+    (tmp_path / "t.csv.json").unlink()
+    with pytest.raises(DataError, match=r"t\.csv\.json cannot be read .*: it heads the table of scores"):
+        Table.read(path)
+
+
 def test_scores_of_other_data_are_refused(brightness, source, tmp_path):
     table = Table.read(brightness)
     table.check(source)
@@ -111,6 +130,7 @@ def test_scores_of_other_data_are_refused(brightness, source, tmp_path):
             Table.read(path)
     lines = brightness.read_text().splitlines()
     (tmp_path / "short.csv").write_text("\n".join(lines[:-3]) + "\n")
+    (tmp_path / "short.csv.json").write_bytes(brightness.with_name(brightness.name + ".json").read_bytes())
     with pytest.raises(DataError, match="torn"):
         Table.read(tmp_path / "short.csv")
     (tmp_path / "broken.safetensors").write_bytes(b"\x08" + bytes(20))

@@ -24,6 +24,7 @@ from ornstein.networks import UNetConfig
 from ornstein.paths import VE, VP, Flow, PyramidPath
 from ornstein.randomness import Noise
 from ornstein.rarity import LSUN_LOG_SNR, Recipe, Table, distance, one_step, rarities, score
+from ornstein.rarity.table import beside
 from ornstein.runs import open_run
 from ornstein.scalars import sigmoid
 from ornstein.training import Every, TrainConfig, train
@@ -165,11 +166,20 @@ def whole(run, source, tmp_path_factory):
     """The table of one call."""
     out = tmp_path_factory.mktemp("whole") / "scores.csv"
     score(run, source, out, RECIPE)
+    HEADERS[out.read_bytes()] = beside(out).read_bytes()
     return out.read_bytes()
 
 
+HEADERS: dict[bytes, bytes] = {}
+
+
+def put(path, table):
+    path.write_bytes(table)
+    beside(path).write_bytes(HEADERS[table])
+
+
 def test_the_table_says_what_it_is(whole, run, source, tmp_path):
-    (tmp_path / "scores.csv").write_bytes(whole)
+    put(tmp_path / "scores.csv", whole)
     table = Table.read(tmp_path / "scores.csv")
     table.check(source)
     assert len(table) == 96
@@ -186,7 +196,7 @@ def test_a_row_is_the_score_of_its_image_under_its_label(whole, run, source, tmp
     """By hand: image 7, its own noise, its own label, clamped."""
     from ornstein.randomness import mix
 
-    (tmp_path / "scores.csv").write_bytes(whole)
+    put(tmp_path / "scores.csv", whole)
     table = Table.read(tmp_path / "scores.csv")
     example = source[7]
     clean = example.image[None].float() / 127.5 - 1.0
@@ -281,7 +291,7 @@ class Holed(Failing):
 def test_an_unreadable_image_has_no_score_and_changes_no_other(whole, run, source, tmp_path):
     out = tmp_path / "scores.csv"
     table = score(run, Holed(source, 20), out, RECIPE)
-    (tmp_path / "whole.csv").write_bytes(whole)
+    put(tmp_path / "whole.csv", whole)
     expected = Table.read(tmp_path / "whole.csv").scores
     assert np.flatnonzero(np.isnan(table.scores)).tolist() == [20]
     assert table.names[20] == "torn.png"

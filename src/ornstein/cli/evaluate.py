@@ -13,6 +13,7 @@ from .output import emit_json, note, say
 from .reconstruct import reconstruct
 from .request import EvalRequest, read_request
 from .sides import RESIZED, How, ImageSet, Sampling, open_data, open_measured, open_samples
+from .written import mixture
 
 if TYPE_CHECKING:
     from ..metrics import Statistics
@@ -40,6 +41,7 @@ def evaluate(args: EvalArgs) -> int:
     cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
     if request.compares:
         cautions += _handled_apart(ours, theirs, reference)
+    cautions += _unlike(ours, theirs if request.compares else None)
     for caution in cautions:
         note(f"caution: {caution}")
     keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
@@ -111,6 +113,17 @@ def _steps(args: EvalArgs, run: Any) -> int:
         return usual_steps(run.denoiser.path, args.steps)
     times = own(None)(run.denoiser.path)
     return sum(s < t for t, s in itertools.pairwise(times))
+
+
+def _unlike(ours: ImageSet, theirs: ImageSet | None) -> list[str]:
+    """Cautions about sets that hold samples of several calls, or unlike numbers of images."""
+    found = [mixture(side.name) for side in (ours, theirs) if side is not None and side.source is not None]
+    if theirs is not None and 2 * min(ours.count, theirs.count) <= max(ours.count, theirs.count):
+        found.append(
+            f"{ours.name} has {ours.count} images and {theirs.name} {theirs.count}: a Fréchet distance depends on both "
+            f"numbers; --n {min(ours.count, theirs.count)} takes as many of either"
+        )
+    return [caution for caution in found if caution is not None]
 
 
 def _handled_apart(ours: ImageSet, theirs: ImageSet | None, reference: Sequence[Statistics] | None) -> list[str]:

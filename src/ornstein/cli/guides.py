@@ -133,7 +133,7 @@ def read_guides(
         window=None if window is None else window_of(window),
         placement=placement,
     )
-    made = make(guide, shape=_pictures(run), device=run.denoiser.device, choices=sources)
+    made = make(guide, shape=run.picture, device=run.denoiser.device, choices=sources)
     if manner.backward is not None and made.guidances and not made.energies:
         raise UsageError(f"--backward {backward} descends on energies, and none of these guides is one: leave it out")
     for guidance in made.guidances:
@@ -171,19 +171,6 @@ def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
             f"the rarity classifier knows other labels ({', '.join(classifier.labels[:4])}, …) than {run.folder} "
             f"({', '.join(run.classes[:4])}, …): train one on the data of the model"
         )
-
-
-def _pictures(run: TrainedModel | DiffusersModel) -> tuple[int, ...]:
-    """The shape of a run's pictures, which its samples are once they are decoded."""
-    import torch
-
-    from ..denoisers import codec_of
-
-    shape, codec = run.denoiser.shape or (), codec_of(run.denoiser)
-    if codec is None:
-        return shape
-    with torch.no_grad():
-        return tuple(codec.decode(torch.zeros(1, *shape, device=run.denoiser.device)).shape[1:])
 
 
 def _plain(value: float) -> float | str:

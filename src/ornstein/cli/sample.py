@@ -13,6 +13,7 @@ from .interpolate import Later
 from .output import emit_json, make_folder, note, refuse_file, say
 from .prompts import conditions_of, read_prompts
 from .sample_args import SampleArgs
+from .written import record_samples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,6 +74,7 @@ def sample(args: SampleArgs) -> int:
         "grid": str(args.out / "grid.png"),
         "seconds_per_image": pace,
     }
+    record_samples(args.out, {**result, "labels": list(args.label)}, written)
     if args.json:
         emit_json(result)
     else:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from ..errors import UsageError
+from ..errors import UsageError, printable
 from ..options import Count, Option
 from .output import emit_json, note, refuse_target, say
 
@@ -74,8 +74,13 @@ def score(args: ScoreArgs) -> int:
         emit_json({"out": str(args.out), "shard": args.shard, "finished": True, **table.header, **summary})
     else:
         mean, top = summary["mean"], summary["rarest"]
-        rarest = ", ".join(name for name, _ in top[:3])
-        say(f"{len(table)} images, mean {table.header['distance']} {mean:.4g}, rarest {rarest}: {args.out}")
+        rarest = ", ".join(printable(name) for name, _ in top[:3])
+        level = "of none" if mean is None else f"{mean:.4g}"
+        lost = summary["unreadable"]
+        count = (
+            f"{len(table)} images" if not lost else f"{len(table) - lost} of {len(table)} images ({lost} unreadable)"
+        )
+        say(f"{count}, mean {table.header['distance']} {level}, rarest {rarest}: {args.out}")
     return 0
 
 

@@ -69,7 +69,7 @@ class Drawn:
             name=f"{style}/{seed}",
         )
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """Sentences about the choices of every drawing."""
         styles = [_place(self.styles, index)[0] for index in range(len(self))]
         return [

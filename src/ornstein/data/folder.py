@@ -53,7 +53,7 @@ class Folder:
         image = decode_file(self.root / entry.path, self.size, entry.path)
         return Example(image=image, label=entry.label, caption=entry.caption, name=entry.path)
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """Those of the metadata, or the names of the class folders."""
         return [entry.caption for entry in self.entries]
 

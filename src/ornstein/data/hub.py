@@ -54,7 +54,7 @@ class Table:
         label = -1 if self.label is None else self.places.get(row[self.label], -1)
         return Example(image=picture, label=label, caption=self._caption(row), name=name)
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """The column of captions."""
         if self.caption is None:
             return [""] * len(self)

@@ -80,7 +80,7 @@ class Joined:
         except UnreadableError as error:
             raise UnreadableError(f"{self.classes[part]}: {error.name}", error.reason) from None
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """Those of the parts."""
         parts, numbers = self._places
         found = [captions_of(part) for part in self.sources]

@@ -181,9 +181,9 @@ def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
     while True:
         try:
             item = next(stream)
-        except RuntimeError as error:
+        except (RuntimeError, OSError, EOFError) as error:
             reason = " ".join(str(error).split())[:160]
-            if not workers or "worker" not in reason:
+            if not workers or (isinstance(error, RuntimeError) and "worker" not in reason):
                 raise
             raise StorageError(f"a process that reads data has died ({reason})") from None
         if isinstance(item, str):

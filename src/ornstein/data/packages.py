@@ -86,7 +86,7 @@ class Grey:
             name=f"{self.name}/{index}",
         )
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """The class of every picture in a sentence."""
         return [self._caption(label) for label in self.labels.tolist()]
 
@@ -183,7 +183,7 @@ class Emoji:
         image = torch.from_numpy(np.array(self.pictures.array[index]))
         return Example(image=image, caption=note["caption"], name=note["name"])
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """The English names."""
         return [note["caption"] for note in self.pictures.notes]
 

@@ -74,7 +74,7 @@ class Shards:
             raise UnreadableError(name, reason_of(error)) from None
         return Example(image=image, label=self.places.get(member.label, -1), caption=caption, name=name)
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """Read from the texts alone; empty where one cannot be read."""
         found: list[str] = []
         for member in self.members:

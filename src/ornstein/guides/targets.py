@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
+from ..storage.reading import DOCUMENT, PICTURE, parse_json, read_bytes
 from .energies import IGNORED, check_boxes
 from .types import suggestion
 
@@ -46,7 +47,7 @@ def raw(path: str, what: str = "picture") -> Any:
     from ..data.decode import MAX_PIXELS, formats
 
     try:
-        with Image.open(_file(path, what), formats=formats()) as opened:
+        with Image.open(io.BytesIO(read_bytes(_file(path, what), PICTURE)), formats=formats()) as opened:
             if opened.width * opened.height > MAX_PIXELS:
                 raise DataError(f"{path} has {opened.width} × {opened.height} pixels: too many to read")
             opened.load()
@@ -155,7 +156,7 @@ def _by_colour(
 def _table(path: str, classes: Sequence[str]) -> dict[tuple[int, int, int], int]:
     """Colours to class numbers from {"class": "#rrggbb", …}."""
     try:
-        table = json.loads(_file(path, "table of colours").read_text("utf-8"))
+        table = parse_json(read_bytes(_file(path, "table of colours"), DOCUMENT))
     except ValueError as error:
         raise DataError(f'{path} is no JSON ({error}): a table reads {{"CLASS": "#rrggbb", …}}') from None
     if not isinstance(table, dict) or not table:

@@ -11,7 +11,6 @@ The loop, sampler and guidance are ours; from the pipeline come networks, weight
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..grids import Grid
 from ..paths.base import Cond
+from ..storage.reading import load_json
 from .captions import encode_captions
 from .loading import diffusers_library, silenced
 from .networks import Adapted, PipelineKind, guidance_width
@@ -313,13 +313,7 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({type(error).__name__}): copy it again") from None
-    if not isinstance(found, dict):
-        raise UsageError(f"{path} does not describe a pipeline: copy it again")
-    return found
+    return load_json(path, UsageError, "copy it again")
 
 
 def _check(net: Any, kind: PipelineKind, name: str, pipe: Any) -> None:

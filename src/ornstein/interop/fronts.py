@@ -12,6 +12,7 @@ from torch import nn
 
 from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
+from ..storage.reading import parse_json
 from .diffusers import DiffusersModel, from_pipeline
 from .loading import diffusers_library, silenced
 from .networks import Adapted
@@ -84,7 +85,7 @@ def _plain(value: Any) -> Any:
 
 def _read(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        found = parse_json(text)
     except ValueError:
         found = None
     if not isinstance(found, dict):

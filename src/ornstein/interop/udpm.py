@@ -26,6 +26,7 @@ from ..errors import CheckpointError
 from ..networks.ncsnpp import NCSNpp, NCSNppConfig
 from ..parameterizations import LevelBelow
 from ..paths import PyramidPath
+from ..storage.reading import reason_of, require_regular
 
 _GIVE = "give model_ema_state_….pt or model_state_….pt of UDPM"
 _BLOCK = re.compile(r"(enc|dec)\.(\d+)x\2_(\w+?)\.(.+)")
@@ -112,6 +113,10 @@ def infer(weights: Mapping[str, Tensor], where: str | Path = "the checkpoint") -
 
 
 def _unpickled(where: Path) -> Any:
+    try:
+        require_regular(where)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{where} cannot be read ({reason_of(error)}): {_GIVE}") from None
     if zipfile.is_zipfile(where):
         with zipfile.ZipFile(where) as archive:
             if any(Path(name).name == "constants.pkl" for name in archive.namelist()):

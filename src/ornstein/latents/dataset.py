@@ -109,7 +109,7 @@ class Latents:
             latent = torch.cat((latent, logvar + self.normalise.log_scale(mean)), dim=1)
         return Example(image=latent[0], label=note["label"], caption=note["caption"], name=note["name"])
 
-    def captions(self) -> list[str]:
+    def read_captions(self) -> list[str]:
         """Those of the data."""
         return [note.get("caption", "") for shard in self.shards for note in shard.notes]
 

@@ -112,6 +112,8 @@ class DenoiserSpec(ModelSpec):
 
     def build(self, seed: int = 0) -> Conditioned:
         """The network with fresh weights, a pure function of the seed."""
+        if self.network.channels != self.shape[0]:
+            raise ConfigError(f"shape={self.shape} has {self.shape[0]} channels, the network {self.network.channels}")
         encoder = None if self.text is None else TextEncoder(self.text, mix(seed, "text"))
         return Conditioned(build(self.network, seed), encoder)
 

@@ -1,7 +1,8 @@
 """The table of scores: one row an image, under a header that says of which data, by which model and how.
 
-A `.csv` file begins with the header as JSON behind "# "; a `.json` file is one document; a `.safetensors` file has the
-header, the names and the classes in its metadata. The three hold the same numbers, bit for bit.
+A `.csv` file is plain, and its header lies beside it in `NAME.csv.json` (older files begin with it, as JSON behind
+"# "); a `.json` file is one document; a `.safetensors` file has the header, the names and the classes in its metadata.
+The three hold the same numbers, bit for bit.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError, UsageError
+from ..storage.reading import TABLE, Refused, load_json, parse_json, read_bytes, reason_of
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -69,11 +71,13 @@ class Table:
 
     def write(self, path: str | Path) -> None:
         """Write the file, atomically, in the format of its suffix."""
-        from ..storage.files import atomic
+        from ..storage.files import atomic, write_json
 
         path = Path(path)
         data = {".csv": self._csv, ".json": self._json, ".safetensors": self._tensors}[suffix_of(path)]()
         path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix_of(path) == ".csv":
+            write_json(beside(path), dict(self.header), indent=1)
         with atomic(path) as file:
             file.write(data)
 
@@ -91,8 +95,17 @@ class Table:
                 return cls(header=header, names=tuple(names), scores=wide, labels=np.asarray(labels, dtype=np.int64))
         except DataError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise DataError(f"{path} is not a readable table of scores ({type(error).__name__}): score again") from None
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            csv.Error,
+        ) as error:
+            raise DataError(f"{path} is not a readable table of scores ({_why(error)}): score again") from None
         raise DataError(f"{path} is not a table of scores of this version: make it with ornstein score")
 
     def _plain(self) -> list[float | None]:
@@ -100,7 +113,6 @@ class Table:
 
     def _csv(self) -> bytes:
         text = io.StringIO()
-        text.write(f"# {json.dumps(dict(self.header), ensure_ascii=False)}\n")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(_COLUMNS)
         columns = (range(len(self)), self.names, self._plain(), self.labels.tolist())
@@ -129,27 +141,38 @@ _Columns = tuple[dict[str, Any], list[str], Any, Any]
 
 
 def _from_csv(path: Path) -> _Columns:
-    first, _, rest = path.read_bytes().decode("utf-8", "surrogateescape").partition("\n")
-    rows = list(csv.DictReader(io.StringIO(rest, newline="")))
-    if not first.startswith("# ") or [int(row["index"]) for row in rows] != list(range(len(rows))):
-        raise ValueError(first[:1])
+    text = read_bytes(path, TABLE).decode("utf-8", "surrogateescape").removeprefix("\ufeff")
+    if text.startswith("# "):  # written before the header lay beside the file
+        first, _, text = text.partition("\n")
+        header = parse_json(first[2:])
+    else:
+        header = load_json(
+            beside(path), DataError, "it heads the table of scores beside it, so copy it there, or score again"
+        )
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    if [int(row["index"]) for row in rows] != list(range(len(rows))):
+        raise ValueError("its rows are not numbered 0, 1, 2, …")
     scores = [float(row["score"]) if row["score"] else None for row in rows]
-    return json.loads(first[2:]), [row["name"] for row in rows], scores, [int(row["label"]) for row in rows]
+    return header, [row["name"] for row in rows], scores, [int(row["label"]) for row in rows]
+
+
+def beside(path: Path) -> Path:
+    """The file of the header of a table in CSV."""
+    return path.with_name(path.name + ".json")
+
+
+def _why(error: Exception) -> str:
+    return reason_of(error) if isinstance(error, OSError | Refused) else type(error).__name__
 
 
 def _from_json(path: Path) -> _Columns:
-    document = json.loads(path.read_text("utf-8"))
+    document = parse_json(read_bytes(path, TABLE))
     rows = document.pop("rows")
     return document, rows["name"], rows["score"], rows["label"]
 
 
 def _from_tensors(path: Path) -> _Columns:
-    from safetensors import SafetensorError, safe_open
+    from ..storage.weights import read_arrays
 
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata()
-            tensors = file.get_tensor("scores"), file.get_tensor("labels")
-    except SafetensorError as error:
-        raise ValueError(str(error)) from None
-    return json.loads(metadata["header"]), json.loads(metadata["names"]), *tensors
+    arrays, metadata = read_arrays(path, DataError, "score again")
+    return parse_json(metadata["header"]), parse_json(metadata["names"]), arrays["scores"], arrays["labels"]

@@ -9,6 +9,8 @@ from typing import Any
 
 from ornstein.errors import CheckpointError, ConfigError
 
+from .files import read_json
+
 
 def find_folder(where: str | Path, what: str) -> Path:
     """The folder of ``where``: a path, or the name of a repository (owner/name) that is in the Hugging Face cache."""
@@ -102,12 +104,7 @@ def _config(folder: Path) -> Any:
 
 
 def _has_config(folder: Path) -> bool:
-    import json
-
-    try:
-        found = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
+    found = read_json(folder / "config.json")
     return isinstance(found, dict) and "model_type" in found
 
 

@@ -99,7 +99,7 @@ def parse_json(text: str | bytes) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if "\n" in text.strip() else f"column {error.colno}"
         raise Refused(f"not JSON: {error.msg.lower()} at {where}") from None
-    if text.count("[") + text.count("{") > DEPTH and _deeper(found, DEPTH):
+    if text.count("[") + text.count("{") > DEPTH and isinstance(found, dict | list) and _deeper(found, DEPTH):
         raise Refused(f"nested more than {DEPTH} deep")
     return found
 
@@ -185,11 +185,8 @@ def _whole_number(digits: str) -> int:
 
 def _deeper(value: Any, depth: int) -> bool:
     level = [value]
-    for _ in range(depth + 1):
-        nested: list[Any] = []
-        for one in level:
-            if isinstance(one, dict | list):
-                nested += one.values() if isinstance(one, dict) else one
+    for _ in range(depth):
+        nested = [one for outer in level for one in (outer.values() if isinstance(outer, dict) else outer)]
         level = [one for one in nested if isinstance(one, dict | list)]
         if not level:
             return False

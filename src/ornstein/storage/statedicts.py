@@ -12,6 +12,8 @@ from torch import Tensor
 
 from ornstein.errors import CheckpointError
 
+from .reading import require_regular
+
 
 def read_state(path: Path, give: str = "a published file of weights") -> dict[str, Tensor]:
     """The tensors of a state dict: safetensors, or a .pth of tensors alone.
@@ -22,6 +24,7 @@ def read_state(path: Path, give: str = "a published file of weights") -> dict[st
     from safetensors.torch import load_file
 
     try:
+        require_regular(path)  # the libraries would wait for a FIFO
         if path.suffix == ".safetensors":
             return load_file(path)
         if _is_script(path):

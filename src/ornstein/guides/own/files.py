@@ -14,6 +14,8 @@ from ornstein.errors import CheckpointError, OrnsteinError
 from ornstein.guides.own.networks import GUIDES, Classifier, Guide
 from ornstein.guides.own.towers import MapOf, Summary
 from ornstein.storage.files import atomic
+from ornstein.storage.reading import parse_json
+from ornstein.storage.weights import build_like, read_with_metadata
 
 FOLDER = Path(__file__).parents[2] / "weights" / "guides"
 FORMAT = "ornstein-guide-1"
@@ -69,22 +71,16 @@ def read(kind: str, path: str | Path | None = None) -> Guide:
 
     Raises `CheckpointError` for a file that is missing, damaged, or holds something else.
     """
-    from safetensors import SafetensorError, safe_open
-
     path = shipped(kind) if path is None else Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise CheckpointError(f"no weights at {path}: train some with ornstein train-guide {kind} --out {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            header: dict[str, str] = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as safetensors ({error}): train it again") from None
+    state, header = read_with_metadata(path, remedy="train it again")
     if header.get("format") != FORMAT or header.get("kind") != kind:
         holds = header.get("kind") or "no guide network"
         raise CheckpointError(f"{path} holds {holds}, not {kind}: name a file of ornstein train-guide {kind}")
     try:
-        net = make(kind, json.loads(header["settings"]))
+        settings = parse_json(header["settings"])
+        net = build_like(lambda: make(kind, settings), path)
         _fill(net, state)
     except (OrnsteinError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
