@@ -344,8 +344,9 @@ def test_respaced_times_are_the_noise_levels(option, final):
             assert (times[-1], sigmas[-1]) == (0.0, 0.0)
             times, sigmas = times[:-1], sigmas[:-1]
         found = [path.sigma_bar(t) for t in times]
-        # A level that is there twice, as the last of some lists is, is one.
-        assert found == pytest.approx(list(dict.fromkeys(sigmas)), rel=1e-5), name
+        # A level that is there twice but for rounding, as the last of some lists is, is one.
+        once = [s for i, s in enumerate(sigmas) if i == 0 or sigmas[i - 1] - s > 1e-6 * s]
+        assert found == pytest.approx(once, rel=1e-5), name
 
 
 def test_other_paths_list_their_noise_levels():

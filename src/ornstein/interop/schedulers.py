@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from ..estimates import Estimate
 from ..parameterizations import EDM, Consistency, Parameterization, V, parameterization
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath, Path
+from ..paths.times import is_near, normalised
 from ..scalars import Time
 from .consistency import LatentConsistency, few_step_grids
 
@@ -138,33 +141,59 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
 
 def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
     """The times that the pipeline itself would use for so many steps, on the path of `from_scheduler_config`, its end
-    included.
+    included: ``steps`` different falling times, and the end.
 
-    Schedulers that keep a first step of noise (``set_alpha_to_one=False``, Stable Diffusion's) end there, not at 0.
+    Schedulers that keep a first step of noise (``set_alpha_to_one=False``, Stable Diffusion's) end there, not at 0, and
+    those with ``final_sigmas_type="sigma_min"`` at that level. Where they begin their last step there already, it moves
+    nothing, and there is a time less. Schedulers of
+    two stages (Heun, KDPM2) and of Runge–Kutta starts (PNDM) list their inner points too, which are left out.
+
+    Raises:
+        UsageError: the scheduler cannot make so many steps, lists the same level twice, or climbs.
     """
-    own = copy.deepcopy(scheduler)
+    if isinstance(steps, bool) or not isinstance(steps, numbers.Integral) or steps < 1:
+        raise UsageError(f"steps must be a whole number from 1 up, got {steps}")
+    own, name = copy.deepcopy(scheduler), type(scheduler).__name__
     try:
         own.set_timesteps(steps)
-    except (ValueError, TypeError, IndexError) as error:
-        raise UsageError(f"{type(own).__name__} cannot make {steps} steps: {error}") from None
-    config = dict(own.config)
-    sigmas = None if getattr(own, "sigmas", None) is None else np.asarray(own.sigmas, dtype=np.float64)
+    except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(f"{name} cannot make {steps} step{'s' * (steps > 1)}: {reason}") from None
+    sigmas = None if getattr(own, "sigmas", None) is None else np.array([float(sigma) for sigma in own.sigmas])
+    keeps = dict(own.config).get("set_alpha_to_one", True) is False and not name.startswith("PNDM")
+    still = keeps or dict(own.config).get("final_sigmas_type") == "sigma_min"
     if isinstance(path, VP):
-        respaced = sigmas is not None and any(config.get(key) for key in _RESPACED)
-        table = len(own.alphas_cumprod)
-        if respaced and sigmas is not None:
-            times = [path.time_of(-2.0 * float(np.log(sigma))) for sigma in sigmas if sigma > 0.0]
-            end = 0.0 if sigmas[-1] == 0.0 else times.pop()
-        else:
-            times = [(float(k) + 1.0) / table for k in own.timesteps]
-            if sigmas is not None:
-                end = 0.0 if sigmas[-1] == 0.0 else 1.0 / table
-            else:
-                end = 1.0 / table if config.get("set_alpha_to_one", True) is False else 0.0
-        return (*(t for t in dict.fromkeys(times) if t > end), end)
-    if sigmas is None:
-        raise UsageError(f"{type(own).__name__} lists no noise levels: give a grid of your own")
-    return tuple(dict.fromkeys(float(sigma) for sigma in sigmas))
+        times, end = _indexed(own, path, sigmas)
+    elif sigmas is not None:
+        times, end = sigmas[:-1].tolist(), float(sigmas[-1])
+    else:
+        raise UsageError(f"{name} lists no noise levels: give a grid of your own")
+    if times and end > 0.0 and is_near(min(times), end, path) and not still:
+        end = path.t_range[0]  # their list ends with its last level twice
+    found = normalised([*(t for t in times if t > end and not is_near(t, end, path)), end], path)
+    fewest = steps - 1 if still else steps
+    if not fewest <= len(found) - 1 <= steps or any(t <= s for t, s in pairwise(found)) or len(found) < 2:
+        raise UsageError(
+            f"{name} lists {len(found) - 1} falling noise levels for {steps} steps: take another number of steps, or a "
+            "grid of your own (grid=)"
+        )
+    return found
+
+
+def _indexed(own: Any, path: VP, sigmas: Any) -> tuple[list[float], float]:
+    """The times of a scheduler of betas, and their end."""
+    config, table = dict(own.config), len(own.alphas_cumprod)
+    if sigmas is not None and any(config.get(key) for key in _RESPACED):
+        levels = [path.time_of(-2.0 * float(np.log(sigma))) for sigma in sigmas if sigma > 0.0]
+        return (levels, 0.0) if sigmas[-1] == 0.0 else (levels[:-1], levels[-1])
+    asked = own.timesteps
+    if type(own).__name__.startswith("PNDM"):
+        asked = sorted({int(k) for k in own._timesteps}, reverse=True)
+    elif len(asked) == 2 * int(own.num_inference_steps) - 1:  # two stages a step: every other one is an inner point
+        asked = asked[::2]
+    times = [(float(k) + 1.0) / table for k in asked]
+    kept = config.get("set_alpha_to_one", True) is False if sigmas is None else sigmas[-1] != 0.0
+    return times, 1.0 / table if kept else 0.0
 
 
 def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
@@ -195,6 +224,8 @@ def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
         )
     if kind not in _PREDICTIONS:
         raise _unknown(name, kind)
+    if config.get("rescale_betas_zero_snr") and len(products) > 1 and products[-1] >= products[-2]:
+        products = torch.cat([products[:-1], torch.zeros_like(products[-1:])])  # theirs is 2⁻²⁴ in place of 0
     return SchedulerSpec(path=path_of_products(products), predicts=V() if kind == "v_prediction" else _reading(kind))
 
 
