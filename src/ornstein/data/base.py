@@ -89,11 +89,10 @@ class UnreadableError(DataError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class First:
-    """The first ``count`` examples of another source."""
+class Derived:
+    """What is made of another ``source``, of which it keeps name, classes (labels keep their meaning) and size."""
 
     source: Source
-    count: int
 
     @property
     def name(self) -> str:
@@ -102,13 +101,20 @@ class First:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """All classes of the whole source, so that labels keep their meaning."""
-        return self.source.classes
+        """All classes of the whole source."""
+        return tuple(self.source.classes)
 
     @property
     def size(self) -> int:
         """Side of the pictures."""
         return self.source.size
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class First(Derived):
+    """The first ``count`` examples of another source."""
+
+    count: int
 
     @property
     def fingerprint(self) -> str:

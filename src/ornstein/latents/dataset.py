@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ornstein.data.base import Example, Source, UnreadableError, checked
+from ornstein.data.base import Derived, Example, Source, UnreadableError, checked
 from ornstein.data.cache import Progress
 from ornstein.errors import DataError
 from ornstein.latents.codec import By, Codec, KLCodec, Moments, Normalisation, Running, normalisation
@@ -59,34 +59,18 @@ def _kept(notes: list[dict[str, Any]], path: Path | None, array: Shard | None) -
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Latents:
+class Latents(Derived):
     """A `Source` whose examples are latents: ``image`` is float32, (c, h, w), normalised.
 
     With ``draws`` it is (2·c, h, w), mean and log-variance, for a fresh draw at every visit. ``shape`` is (c, h, w)
     either way.
     """
 
-    source: Source
     shards: tuple[_Kept, ...]
     shape: tuple[int, int, int]
     normalise: Normalisation
     draws: bool
     key: str
-
-    @property
-    def name(self) -> str:
-        """The name of the data."""
-        return self.source.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Its labels."""
-        return self.source.classes
-
-    @property
-    def size(self) -> int:
-        """Side of the pictures."""
-        return self.source.size
 
     @property
     def fingerprint(self) -> str:

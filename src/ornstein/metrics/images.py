@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ornstein.data.base import Derived
 from ornstein.errors import DataError
 from ornstein.storage.reading import PICTURE, open_regular
 
@@ -66,7 +67,7 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spread:
+class Spread(Derived):
     """``count`` images of a source, evenly spread: number i is its number ⌊i · length / count⌋.
 
     The first ones of a folder that is sorted by class would be a few classes only.
@@ -74,16 +75,6 @@ class Spread:
 
     source: Any
     count: int
-
-    @property
-    def name(self) -> str:
-        """The name of the whole source."""
-        return self.source.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the whole source."""
-        return self.source.classes
 
     @property
     def fingerprint(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -56,6 +56,16 @@ def slopes(counts: Sequence[float], table: Sequence[Sequence[float]]) -> tuple[f
 def columns(table: Sequence[Sequence[float]]) -> list[float]:
     """The means over seeds."""
     return [statistics.fmean(column) for column in zip(*table, strict=True)]
+
+
+def over_seeds(values: Sequence[float], judge: Callable[[Interval], tuple[Verdict, str]], **said: str) -> Finding:
+    """The finding that rests on the mean of ``values``, one a seed: ``judge`` gives the verdict on its interval, with
+    the reason; ``said`` are the claim, its source, what is expected and what was measured.
+    """
+    mean, interval = mean_interval(values)
+    verdict, reason = judge(interval)
+    noise = statistics.stdev(values) if len(values) > 1 else 0.0
+    return Finding(value=mean, interval=interval, effect=mean, noise=noise, verdict=verdict, reason=reason, **said)  # pyright: ignore[reportArgumentType]
 
 
 def negated(interval: Interval) -> Interval:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from ..data.base import Example, Source
+from ..data.base import Derived, Example, Source
 from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..models.rarity import LITE0, Head, RaritySpec
@@ -35,27 +35,11 @@ _VALIDATED = 256
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ScoredDataset:
+class ScoredDataset(Derived):
     """The examples of a source that stand in ``rows`` of a table; each one's label is its row."""
 
-    source: Source
     rows: tuple[int, ...]
     about: str
-
-    @property
-    def name(self) -> str:
-        """The name of the whole source."""
-        return self.source.name
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The classes of the whole source."""
-        return tuple(self.source.classes)
-
-    @property
-    def size(self) -> int:
-        """Side of the pictures."""
-        return self.source.size
 
     @property
     def fingerprint(self) -> str:

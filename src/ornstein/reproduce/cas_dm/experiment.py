@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..cells import Cells
-from ..record import Budget, Finding, Findings, Line, Plot, Table, Verdict, mean_interval
-from ..verdicts import side
+from ..record import Budget, Finding, Findings, Interval, Line, Plot, Table, Verdict, mean_interval
+from ..verdicts import over_seeds, side
 from . import cells as measure
 
 SOURCE = "arXiv 2401.02414"
@@ -77,49 +77,41 @@ def _claim(
     results: Results, arm: str, against: str, metric: str, sign: int, claim: str, source: str = f"{SOURCE}, abstract"
 ) -> Finding:
     values = ratios(results, arm, against, metric)
-    mean, interval = mean_interval(values)
-    said, reason = side(interval, sign)
-    return Finding(
+    return over_seeds(
+        values,
+        lambda interval: side(interval, sign),
         claim=claim,
         source=source,
         expected=f"mean of log {metric} of {_NAMES[arm][:3]} over {_NAMES[against][:3]} at 5, 10 and 50 steps "
         f"{'above' if sign > 0 else 'below'} 0, with its 95 % interval over seeds",
-        measured=_told(values, mean, metric, arm, against),
-        verdict=said,
-        reason=reason,
-        value=mean,
-        interval=interval,
-        effect=mean,
-        noise=statistics.stdev(values) if len(values) > 1 else 0.0,
+        measured=_told(values, metric, arm, against),
     )
 
 
-def _told(values: Sequence[float], mean: float, metric: str, arm: str, against: str) -> str:
+def _told(values: Sequence[float], metric: str, arm: str, against: str) -> str:
     seeds = ", ".join(f"{math.expm1(value):+.1%}" for value in values)
-    return f"{metric} of {_NAMES[arm]} against {_NAMES[against]}: {math.expm1(mean):+.1%} (by seed {seeds})"
+    mean = math.expm1(statistics.fmean(values))
+    return f"{metric} of {_NAMES[arm]} against {_NAMES[against]}: {mean:+.1%} (by seed {seeds})"
 
 
 def _single(results: Results, metric: str, measured: str = "") -> Finding:
     values = ratios(results, "ddpm-metric", "ddpm", metric)
-    mean, (low, high) = mean_interval(values)
-    said: Verdict = "inconclusive"
-    reason = f"the interval holds both an improvement of more than {NOTHING:.0%} and none"
-    if low > -NOTHING:
-        said, reason = "reproduced", ""
-    elif high < 0.0:
-        said, reason = "not reproduced", "the metric helps the single network: the whole interval lies below 0"
-    return Finding(
+    return over_seeds(
+        values,
+        _no_gain,
         claim=f"Added to the loss of a single noise-predicting network, the metric does nothing or harm{measured}",
         source=f"{SOURCE}, introduction",
         expected=f"95 % interval of log {metric} of (c) over (a) above −{NOTHING:g}",
-        measured=_told(values, mean, metric, "ddpm-metric", "ddpm"),
-        verdict=said,
-        reason=reason,
-        value=mean,
-        interval=(low, high),
-        effect=mean,
-        noise=statistics.stdev(values) if len(values) > 1 else 0.0,
+        measured=_told(values, metric, "ddpm-metric", "ddpm"),
     )
+
+
+def _no_gain(interval: Interval) -> tuple[Verdict, str]:
+    if interval[0] > -NOTHING:
+        return "reproduced", ""
+    if interval[1] < 0.0:
+        return "not reproduced", "the metric helps the single network: the whole interval lies below 0"
+    return "inconclusive", f"the interval holds both an improvement of more than {NOTHING:.0%} and none"
 
 
 def _findings(results: Results) -> list[Finding]:

@@ -12,8 +12,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import Finding, Interval, mean_interval
-from ..verdicts import Judged, judge
+from ..record import Finding, Interval, Verdict
+from ..verdicts import judge
+from ..verdicts import over_seeds as finding_over_seeds
 from . import arms
 
 SOURCE = "arXiv 2301.12334"
@@ -56,22 +57,20 @@ def control(values: Sequence[float], *, low: float, high: float, **said: Any) ->
     if not values:
         reason = "in some seed no sample lies on the manifold, where the number is defined"
         return Finding(verdict="inconclusive", reason=reason, **said)
-    mean, interval = mean_interval(values)
-    noise = statistics.stdev(values) if len(values) > 1 else 0.0
-    return Finding(value=mean, interval=interval, effect=mean, noise=noise, **said, **_judged(interval, low, high))
+    return finding_over_seeds(values, lambda interval: _judged(interval, low, high), **said)
 
 
-def _judged(interval: Interval, low: float, high: float) -> Judged:
-    if math.isfinite(low) and math.isfinite(high):
-        return judge(interval, low, high)
+def _judged(interval: Interval, low: float, high: float) -> tuple[Verdict, str]:
     found = judge(interval, low, high)
+    if math.isfinite(low) and math.isfinite(high):
+        return found["verdict"], found["reason"]
     edge = low if math.isfinite(low) else high
     reasons = {
         "reproduced": "",
         "inconclusive": f"the interval over seeds holds {edge:g}",
         "not reproduced": f"the whole interval lies {'below' if math.isfinite(low) else 'above'} {edge:g}",
     }
-    return {"verdict": found["verdict"], "reason": reasons[found["verdict"]]}
+    return found["verdict"], reasons[found["verdict"]]
 
 
 def _above(values: Sequence[float], edge: float = 0.0, **said: Any) -> Finding:

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import Finding, mean_interval
-from ..verdicts import side
+from ..record import Finding
+from ..verdicts import over_seeds, side
 from .cells import DIFFUSION, FIT, FULL, PLAIN
 
 SOURCE = "arXiv 2305.16269"
@@ -68,21 +68,15 @@ def ratio(
             verdict="inconclusive",
             reason="fewer than two seeds came through without a divergence",
         )
-    mean, interval = mean_interval(values)
-    verdict, reason = side(interval, sign)
     lost = planned - len(values)
-    return Finding(
+    return over_seeds(
+        values,
+        lambda interval: side(interval, sign),
         claim=claim,
         source=source,
         expected=expected,
-        measured=f"{what}: {_times(mean)} (by seed {', '.join(_times(value) for value in values)})"
+        measured=f"{what}: {_times(statistics.fmean(values))} (by seed {', '.join(_times(value) for value in values)})"
         + (f"; {lost} of {planned} seeds diverged" if lost > 0 else ""),
-        verdict=verdict,
-        reason=reason,
-        value=mean,
-        interval=interval,
-        effect=mean,
-        noise=statistics.stdev(values),
     )
 
 

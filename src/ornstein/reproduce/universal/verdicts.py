@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import Budget, Finding, Interval, Verdict, mean_interval
+from ..record import Budget, Finding, Interval, Verdict
+from ..verdicts import over_seeds as finding_over_seeds
 
 SOURCE = "arXiv 2302.07121"
 RECURRENCES = (1, 2, 4, 8)
@@ -67,18 +68,13 @@ def over_seeds(
     claim: str, source: str, what: str, values: Sequence[float], edge: float, *, kind: str, told: str = ""
 ) -> Finding:
     """A claim that the mean of ``values``, one a seed, lies below ``edge``; ``kind`` ratio shows its exponential."""
-    mean, interval = mean_interval(values)
-    said, reason = verdict(interval, edge)
+    mean = statistics.fmean(values)
     size = f"{math.exp(mean):.2f} times" if kind == "ratio" else f"{mean:+.3f}"
-    return Finding(
+    return finding_over_seeds(
+        values,
+        lambda interval: verdict(interval, edge),
         claim=claim,
         source=source if source.startswith("no claim") else f"{SOURCE}, {source}",
         expected=f"{what}, below {edge:.3g} with its whole 95 % interval over seeds",
         measured=f"{size} over {len(values)} seeds" + (f" ({told})" if told else ""),
-        verdict=said,
-        reason=reason,
-        value=mean,
-        interval=interval,
-        effect=mean,
-        noise=statistics.stdev(values),
     )
