@@ -243,3 +243,15 @@ def test_a_killed_data_worker_ends_the_run_with_a_checkpoint(tmp_path):
     assert int(kept) >= 2 * BATCH
     going = replace(config, images=int(kept) + BATCH, workers=0)
     assert train(going, quiet=True).resumed_at == int(kept)
+
+
+def test_a_run_keeps_the_words_that_it_began_with(tmp_path):
+    """Older versions read a part of the captions: the words of a run are those in its folder, in their order."""
+    out = tmp_path / "run"
+    train(configuration(out, images=BATCH, condition="text"), quiet=True)
+    document = json.loads((out / "config.json").read_text())
+    words = document["model"]["text"]["vocabulary"]
+    document["model"]["text"]["vocabulary"] = words[::-1]
+    (out / "config.json").write_text(json.dumps(document))
+    assert train(configuration(out, images=2 * BATCH, condition="text"), quiet=True).resumed_at == BATCH
+    assert json.loads((out / "config.json").read_text())["model"]["text"]["vocabulary"] == words[::-1]

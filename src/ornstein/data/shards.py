@@ -139,9 +139,8 @@ def _expanded(where: str) -> list[str]:
     except ImportError:
         raise DataError("braces in shard names need the package webdataset: run `pip install webdataset`") from None
     many = f"{where[:80]!r} names more than {MOST} shards: give a smaller range, or a glob such as *.tar"
-    for low, high in re.findall(r"\{(-?\d+)\.\.(-?\d+)(?:\.\.-?\d+)?\}", where):  # a range is a list in that package
-        if max(len(low), len(high)) > 12 or abs(int(high) - int(low)) >= MOST:
-            raise DataError(many)
+    if _least_number(where) > MOST:  # before the package makes lists of it
+        raise DataError(many)
     try:
         found = list(itertools.islice(braceexpand(where), MOST + 1))
     except (ValueError, RecursionError) as error:
@@ -149,6 +148,22 @@ def _expanded(where: str) -> list[str]:
     if len(found) > MOST:
         raise DataError(many)
     return found
+
+
+def _least_number(where: str) -> int:
+    """How many texts braces expand to, those inside others counted once."""
+    number = 1
+    for group in re.findall(r"\{([^{}]*)\}", where):
+        ends = re.fullmatch(r"(-?\d+)\.\.(-?\d+)(?:\.\.-?(\d+))?", group)
+        if ends is None:
+            number *= group.count(",") + 1
+        elif max(map(len, ends.group(1, 2))) > 12:
+            return MOST + 1
+        else:
+            number *= abs(int(ends[2]) - int(ends[1])) // max(int(ends[3] or 1), 1) + 1
+        if number > MOST:
+            break
+    return number
 
 
 def _fetched(addresses: list[str]) -> list[Path]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ..data.base import Source
-from ..errors import ConfigError
-from ..models.card import CONFIG, VERSION, read_document
+from ..errors import CheckpointError, ConfigError
+from ..models.card import CONFIG, VERSION, read_document, read_spec
 from ..models.registry import spec_class
 from ..models.spec import ModelSpec
 from ..storage.configs import flat, from_dict, to_dict
@@ -109,6 +110,17 @@ def _completed(part: str, old: dict[str, Any]) -> dict[str, Any]:
         return to_dict(from_dict(kind, old))
     except ConfigError:
         return old
+
+
+def with_known_words(out: Path, spec: ModelSpec) -> ModelSpec:
+    """The model with the words of the run that ``out`` holds: older versions chose them from a part of the captions."""
+    if spec.encoder is None or not (out / CONFIG).is_file():
+        return spec
+    try:
+        old = read_spec(read_document(out / CONFIG), out / CONFIG).encoder
+    except CheckpointError:
+        return spec
+    return spec if old is None else replace(spec, text=replace(spec.encoder, vocabulary=old.vocabulary))  # pyright: ignore[reportCallIssue]
 
 
 def begin(out: Path, new: dict[str, Any]) -> None:

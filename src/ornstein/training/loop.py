@@ -96,7 +96,7 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
             read(whole, 0)
             codec, whole = encoded(config, whole, hardware.device)
             source, validation = config.select(whole, hardware.device)
-        spec = config.specify(source)
+        spec = folder.with_known_words(out, config.specify(source))
         session = Session.of(config, spec, source, hardware)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
