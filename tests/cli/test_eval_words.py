@@ -32,7 +32,7 @@ def request(**words: Any):
 
 def test_tables_of_metrics() -> None:
     assert INSISTING == {"fid": "fd", "sfid": "sfd"}
-    assert ON_IMAGES == ("diversity", "clip")
+    assert ON_IMAGES == ("diversity", "clip", "retrieval")
     assert SINGLE == ("avgknn", "lof", "rarity", "clip")
 
 
@@ -74,7 +74,7 @@ def test_where_the_data_come_from(tmp_path: Path) -> None:
         ({"batch": 0}, "--n must be at least 2 and --batch at least 1, got 1000 and 0"),
         ({"size": 3}, "--size must be at least 4, got 3"),
         ({"k": 0, "metrics": "prdc"}, "k must be at least 1, got 0"),
-        ({"metrics": "zzz"}, r"unknown metric 'zzz': choose from fd, sfd, .*rarity, diversity, clip$"),
+        ({"metrics": "zzz"}, r"unknown metric 'zzz': choose from fd, sfd, .*rarity, diversity, clip, retrieval$"),
         ({"metrics": "sfdd"}, "unknown metric 'sfdd': did you mean sfd"),
         ({"metrics": "diversty"}, "did you mean diversity"),
         ({"metrics": "sfidd"}, "did you mean sfid"),

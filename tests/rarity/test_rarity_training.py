@@ -330,6 +330,15 @@ def test_a_classifier_that_does_not_fit_the_model_is_refused_before_anything_is_
         read_guides(latents, guide=["rarity:x"], **words)
 
 
+def test_more_classes_than_images_are_refused(brightness, tmp_path, capsys):
+    """Most of them would be empty; equal numbers are possible."""
+    words = f"train rarity-classifier --scores {brightness} --data critters:96 --out {tmp_path / 'run'} --size 16"
+    assert main([*words.split(), "--classes", "1000"]) == 2
+    err = capsys.readouterr().err
+    assert err == "ornstein: --classes 1000 needs as many images with a score, got 96: ask for fewer\n"
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_command_trains(brightness, tmp_path, capsys):
     words = f"train rarity-classifier --scores {brightness} --data critters:96 --out {tmp_path / 'run'} --size 16"
     more = "--images 32 --batch 16 --classes 3 --no-tensorboard --network unet --network.width 8 --network.head-width 8"

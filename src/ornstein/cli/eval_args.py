@@ -27,7 +27,8 @@ class EvalArgs:
     against: str | None = None
     """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""
     metrics: str = "fd,kid"
-    """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip; fid and sfid insist."""
+    """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip, retrieval; fid and sfid
+    insist."""
     n: Annotated[int, Limits(least=2)] = 1000
     """How many images of each (fewer if the data has fewer)."""
     k: Count | None = None

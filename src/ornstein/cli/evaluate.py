@@ -25,7 +25,7 @@ def evaluate(args: EvalArgs) -> int:
     from ..metrics import files, images, measure, sets
     from ..metrics.measure import needs
     from ..runs import is_codec
-    from .observe import load_evaluators, look, write_images
+    from .observe import load_evaluators, look, ranks, write_images
 
     if is_codec(args.what):
         return reconstruct(args)
@@ -45,13 +45,17 @@ def evaluate(args: EvalArgs) -> int:
     for caution in cautions:
         note(f"caution: {caution}")
     keep = {*needs(request.measured), *(needs(request.on_statistics, "theirs") if request.store else ())}
+    needed = set(needs(request.measured, "theirs"))
+    if request.retrieves:
+        keep.add("vectors")
+        needed.add("vectors")
     note(f"looking at {ours.count} images of {ours.name}")
     mine = look(ours, instruments, keep, names=args.per_image is not None)
     other: SetStatistics | None = None
     against: Sequence[Statistics] = referred or ()
     if request.compares and referred is None and theirs is not None:
         note(f"looking at {theirs.count} images of {theirs.name}")
-        other = look(theirs, _features_only(instruments), needs(request.measured, "theirs"))
+        other = look(theirs, _features_only(instruments), needed)
         against = other.statistics
     if args.reference_out is not None:
         files.write(args.reference_out, mine.statistics if request.store else against)
@@ -61,6 +65,8 @@ def evaluate(args: EvalArgs) -> int:
         numbers |= found.numbers
         for name, values in found.images.items():
             mine.images[name] = dict(zip(found.indices, values.tolist(), strict=True))
+    if request.retrieves:
+        numbers |= ranks(mine, other)
     fingerprints = [mine.census.fingerprint, *(one.fingerprint for one in against[:1])]
     if len(fingerprints) == 2 and len(set(fingerprints)) == 1:
         cautions.append("both sides are the same images: a distance of 0 says nothing else")
@@ -89,9 +95,10 @@ def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | N
     height, width = run.picture[-2:]
     if args.size not in (None, width):
         raise UsageError(f"--size {args.size} differs from the run's {width}: leave it out")
-    if "clip" in request.metrics and run.condition != "text":
+    spoken = next((name for name in ("clip", "retrieval") if name in request.metrics), None)
+    if spoken is not None and run.condition != "text":
         raise UsageError(
-            f"the metric clip compares with captions, and the model in {args.what} takes none: leave it out"
+            f"the metric {spoken} compares with captions, and the model in {args.what} takes none: leave it out"
         )
     how: How = "lanczos" if args.resize == "auto" else args.resize
     theirs = None

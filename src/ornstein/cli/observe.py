@@ -42,6 +42,7 @@ class SetStatistics:
     statistics: tuple[Statistics, ...]
     numbers: dict[str, float | int | None] = field(default_factory=dict[str, "float | int | None"])
     images: dict[str, dict[int, Any]] = field(default_factory=dict[str, dict[int, Any]])
+    captions: dict[int, str] = field(default_factory=dict[int, str])
 
 
 def load_evaluators(request: EvalRequest, args: EvalArgs) -> Evaluators:
@@ -53,7 +54,7 @@ def load_evaluators(request: EvalRequest, args: EvalArgs) -> Evaluators:
 
     usable_device(args.device)
     networks: list[NetworkFeatures] = []
-    if request.on_statistics:
+    if request.on_statistics or request.retrieves:
         names = [name.strip() for name in args.features.split(",") if name.strip()]
         if not names or len(set(names)) < len(names):
             raise ConfigError(f"--features {args.features!r} must name each of lite0, inception, dinov2 at most once")
@@ -83,16 +84,18 @@ def look(side: ImageSet, instruments: Evaluators, keep: Collection[str], *, name
     collectors = [Collector(network, keep=keep, about=side.about) for network in instruments.features]
     diversity = None if instruments.distance is None else DiversityMeter()
     clip = None if instruments.clip is None else ClipMeter(instruments.clip)
-    census, called = Census(), {}
+    census, called, captions = Census(), {}, {}
     observers = [one for one in (*collectors, diversity, clip) if one is not None]
     for block in blocks(side.images):
         census.see(block)
         if names:
             called |= dict(zip(block.indices, block.names, strict=True))
+        captions |= dict(zip(block.indices, block.captions, strict=True))
         for observer in observers:
             observer.see(block)
     seen = SetStatistics(census=census, statistics=tuple(collector.result() for collector in collectors))
     seen.images["name"] = called
+    seen.captions.update(captions)
     if diversity is not None and instruments.distance is not None:
         found = diversity.result(instruments.distance, instruments.device)
         name = f"diversity-{instruments.distance.name}"
@@ -103,6 +106,36 @@ def look(side: ImageSet, instruments: Evaluators, keep: Collection[str], *, name
         seen.numbers.update({name: score.value, f"{name} error": score.error})
         seen.images[name] = dict(zip(score.indices.tolist(), score.scores.tolist(), strict=True))
     return seen
+
+
+def ranks(mine: SetStatistics, theirs: SetStatistics | None) -> dict[str, float | int | None]:
+    """Whether images show their captions: the rank of each one's own among those of the captioned data.
+
+    Raises `UsageError` where the data is a file of statistics, and for an image without a caption on either side.
+    """
+    from ..metrics.measure import label
+    from ..metrics.retrieval import TOP, retrieval
+
+    if theirs is None:
+        raise UsageError("the metric retrieval compares captions, which statistics do not keep: name the data itself")
+    numbers: dict[str, float | int | None] = {}
+    for one, other in zip(mine.statistics, theirs.statistics, strict=True):
+        assert one.vectors is not None
+        assert other.vectors is not None
+        own = [mine.captions[i] for i in one.vectors.indices.tolist()]
+        known = [theirs.captions[i] for i in other.vectors.indices.tolist()]
+        if not all(own) or not all(known):
+            raise UsageError("the metric retrieval needs a caption for every image: put them into metadata.jsonl")
+        found = retrieval(one.vectors.rows, own, other.vectors.rows, known)
+        name = label("retrieval", one.features)
+        numbers |= {
+            f"{name} top-1": found.first,
+            f"{name} top-{TOP}": found.top,
+            f"{name} top-{TOP} by chance": found.chance,
+            f"{name} median rank": found.median,
+            f"{name} captions": found.captions,
+        }
+    return numbers
 
 
 def write_images(path: Path, columns: Mapping[str, Mapping[int, Any]]) -> None:

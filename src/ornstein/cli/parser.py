@@ -182,7 +182,8 @@ def _make(kind: Any, default: Any, path: Fields, given: Mapping[Fields, Any], fl
         inner = classes[given[here]] if here in given else type(before)
         changes[field.name] = None if inner is None else _make(inner, before, here, given, flags)
     try:
-        made = dataclasses.replace(default, **changes) if isinstance(default, kind) else kind(**changes)
+        known: Any = default if type(default) is kind else None
+        made = kind(**changes) if known is None else dataclasses.replace(known, **changes)
         check_fields(made)
     except FieldError as error:
         flag = flags.get((*path, error.field), error.field)

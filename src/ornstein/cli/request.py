@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from .eval_args import EvalArgs
 
 INSISTING = {"fid": "fd", "sfid": "sfd"}  # these accept no other network than the published one
-ON_IMAGES = ("diversity", "clip")  # measured on images, not on statistics
+ON_IMAGES = ("diversity", "clip", "retrieval")  # measured on images or captions, not on statistics
 SINGLE = ("avgknn", "lof", "rarity", "clip")  # each image has its own number
 _PARTS = 10  # of the inception score
 
@@ -50,7 +50,12 @@ class EvalRequest:
         """Whether a second set is looked at."""
         from ..metrics import METRICS
 
-        return any(METRICS[name].theirs is not None for name in self.measured)
+        return self.retrieves or any(METRICS[name].theirs is not None for name in self.measured)
+
+    @property
+    def retrieves(self) -> bool:
+        """Whether captions of both sets are compared."""
+        return "retrieval" in self.metrics and not self.store
 
     def check_counts(self, ours: int, theirs: int | None) -> None:
         """Raise `UsageError` where a set is too small for a metric; ``theirs`` is None if there is no second set."""

@@ -322,6 +322,9 @@ class RarityConfig(TrainConfig):
 
     def _rated(self) -> tuple[Table, Any, Any]:
         table = Table.read(self.scores)
+        known = int((~np.isnan(table.scores)).sum())
+        if known < self.classes:
+            raise ConfigError(f"--classes {self.classes} needs as many images with a score, got {known}: ask for fewer")
         classes = quantile_classes(table.scores, self.classes, self._groups(table))
         return table, classes, held_out(classes, self.hold, self.seed)
 
