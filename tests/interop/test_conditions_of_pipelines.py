@@ -79,7 +79,7 @@ def test_an_encoder_of_another_kind_names_the_words_it_would_lose(stable):
 
 def test_captions_that_are_none(stable, pixels):
     piped = from_pipeline(stable)
-    for wrong in (["a", 3], [None]):
+    for wrong in (["a", 3], [None], torch.zeros(2)):
         with pytest.raises(UsageError, match="a caption is text, got"):
             piped.cond(wrong)
     with pytest.raises(UsageError, match=r"condition 'text' has 3 rows: it needs 2"):
@@ -87,6 +87,24 @@ def test_captions_that_are_none(stable, pixels):
     piped.pipe.register_modules(text_encoder=None)
     with pytest.raises(UsageError, match="has no text encoder"):
         piped.cond(["a"])
+    for part, said in (("scheduler", "scheduler"), ("vae", "autoencoder"), ("unet", "network")):
+        pipe = from_pipeline(stable).pipe
+        pipe.register_modules(**{part: None})
+        with pytest.raises(UsageError, match=f"was loaded without its {said}: load it"):
+            from_pipeline(pipe)
+
+
+def test_a_tiny_autoencoder_is_a_codec(stable):
+    pipe = from_pipeline(stable).pipe
+    blocks = {"encoder_block_out_channels": (8, 8), "decoder_block_out_channels": (8, 8), "latent_channels": 4}
+    tiny = diffusers.AutoencoderTiny(**blocks, num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1)).eval()
+    pipe.register_modules(vae=tiny)
+    piped = from_pipeline(pipe)
+    assert orn.sample(piped, 1, steps=2).shape == (1, 3, 16, 16)
+    image = noise(1, 3, 16, 16)
+    code = piped.codec.encode(image)
+    torch.testing.assert_close(code, tiny.encode(image).latents, rtol=1e-5, atol=1e-5)
+    assert len(repr(piped)) < 120
 
 
 # -------------------------------------------------------------------------------------------------------------- sizes

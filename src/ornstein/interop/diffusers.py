@@ -75,7 +75,7 @@ class EmptyCondition(dict[str, Tensor]):
         return out
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class DiffusersModel(OpenedModel):
     """An opened pipeline. Of text models ``denoiser`` is bound to the empty caption until another is given."""
 
@@ -140,7 +140,8 @@ class DiffusersModel(OpenedModel):
         if labels is not None:
             numbers = label_numbers(labels, self.labels, self._count, empty=False)
             return {"label": torch.tensor(numbers, device=self.device)}
-        return self._encoded(list(captions or ()), self._sizes(original, crop, target, score), guidance)
+        assert captions is not None
+        return self._encoded(list(captions), self._sizes(original, crop, target, score), guidance)
 
     def null(
         self,
@@ -247,8 +248,10 @@ def from_pipeline(
     if device is not None or dtype is not None:
         pipe.to(*([] if device is None else [device]), *([] if dtype is None else [dtype]))
     net = pipe.transformer if kind == "labels" else pipe.unet
-    if net is None or (kind != "pixels" and pipe.vae is None):
-        raise UsageError(f"this {name} was loaded without its {'network' if net is None else 'autoencoder'}: load it")
+    parts = {"network": net, "scheduler": pipe.scheduler, "autoencoder": kind == "pixels" or pipe.vae}
+    lost = [part for part, found in parts.items() if found is None]
+    if lost:
+        raise UsageError(f"this {name} was loaded without its {lost[0]}: load it")
     _check(net, kind, name, pipe)
     net.eval().requires_grad_(False)
     codec = None if kind == "pixels" else wrap_vae(pipe.vae, where)

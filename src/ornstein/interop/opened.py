@@ -24,7 +24,7 @@ from ..scalars import Time
 Condition = Literal["none", "label", "text"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class OpenedModel(ABC):
     """A model as `ornstein.load` returns it: a denoiser that encodes its own conditions.
 
@@ -55,6 +55,11 @@ class OpenedModel(ABC):
     @abstractmethod
     def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
         """The empty condition, as classifier-free guidance needs it; or a ``negative`` caption."""
+
+    def __repr__(self) -> str:
+        """One line."""
+        about = f"{self.name}: {self.condition}" if self.condition != "none" else self.name
+        return f"<{type(self).__name__} {about}, {self.shape}, {self.parameters:,} parameters>"
 
     @property
     def name(self) -> str:
@@ -134,7 +139,7 @@ class OpenedModel(ABC):
         return self.denoiser.predict_times(x, times)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class PlainModel(OpenedModel):
     """An opened model with no condition, or with ``labels`` numbered labels, −1 being the empty one."""
 
@@ -150,7 +155,8 @@ class PlainModel(OpenedModel):
     ) -> dict[str, Tensor]:
         """The labels, (B,) int64; −1 or "" for none. `UsageError` where the model does not take them."""
         check_condition(self, captions, labels)
-        numbers = label_numbers(labels or (), self.classes, self.labels, empty=True)
+        assert labels is not None
+        numbers = label_numbers(labels, self.classes, self.labels, empty=True)
         return {"label": torch.tensor(numbers, dtype=torch.int64, device=self.device)}
 
     def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:

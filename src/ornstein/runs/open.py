@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..models.spec import Conditioned, ModelSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False, repr=False)
 class TrainedModel(OpenedModel):
     """A model that ``ornstein train`` made. ``details`` is its config.json: how it was made, and from which data."""
 
@@ -64,8 +64,9 @@ class TrainedModel(OpenedModel):
             numbers = label_numbers(labels, self.classes, len(self.classes), empty=True)
             return {"label": torch.tensor(numbers, dtype=torch.int64, device=self.device)}
         assert self.model.text is not None
+        assert captions is not None
         with torch.no_grad():
-            text, mask = self.model.text(list(captions or ()))
+            text, mask = self.model.text(list(captions))
         return {"text": text, "text_mask": mask}
 
     def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, Tensor]:
