@@ -28,7 +28,8 @@ class SampleArgs(LatentArgs):
     }
 
     run: Annotated[str, Option(positional=True, value="MODEL")]
-    """A run folder, a checkpoint folder, or the name of a shipped model."""
+    """A run, a checkpoint, an exported folder, a shipped model, a diffusers pipeline (folder or hub name), or a checkpoint
+    of UDPM."""
     n: Count = 16
     """How many images."""
     steps: Count | None = None
