@@ -2,7 +2,7 @@
 
 import ornstein as orn
 
-model = orn.load("critters")                                   # a run, a checkpoint, or the shipped model
+model = orn.load("critters")                                   # a run, a shipped model, a diffusers pipeline, …
 images = orn.sample(model, n=16, sampler="dpmpp-2m", steps=20, seed=0)
 model = orn.Denoiser(my_module, path=orn.VP(), predicts="noise", shape=(3, 64, 64))
 """
@@ -14,11 +14,12 @@ if TYPE_CHECKING:
     from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
     from .denoisers import CachedDenoiser, Denoiser, Guidance
     from .estimates import Estimate, Gaussian
+    from .interop.diffusers import from_pipeline
     from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
     from .randomness import Noise, NoiseSource
     from .runs import load
+    from .runs.front import sample, stream
     from .samplers import plan, run, solve
-    from .sampling import sample, stream
 
 __version__ = "0.1.0"
 
@@ -28,9 +29,10 @@ _MODULES = {
     "estimates": ("Estimate", "Gaussian"),
     "paths": ("VE", "VP", "AffinePath", "Flow", "LocationPath", "Path", "PyramidPath", "ShiftedPath"),
     "randomness": ("Noise", "NoiseSource"),
+    "interop.diffusers": ("from_pipeline",),
     "runs": ("load",),
+    "runs.front": ("sample", "stream"),
     "samplers": ("plan", "run", "solve"),
-    "sampling": ("sample", "stream"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -54,6 +56,7 @@ __all__ = [
     "denoisers",
     "errors",
     "estimates",
+    "from_pipeline",
     "grids",
     "guidance",
     "load",

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
 
     from ..denoisers import DenoiserLike, Guidance
     from ..guidance.registry import GuidanceSpec
-    from ..interop.diffusers import DiffusersModel
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
 
 
 def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> list[GuidanceSpec]:
@@ -43,7 +42,7 @@ def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> 
 
 def guidances_of(
     specs: Sequence[GuidanceSpec],
-    run: TrainedModel | DiffusersModel,
+    run: OpenedModel,
     times: Sequence[float],
     device: str,
     null: Mapping[str, Tensor] | None,
@@ -72,7 +71,7 @@ def guidances_of(
     return made[0] if len(made) == 1 else compose(*made)
 
 
-def _second(run: TrainedModel | DiffusersModel, device: str, where: str) -> tuple[DenoiserLike, bool]:
+def _second(run: OpenedModel, device: str, where: str) -> tuple[DenoiserLike, bool]:
     """A second model beside the run's, and whether it takes the same condition."""
     from ..runs import open_run
 

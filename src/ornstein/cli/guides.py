@@ -14,8 +14,7 @@ from .output import emit_json, note, say
 
 if TYPE_CHECKING:
     from ..guides import GuidanceOptions, Guides, GuideType, Source
-    from ..interop.diffusers import DiffusersModel
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
 
 
 _NAMED = 24  # classes of a guide in the table
@@ -108,7 +107,7 @@ class RequestedGuides:
 
 
 def read_guides(
-    run: TrainedModel | DiffusersModel,
+    run: OpenedModel,
     *,
     guide: Sequence[str],
     sources: Sequence[str],
@@ -149,7 +148,7 @@ def read_guides(
     return RequestedGuides(guides=made, manner=manner, record=record)
 
 
-def _check_fit(run: TrainedModel | DiffusersModel, guidance: object) -> None:
+def _check_fit(run: OpenedModel, guidance: object) -> None:
     """Refuse a guidance that could only fail, or mean something else, once images are drawn."""
     from ..guidance import Minority, MinorityPrompt
     from ..rarity import RarityClassifier

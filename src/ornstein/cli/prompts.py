@@ -13,8 +13,7 @@ from .sample_args import SampleArgs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..interop.diffusers import DiffusersModel
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel, TrainedModel
 
 _LARGEST_FILE = 2**24  # bytes of prompts
 
@@ -45,7 +44,7 @@ def _text(path: Path) -> str:
 
 
 def conditions_of(
-    run: TrainedModel | DiffusersModel, args: SampleArgs, prompts: Sequence[str], *, guided: bool
+    run: OpenedModel, args: SampleArgs, prompts: Sequence[str], *, guided: bool
 ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:
     """The condition of every image, and what classifier-free guidance leads away from; None without a condition.
 
@@ -66,8 +65,8 @@ def conditions_of(
     return cond, run.null() if args.negative_prompt is None else run.null(negative=args.negative_prompt)
 
 
-def _warn(run: TrainedModel | DiffusersModel, prompts: Sequence[str], *, guided: bool) -> None:
-    from ..runs import TrainedModel
+def _warn(run: OpenedModel, prompts: Sequence[str], *, guided: bool) -> None:
+    from ..runs import OpenedModel, TrainedModel
 
     if guided and any(not prompt.strip() for prompt in prompts):
         note("warning: an empty prompt is what guidance leads away from: images with it are as without guidance")

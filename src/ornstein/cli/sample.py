@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
     from ..grids import Grid, GridLike
-    from ..interop.diffusers import DiffusersModel
     from ..interpolation import Latents
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
     from ..sampling import SamplingPlan
     from .guides import RequestedGuides
 
@@ -127,7 +126,7 @@ def _write(
     return written
 
 
-def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGuides:
+def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
     return read_guides(
         run,
         guide=args.guide,
@@ -141,7 +140,7 @@ def _guides(run: TrainedModel | DiffusersModel, args: SampleArgs) -> RequestedGu
 
 
 def _guided(
-    run: TrainedModel | DiffusersModel,
+    run: OpenedModel,
     args: SampleArgs,
     asked: RequestedGuides,
     inner: Guidance | None,

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..data import Example, Source
-    from ..interop.diffusers import DiffusersModel
-    from ..runs import TrainedModel
+    from ..runs import OpenedModel
 
 How = Literal["auto", "bicubic", "lanczos"]
 Size = tuple[int, int]
@@ -88,7 +87,7 @@ def open_data(where: str, n: int, target: Size, how: How) -> ImageSet:
     return ImageSet(name=where, images=source, count=len(source), resolution=target, about=about, source=source)
 
 
-def open_samples(run: TrainedModel | DiffusersModel, n: int, sampling: Sampling, conditions: Source | None) -> ImageSet:
+def open_samples(run: OpenedModel, n: int, sampling: Sampling, conditions: Source | None) -> ImageSet:
     """Samples of a run; a conditional model is told what the images of ``conditions`` are labelled or called."""
     if run.condition != "none":
         if conditions is None:
@@ -114,7 +113,7 @@ def open_samples(run: TrainedModel | DiffusersModel, n: int, sampling: Sampling,
     return ImageSet(name=str(run.folder), images=images, count=n, resolution=(side[-2], side[-1]), about=about)
 
 
-def _samples(run: TrainedModel | DiffusersModel, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
+def _samples(run: OpenedModel, n: int, how: Sampling, conditions: Source | None) -> Iterator[Example]:
     from .. import sampling
     from ..data import Example, to_uint8
 
@@ -149,7 +148,7 @@ def _readable(source: Source, index: int) -> Example:
     raise UsageError(f"not one image of {source.name} can be read")
 
 
-def _condition(run: TrainedModel | DiffusersModel, told: list[Example], source: Source) -> dict[str, Tensor]:
+def _condition(run: OpenedModel, told: list[Example], source: Source) -> dict[str, Tensor]:
     if run.condition == "label":
         return run.cond(labels=["" if one.label < 0 else source.classes[one.label] for one in told])
     if not all(one.caption for one in told):

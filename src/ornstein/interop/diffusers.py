@@ -25,7 +25,7 @@ from ..grids import Grid
 from ..paths.base import Cond
 from ..storage.reading import load_json
 from .captions import encode_captions
-from .loading import diffusers_library, silenced
+from .loading import diffusers_library, offline, silenced
 from .networks import Adapted, PipelineKind, guidance_width
 from .opened import Condition, OpenedModel, check_condition, label_numbers
 from .schedulers import from_scheduler_config, times_of_pipeline
@@ -311,6 +311,13 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
         raise
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if not folder.exists() and offline():
+            reason = (
+                "there is no such folder, and HF_HUB_OFFLINE is set, so that the Hugging Face Hub is not asked: "
+                "give the path of a folder, or unset it"
+            )
+        elif not folder.exists():
+            reason = f"there is no such folder, and the Hugging Face Hub does not give it ({reason})"
         raise UsageError(f"the pipeline {where} cannot be loaded: {reason}") from None
 
 

@@ -27,6 +27,7 @@ from ..networks.ncsnpp import NCSNpp, NCSNppConfig
 from ..parameterizations import LevelBelow
 from ..paths import PyramidPath
 from ..storage.reading import reason_of, require_regular
+from .opened import OpenedModel, PlainModel
 
 _GIVE = "give model_ema_state_….pt or model_state_….pt of UDPM"
 _BLOCK = re.compile(r"(enc|dec)\.(\d+)x\2_(\w+?)\.(.+)")
@@ -46,7 +47,7 @@ def load(
 
     Raises `CheckpointError` for a file that is missing, damaged, would run code, or holds another network.
     """
-    where = Path(where)
+    where = Path(where).expanduser()
     weights = read(where)
     config = infer(weights, where)
     with torch.device("meta"):
@@ -65,6 +66,16 @@ def load(
     side = config.resolution * levels.factors[0]
     reading = LevelBelow(scaled=False, preconditioned=False)
     return Denoiser(net, levels, reading, shape=(config.channels, side, side))
+
+
+def open_checkpoint(where: str | Path, *, device: str | torch.device = "cpu") -> OpenedModel:
+    """A published checkpoint as `ornstein.load` opens it. Labels are numbers, −1 being none.
+
+    Raises `CheckpointError` as `load` does.
+    """
+    where, denoiser = Path(where), load(where, device=device)
+    assert isinstance(denoiser.net, NCSNpp)
+    return PlainModel(denoiser=denoiser, folder=where, weights=where, labels=denoiser.net.config.classes)
 
 
 def read(where: str | Path) -> dict[str, Tensor]:

@@ -1,17 +1,32 @@
 """The front door: trained runs, checkpoints, exported models, codecs and pipelines, opened by their place."""
 
+from ..interop.opened import OpenedModel
 from .codecs import is_codec, open_codec, save_codec
-from .open import TrainedModel, export, load, open_own, open_run, usable_device
-from .places import CARD, CODEC, SAMPLING_CONFIG, WEIGHTS, RunFiles, is_run, place, read_run, shipped
+from .formats import (
+    ModelFormat,
+    format_of,
+    formats,
+    is_run,
+    load,
+    open_run,
+    register_format,
+    unregister_format,
+)
+from .open import TrainedModel, export, open_own, usable_device
+from .places import CARD, CODEC, SAMPLING_CONFIG, WEIGHTS, RunFiles, place, read_run, shipped
 
 __all__ = [
     "CARD",
     "CODEC",
     "SAMPLING_CONFIG",
     "WEIGHTS",
+    "ModelFormat",
+    "OpenedModel",
     "RunFiles",
     "TrainedModel",
     "export",
+    "format_of",
+    "formats",
     "is_codec",
     "is_run",
     "load",
@@ -20,7 +35,9 @@ __all__ = [
     "open_run",
     "place",
     "read_run",
+    "register_format",
     "save_codec",
     "shipped",
+    "unregister_format",
     "usable_device",
 ]

@@ -14,7 +14,7 @@ from ..interop.vae import KNOWN, class_of, copy_vae, open_vae
 from ..latents.codec import Codec, Identity, KLCodec, Normalisation
 from ..storage.files import atomic, read_json, write_json
 from ..storage.reading import load_json
-from .places import WEIGHTS, is_run, place, read_run, shipped
+from .places import CARD, WEIGHTS, place, read_run, shipped
 
 VERSION = 1
 DOCUMENT, TENSORS, VAE = "codec.json", "codec.safetensors", "vae"
@@ -45,7 +45,7 @@ def open_codec(
     if (folder / "model_index.json").is_file() or class_of(folder) == "AutoencoderKL":
         return open_vae(where, device, dtype)
     if folder.exists():
-        if not is_run(folder) and not (folder / "state.json").is_file():
+        if not any((folder / name).is_file() for name in ("config.json", CARD, "state.json")):
             raise CheckpointError(f"{where} is no codec: give {KNOWN}")
         return _from_run(folder, device, str(where))
     if str(where).count("/") == 1 and not str(where).startswith((".", "/", "~")):

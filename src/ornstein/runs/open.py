@@ -16,10 +16,9 @@ from ..storage.configs import to_dict
 from ..storage.files import write_json
 from ..storage.weights import build_like, fill, write_tensors
 from .codecs import open_codec, save_codec
-from .places import CARD, CODEC, RunFiles, place, read_run, shipped
+from .places import CARD, CODEC, RunFiles, read_run, shipped
 
 if TYPE_CHECKING:
-    from ..interop.diffusers import DiffusersModel
     from ..latents import Codec
     from ..models.spec import Conditioned, ModelSpec
 
@@ -76,28 +75,8 @@ class TrainedModel(OpenedModel):
         return self.cond(labels=[-1] * rows) if self.classes else self.cond([negative or ""] * rows)
 
 
-def open_run(
-    where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu"
-) -> TrainedModel | DiffusersModel:
-    """Open a run's folder (its newest checkpoint), a checkpoint's folder, a card or a shipped model by its name.
-
-    A card is a folder with config.json and ema.safetensors alone. The folder of a diffusers pipeline is opened by
-    `ornstein.interop.diffusers.from_pipeline`; what it gives offers the same.
-
-    ``ema=False`` takes the weights themselves instead of their average, and a number the further average of that name
-    (``--ema.also``). Half-precision weights are read as float32.
-
-    Raises `CheckpointError` if there is nothing of the kind, or it is damaged.
-    """
-    if (place(where) / "model_index.json").is_file():
-        from ..interop.diffusers import from_pipeline
-
-        return from_pipeline(where, device=usable_device(device))
-    return open_own(where, ema=ema, device=device)
-
-
 def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> TrainedModel:
-    """`open_run` for models made by `ornstein train` only."""
+    """`ornstein.runs.open_run` for models made by ``ornstein train`` only."""
 
     found = read_run(where, ema=ema)
     model = build_like(found.spec.build, found.weights)
@@ -126,12 +105,7 @@ def _codec(found: RunFiles, device: str | torch.device) -> Codec | None:
     return open_codec(found.home / CODEC, device=device)
 
 
-def load(where: str | Path, *, ema: bool | float = True, device: str | torch.device = "cpu") -> OpenedModel:
-    """`open_run`."""
-    return open_run(where, ema=ema, device=device)
-
-
-def export(run: TrainedModel | DiffusersModel, to: str | Path, *, half: bool = True) -> Path:
+def export(run: OpenedModel, to: str | Path, *, half: bool = True) -> Path:
     """Write a card, config.json and ema.safetensors alone, in half precision by default; returns the folder.
 
     A run trained on latents takes its folder ``codec`` along, or the name of a codec that comes with the library.

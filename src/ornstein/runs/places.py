@@ -34,16 +34,18 @@ def shipped() -> tuple[str, ...]:
     return tuple(sorted(card.parent.name for card in WEIGHTS.glob(f"*/{CARD}")))
 
 
+def exists(path: Path, *, file: bool = False) -> bool:
+    """Whether there is such a file or folder, or such a ``file``; False also for names that cannot be one."""
+    try:
+        return path.is_file() if file else path.exists()
+    except (OSError, ValueError):
+        return False
+
+
 def place(where: str | Path) -> Path:
     """A folder of that name, or else the shipped model of that name."""
     folder = Path(where)
-    return folder if folder.exists() or str(where) not in shipped() else WEIGHTS / str(where)
-
-
-def is_run(where: str | Path) -> bool:
-    """Whether `open_run` would find something to sample from there (it may still be damaged)."""
-    folder = place(where)
-    return any((folder / name).is_file() for name in ("config.json", CARD, "model_index.json"))
+    return folder if exists(folder) or str(where) not in shipped() else WEIGHTS / str(where)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
