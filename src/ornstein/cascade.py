@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from .denoisers import Denoiser
+from .denoisers import Denoiser, denoiser_of
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .networks.stages import Stages
@@ -161,6 +161,7 @@ def cascaded(
     >>> bool((orn.sample(forced(refined, 0.0), 2, steps=3) == orn.sample(model, 2, steps=3)).all())
     True
     """
+    front = cast("Denoiser", denoiser_of(front))
     if not isinstance(front, Denoiser):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ConfigError(f"the front must be an ornstein.Denoiser, got {type(front).__name__}: put guidance around it")
     reading = Cascade(
@@ -175,6 +176,7 @@ def forced(model: Denoiser, gate: float | None) -> Denoiser:
 
     Raises `UsageError` for a denoiser that is no cascade.
     """
+    model = cast("Denoiser", denoiser_of(model))
     reading = model.parameterization
     if not isinstance(reading, Cascade):
         raise UsageError(f"only a cascade has a gate, and this denoiser reads {type(reading).__name__}")

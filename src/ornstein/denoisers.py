@@ -267,7 +267,7 @@ def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[
 
 def asks_together(denoiser: DenoiserLike) -> bool:
     """Whether `predict_times` is one call of the network: not for a `Staged` parameterization, nor a cache of one."""
-    denoiser = cast("DenoiserLike", _opened(denoiser))
+    denoiser = cast("DenoiserLike", denoiser_of(denoiser))
     if isinstance(denoiser, CachedDenoiser):
         return asks_together(denoiser.inner)
     if isinstance(denoiser, Denoiser):
@@ -287,17 +287,17 @@ def codec_of(denoiser: object) -> Codec | None:
 
 def grid_of(denoiser: object) -> Family | None:
     """The grids of a denoiser, or of the one inside it; None if it has none of its own."""
-    denoiser = _opened(denoiser)
+    denoiser = denoiser_of(denoiser)
     while denoiser is not None:
         family: Family | None = getattr(denoiser, "grid", None)
         if family is not None:
             return family
-        denoiser = _opened(getattr(denoiser, "inner", None))
+        denoiser = denoiser_of(getattr(denoiser, "inner", None))
     return None
 
 
-def _opened(model: object) -> object:
-    """The denoiser of an opened model, whose own ``grid`` is what its library would use; anything else as it is."""
+def denoiser_of(model: object) -> object:
+    """The `Denoiser` in an opened model (`ornstein.load`); anything else as it is."""
     return getattr(model, "denoiser", model)
 
 

@@ -233,7 +233,7 @@ def test_images_between_images_at_every_batch(
 def test_variations_of_a_level_and_its_posterior(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     from dataclasses import replace
 
-    model = orn.load("critters-udpm")
+    model = orn.load("critters-udpm").denoiser
     words = ("--n", 3, "--batch", 2, "--strict", "--seed", 5, "--first", 8)
     result = drawn(capsys, "critters-udpm", tmp_path / "a", *words, "--vary", 2, "--keep", 0.6)
     noise = Varied(image=8, key=0, keep=0.6, seed=5)

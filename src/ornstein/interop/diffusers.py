@@ -101,13 +101,14 @@ class DiffusersModel(OpenedModel):
             return "text"
         return "label" if self._labelled else "none"
 
-    def grid(self, steps: int) -> Grid:
+    def grid(self, steps: int | None = None) -> Grid:
         """The times that the pipeline's scheduler would use; of a few-step model they climb.
 
         For other models any grid works, and ours often better.
         """
         if self.denoiser.grid is not None:
             return self.denoiser.grid(steps)
+        steps = 20 if steps is None else steps
         times = times_of_pipeline(self.pipe.scheduler, self.denoiser.path, steps)  # pyright: ignore[reportArgumentType]
         return Grid(f"{type(self.pipe.scheduler).__name__}({steps})", lambda _: times)
 

@@ -13,10 +13,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .. import grids
 from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..estimates import Estimate
 from ..latents.codec import Codec
+from ..parameterizations import Parameterization
 from ..paths.base import Cond
 from ..paths.base import Path as ForwardPath
 from ..scalars import Time
@@ -90,6 +92,11 @@ class OpenedModel(ABC):
         net = self.denoiser.net
         return sum(parameter.numel() for parameter in net.parameters()) if isinstance(net, nn.Module) else 0
 
+    def grid(self, steps: int | None = None) -> grids.Grid:
+        """Times for so many steps: of a few-step model its own, by their evaluations, else those usual on its path."""
+        own = self.denoiser.grid
+        return grids.default(self.path, 20 if steps is None else steps) if own is None else own(steps)
+
     # ---- a denoiser like any other
 
     @property
@@ -101,6 +108,11 @@ class OpenedModel(ABC):
     def net(self) -> Any:
         """The denoiser's network, for `ornstein.modulation.modulated`."""
         return self.denoiser.net
+
+    @property
+    def parameterization(self) -> Parameterization:
+        """What the network predicts."""
+        return self.denoiser.parameterization
 
     @property
     def path(self) -> ForwardPath:
