@@ -13,7 +13,7 @@ from .sample_args import SampleArgs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..runs import OpenedModel, TrainedModel
+    from ..runs import OpenedModel
 
 _LARGEST_FILE = 2**24  # bytes of prompts
 
@@ -66,7 +66,7 @@ def conditions_of(
 
 
 def _warn(run: OpenedModel, prompts: Sequence[str], *, guided: bool) -> None:
-    from ..runs import OpenedModel, TrainedModel
+    from ..runs import TrainedModel
 
     if guided and any(not prompt.strip() for prompt in prompts):
         note("warning: an empty prompt is what guidance leads away from: images with it are as without guidance")

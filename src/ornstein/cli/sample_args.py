@@ -28,8 +28,8 @@ class SampleArgs(LatentArgs):
     }
 
     run: Annotated[str, Option(positional=True, value="MODEL")]
-    """A run, a checkpoint, an exported folder, a shipped model, a diffusers pipeline (folder or hub name), or a checkpoint
-    of UDPM."""
+    """A run, a checkpoint, an exported folder, a shipped model, a diffusers pipeline (folder or hub name), or a file of
+    UDPM."""
     n: Count = 16
     """How many images."""
     steps: Count | None = None

@@ -20,7 +20,7 @@ def opening(function: Callable[Concatenate[DenoiserLike, P], R]) -> Callable[Con
 
     @wraps(function)
     def opened(model: Any, *args: P.args, **keywords: P.kwargs) -> R:
-        known = not isinstance(model, str | Path) and callable(model) and hasattr(model, "with_condition")
+        known = not isinstance(model, str | Path) and callable(model) and hasattr(model, "path")
         return function(cast("DenoiserLike", model) if known else open_run(model), *args, **keywords)
 
     return opened
