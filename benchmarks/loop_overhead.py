@@ -122,7 +122,7 @@ class Contest:
         self.scheduler.set_timesteps(self.steps)
         indices = list(dict.fromkeys(int(t) for t in self.scheduler.timesteps))
         self.path = orn.VP.table()
-        self.grid = orn.grids.indices(indices)
+        self.grid = orn.grids.timesteps(indices)
         self.times = self.grid(self.path)
         self.model = orn.Denoiser(self.net, self.path, "noise", shape=self.shape[1:])
         self.x = torch.randn(*self.shape, generator=torch.Generator().manual_seed(SEED + 1))

@@ -136,7 +136,7 @@ def family(seed: int = SEED) -> list[Laws]:
 def score(laws: Sequence[Laws], count: int, numbers: Sequence[float], corrector: bool) -> float:
     """What is minimised; ``numbers`` are first, last, centre, width, scale and offset."""
     first, last, centre, width, scale, offset = numbers
-    times = grids.tangent(count, first=first, last=last, centre=centre, width=width)(PATH)
+    times = grids.cauchy(count, first=first, last=last, centre=centre, width=width)(PATH)
     sampler = TrigFlowAdams(points=POINTS, corrector=corrector, scale=scale, offset=offset)
     total = sum(law.weight * law.error(sampler, times) for law in laws)
     return total / sum(law.weight for law in laws)

@@ -45,14 +45,14 @@ def by_hand(
 
 def test_seed_first_boost_and_skip() -> None:
     times = grids.log_snr(6)(VP())
-    for n, first, seed, boost, skip in ((3, 5, 2, 1.0, 0), (2, 0, 1, 1.5, 2), (1, 4, 0, 0.5, 5)):
-        wanted = by_hand(model(), Ancestral(), times[skip:], range(first, first + n), seed, boost)
-        how: dict[str, Any] = {"sampler": "ddpm", "steps": 6, "first": first, "seed": seed, "boost": boost}
-        assert torch.equal(orn.sample(model(), n, skip=skip, **how), wanted)
-        assert torch.equal(orn.sample(model(), n, skip=skip, batch=2, **how), wanted)
-        assert torch.equal(list(orn.stream(model(), n, skip=skip, **how))[-1].x, wanted)
+    for n, first, seed, prior_scale, skip in ((3, 5, 2, 1.0, 0), (2, 0, 1, 1.5, 2), (1, 4, 0, 0.5, 5)):
+        wanted = by_hand(model(), Ancestral(), times[skip:], range(first, first + n), seed, prior_scale)
+        how: dict[str, Any] = {"sampler": "ddpm", "steps": 6, "first": first, "seed": seed, "prior_scale": prior_scale}
+        assert torch.equal(orn.sample(model(), n, skip_steps=skip, **how), wanted)
+        assert torch.equal(orn.sample(model(), n, skip_steps=skip, batch=2, **how), wanted)
+        assert torch.equal(list(orn.stream(model(), n, skip_steps=skip, **how))[-1].x, wanted)
     with pytest.raises(GridError, match="6 of 6 steps cannot be skipped"):
-        orn.sample(model(), sampler="ddpm", steps=6, skip=6)
+        orn.sample(model(), sampler="ddpm", steps=6, skip_steps=6)
     with pytest.raises(UsageError, match="n must be at least 1, got 0"):
         next(iter(orn.stream(model(), 0)))
     assert torch.equal(orn.sample(model(), steps=2), orn.sample(model(), 1, steps=2, seed=0, first=0))
@@ -64,7 +64,7 @@ def test_the_start_is_that_of_the_grids_first_time() -> None:
     noise = Noise.of(3, range(2))
     wanted = orn.run(orn.solve(Heun(), path, 7.0 * noise.normal("prior", SHAPE), times, noise), model(path))
     assert torch.equal(orn.sample(model(path), 2, sampler="heun", grid=times, seed=3), wanted)
-    skipped = orn.sample(model(path), 2, sampler="heun", grid=(70.0, *times), seed=3, skip=1)
+    skipped = orn.sample(model(path), 2, sampler="heun", grid=(70.0, *times), seed=3, skip_steps=1)
     assert torch.equal(skipped, wanted)
 
 
@@ -74,8 +74,8 @@ def test_noise_of_ones_own_replaces_seed_and_number() -> None:
     for options in ({"seed": 9}, {"first": 2}, {"batch": 3}):
         assert torch.equal(orn.sample(model(), 4, steps=3, noise=between, **options), whole)  # type: ignore[arg-type]
     assert torch.equal(whole[:1], orn.sample(model(), 1, steps=3, first=3, seed=5))
-    louder = orn.sample(model(), 4, steps=3, noise=between, boost=2.0)
-    assert torch.equal(louder[:1], orn.sample(model(), 1, steps=3, first=3, seed=5, boost=2.0))
+    louder = orn.sample(model(), 4, steps=3, noise=between, prior_scale=2.0)
+    assert torch.equal(louder[:1], orn.sample(model(), 1, steps=3, first=3, seed=5, prior_scale=2.0))
     assert not torch.equal(louder, whole)
 
 

@@ -43,8 +43,8 @@ def test_the_command_of_a_card_is_the_training_that_made_it(card: Path) -> None:
     "words",
     [
         "ddpm --flip --objective.no-stratified --optimizer.betas 0.5 0.9 --network unet --network.width 16",
-        "ect --from critters-64 --codec critters-latents --latents.no-draw --size 64",
-        "udpm --from runs/last --objective.odds 1 1 6 --objective.lazy 4",
+        "ect --init-from critters-64 --codec critters-latents --latents.no-draw --size 64",
+        "udpm --init-from runs/last --objective.level-probabilities 1 1 6 --objective.r1-interval 4",
     ],
 )
 def test_the_command_that_is_written_is_the_one_that_was_typed(words: str) -> None:

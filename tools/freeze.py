@@ -33,7 +33,7 @@ TRAIN = {
     "slct": [],
     "ict": [],
     "cm": [],
-    "ect": ["--from", "critters-64", "--codec", "critters-latents", "--size", "64"],
+    "ect": ["--init-from", "critters-64", "--codec", "critters-latents", "--size", "64"],
     "udpm": [],
     "autoencoder": [],
 }

@@ -2,7 +2,7 @@
 
 A `Grid` is a small value that becomes a tuple of times when it meets a path, so the same ``karras(10)`` serves a
 variance-preserving, an exploding and a flow path. A plain list of times is a grid as well. Combinators (`churn`,
-`recur`, `restart`, `partial`) take a grid and return a grid.
+`resample`, `restart`, `partial`) take a grid and return a grid.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def affine(path: Path) -> AffinePath:
     """The affine path that carries the noise levels of ``path``."""
     base = path.base if isinstance(path, ShiftedPath) else path
     if not isinstance(base, AffinePath):
-        raise PathError(f"{type(path).__name__} has no noise levels: use grids.levels() or a list of times")
+        raise PathError(f"{type(path).__name__} has no noise levels: use grids.pyramid_levels() or a list of times")
     return base
 
 
@@ -137,7 +137,7 @@ def log_snr(steps: int, *, start: float | None = None) -> Grid:
     return Grid(f"log_snr({steps})", rule)
 
 
-def tangent(
+def cauchy(
     steps: int, *, first: float, last: float, centre: float = 0.3, width: float = 2.0, start: float | None = None
 ) -> Grid:
     """A grid for few evaluations: one step from the noisiest level to σ̄ = ``first``, then dense around e^(−centre).
@@ -169,7 +169,7 @@ def tangent(
         times = [base.time_of(2.0 * (centre + width * math.tan(angle))) for angle in angles]
         return _closed(base, [base.t_range[1], *times] if leap else times, start)
 
-    return Grid(f"tangent({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
+    return Grid(f"cauchy({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
 
 
 def span_log_snr(steps: int, low: float, high: float) -> Grid:
@@ -183,7 +183,7 @@ def span_log_snr(steps: int, low: float, high: float) -> Grid:
     return Grid(f"span_log_snr({steps}, {low:g}, {high:g})", rule)
 
 
-def provable(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
+def li2024(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
     """The step sizes of the accelerated samplers' theory (Li et al. 2024): T = ``steps`` levels ᾱ_t = ∏(1 − β).
 
         β_1 = T^{−c0},   β_{t+1} = (c1·log T/T)·min{β_1·(1 + c1·log T/T)^t, 1}
@@ -200,12 +200,10 @@ def provable(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
     betas = [steps**-c0]
     betas += [min(most * min(betas[0] * math.exp(t * math.log1p(most)), 1.0), 0.999) for t in range(1, steps)]
     logs = np.cumsum(np.log1p(-np.array(betas)))
-    return _levels(
-        f"provable({steps}, c0={c0:g}, c1={c1:g})", [float(v - math.log(-math.expm1(v))) for v in logs[::-1]]
-    )
+    return _levels(f"li2024({steps}, c0={c0:g}, c1={c1:g})", [float(v - math.log(-math.expm1(v))) for v in logs[::-1]])
 
 
-def logits(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> Grid:
+def li2025(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> Grid:
     """The cells of the randomized midpoint method (Li & Jiao 2025): about equal steps of log(ᾱ/(1 − ᾱ)).
 
         ᾱ_{T+1} = T^{−c0},   ᾱ_{t−1} = ᾱ_t + (c1·log T/T)·ᾱ_t·(1 − ᾱ_t)
@@ -224,7 +222,7 @@ def logits(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> 
     for _ in range(steps + 2 + beyond):
         values.append(math.log(gain) - math.log(rest))
         gain, rest = gain * (1.0 + width * rest), rest * (1.0 - width * gain)
-    return _levels(f"logits({steps}, c0={c0:g}, c1={c1:g})", values, strict=True)
+    return _levels(f"li2025({steps}, c0={c0:g}, c1={c1:g})", values, strict=True)
 
 
 def early_stopping(steps: int, *, delta: float = 0.01, horizon: float = 5.0) -> Grid:
@@ -304,20 +302,20 @@ def rounds(grid: GridLike, count: int, *, draw: NoiseSource | None = None, climb
     return Grid(f"rounds({count})", rule)
 
 
-def indices(steps: Sequence[int], *, table: int = 1000) -> Grid:
+def timesteps(steps: Sequence[int], *, table: int = 1000) -> Grid:
     """The time indices of a discrete table of ``table`` steps, noisiest first, then the clean end.
 
     >>> from ornstein.paths import VP
-    >>> indices([999, 499])(VP.table())
+    >>> timesteps([999, 499])(VP.table())
     (1.0, 0.5, 0.0)
     """
     _count(table, "a table has at least one step")
-    return Grid(f"indices({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.t_range[0]))
+    return Grid(f"timesteps({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.t_range[0]))
 
 
-def levels() -> Grid:
+def pyramid_levels() -> Grid:
     """Every level of a path with whole levels (`PyramidPath`), top to image."""
-    return Grid("levels", lambda path: tuple(np.arange(path.t_range[1], path.t_range[0] - 1.0, -1.0).tolist()))
+    return Grid("pyramid_levels", lambda path: tuple(np.arange(path.t_range[1], path.t_range[0] - 1.0, -1.0).tolist()))
 
 
 def partial(grid: GridLike, start: float) -> Grid:
@@ -376,7 +374,7 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
     return Grid(f"churn({total:g})", rule)
 
 
-def recur(grid: GridLike, times: int) -> Grid:
+def resample(grid: GridLike, times: int) -> Grid:
     """Every step down is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint).
 
     The step to the clean end as well, as in the paper's algorithm and in the code: from there the way up is the forward
@@ -392,7 +390,7 @@ def recur(grid: GridLike, times: int) -> Grid:
             out += (s, *(t, s) * (times - 1)) if s < t and not dead_end else (s,)
         return tuple(out)
 
-    return Grid(f"recur({times})", rule)
+    return Grid(f"resample({times})", rule)
 
 
 def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: int = 3) -> Grid:
@@ -453,7 +451,7 @@ def default(path: Path, steps: int) -> Grid:
     """
     base = path.base if isinstance(path, ShiftedPath) else path
     if not isinstance(base, LocationPath):
-        return levels()
+        return pyramid_levels()
     if isinstance(base, VE):
         return karras(steps)
     if isinstance(base, AffinePath) and base.alpha(base.t_range[1]) > 0.0:

@@ -67,7 +67,7 @@ class Option:
     * ``name`` and ``aliases`` instead of and beside the field's own name, ``value`` instead of its type in the help;
     * ``positional``: a word without a name; ``single``: one value each time the option is given;
     * ``hidden``: understood, and not in the help; ``absent``: no option at all;
-    * ``empty``: the empty text is a value.
+    * ``empty``: the empty text is a value; ``spellings``: further words for its values, understood and not in the help.
     """
 
     name: str = ""
@@ -78,6 +78,7 @@ class Option:
     hidden: bool = False
     absent: bool = False
     empty: bool = False
+    spellings: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ the output that training aims at (`target`). For every (x_0, z, t):  to_estimate
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -364,8 +364,22 @@ def _level(t: Time) -> int:
     return int(float(t.flatten()[0]) if isinstance(t, Tensor) else t)
 
 
+SPELLINGS: Mapping[str, str] = {
+    "epsilon": "noise",
+    "eps": "noise",
+    "x0": "clean",
+    "sample": "clean",
+    "v_prediction": "v",
+    "flow": "velocity",
+    "flow_prediction": "velocity",
+}
+"""Other names of the field for a prediction → the name here."""
+
+
 def parameterization(predicts: str | Parameterization) -> Parameterization:
     """The parameterization with this name: clean, noise, v, velocity, edm, consistency or level-below.
+
+    Those of `SPELLINGS` are understood too.
 
     Raises:
         ConfigError: the name is none of these.
@@ -381,6 +395,7 @@ def parameterization(predicts: str | Parameterization) -> Parameterization:
         "consistency": Consistency,
         "level-below": LevelBelow,
     }
+    predicts = SPELLINGS.get(predicts, predicts)
     if predicts not in named:
         raise ConfigError(f"unknown parameterization {predicts!r}: choose one of {', '.join(named)}")
     return named[predicts]()

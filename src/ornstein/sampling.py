@@ -127,8 +127,8 @@ def sample(
     dtype: torch.dtype = torch.float32,
     strict: bool = False,
     decode: bool = True,
-    boost: float = 1.0,
-    skip: int = 0,
+    prior_scale: float = 1.0,
+    skip_steps: int = 0,
 ) -> Tensor:
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
@@ -154,8 +154,8 @@ def sample(
         dtype: of the state.
         strict: see above.
         decode: turn the samples of a model of latents into pictures with its codec; False leaves them as they are.
-        boost: start from so many times the usual noise (Boost-and-Skip, see `ornstein.guidance.boost`).
-        skip: leave out so many steps at the beginning of the grid.
+        prior_scale: start from so many times the usual noise (Boost-and-Skip, see `ornstein.guidance.boost`).
+        skip_steps: leave out so many steps at the beginning of the grid.
 
     Raises:
         UsageError: arguments that do not fit together (and its subclasses for paths and grids).
@@ -167,7 +167,7 @@ def sample(
     """
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
-    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
     if batch is not None and batch < 1:
         raise UsageError(f"batch must be at least 1, got {batch}")
     size = 1 if strict else n if batch is None else batch
@@ -179,7 +179,7 @@ def sample(
             part = model if cond is None else model.with_condition(_slice(cond, rows, n))
             samples = range(first + rows.start, first + rows.stop)
             source = None if noise is None else noise(rows, request.device, request.dtype)
-            x, source = _begin(part.path, request, seed, samples, boost, source)
+            x, source = _begin(part.path, request, seed, samples, prior_scale, source)
             clean = run(solve(request.sampler, part.path, x, request.times, source), part)
             parts.append(clean if codec is None else _decoded(codec, clean))
     return torch.cat(parts)
@@ -198,8 +198,8 @@ def stream(
     cond: Cond | None = None,
     shape: Sequence[int] | None = None,
     dtype: torch.dtype = torch.float32,
-    boost: float = 1.0,
-    skip: int = 0,
+    prior_scale: float = 1.0,
+    skip_steps: int = 0,
 ) -> Iterator[Event]:
     """The same as one batch of `sample`, seen evaluation by evaluation; the last event's ``x`` is the result.
 
@@ -212,17 +212,17 @@ def stream(
     """
     if n < 1:
         raise UsageError(f"n must be at least 1, got {n}")
-    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
     bound = model if cond is None else model.with_condition(cond)
-    x, noise = _begin(bound.path, request, seed, range(first, first + n), boost)
+    x, noise = _begin(bound.path, request, seed, range(first, first + n), prior_scale)
     return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
 
 
 def _begin(
-    path: Path, request: SamplingPlan, seed: int, samples: range, boost: float, noise: NoiseSource | None = None
+    path: Path, request: SamplingPlan, seed: int, samples: range, prior_scale: float, noise: NoiseSource | None = None
 ) -> tuple[Tensor, NoiseSource]:
     noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype) if noise is None else noise
-    source = noise if boost == 1.0 else Boosted(noise, boost)
+    source = noise if prior_scale == 1.0 else Boosted(noise, prior_scale)
     return path.prior(source, request.shape, request.times[0]), source
 
 

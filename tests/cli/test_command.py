@@ -68,7 +68,7 @@ BAD = [
     ("train", "ddpm", "--out", "OUT", "--size", "63"),
     ("train", "ddpm", "--out", "OUT", "--network", "unet", "--network.width", "7"),
     ("eval", "no/such/thing", "--n", "4"),
-    ("eval", "RUN", "--against", "no/such/folder", "--n", "4"),
+    ("eval", "RUN", "--reference", "no/such/folder", "--n", "4"),
     ("eval", "RUN", "--features", "resnet", "--n", "4"),
     ("eval", "RUN", "--n", "1"),
     ("rates", "--samplers", "no-such-sampler"),
@@ -99,9 +99,9 @@ def test_bad_input_costs_one_line(
     [
         (("--interpolate", "3"), "--interpolate: give INT INT, not '3'"),
         (("--interpolate", "3", "4", "5"), "unexpected word '5'"),
-        (("--vary", "x"), "--vary: give INT, not 'x'"),
+        (("--resample-level", "x"), "--resample-level: give INT, not 'x'"),
         (("--n", "many"), "--n: give INT, not 'many'"),
-        (("--keep", "all"), "--keep: give FLOAT, not 'all'"),
+        (("--keep-noise", "all"), "--keep: give FLOAT, not 'all'"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_the_kind(
@@ -181,7 +181,7 @@ def test_the_command_runs_as_a_process(tiny_run: Path, tmp_path: Path) -> None:
 def test_eval_against_a_folder(capsys: pytest.CaptureFixture[str], tiny_run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "images"
     assert call(capsys, "sample", str(tiny_run), "--n", "4", "--steps", "2", "--out", str(folder))[0] == 0
-    status, out, _ = call(capsys, "eval", str(folder), "--against", "critters:8", "--n", "9", "--json")
+    status, out, _ = call(capsys, "eval", str(folder), "--reference", "critters:8", "--n", "9", "--json")
     result = json.loads(out)
     assert status == 0
     assert result["FD-lite0"] > 0.0
@@ -202,8 +202,8 @@ def test_options_are_frozen() -> None:
             [
                 "--out",
                 "--interpolate",
-                "--vary",
-                "--keep",
+                "--resample-level",
+                "--keep-noise",
                 "--posterior",
                 "--n",
                 "--sampler",
@@ -225,10 +225,10 @@ def test_options_are_frozen() -> None:
                 "--guide-window",
                 "--guide-placement",
                 "--backward",
-                "--recur",
-                "--boost",
-                "--skip",
-                "--average",
+                "--resample",
+                "--prior-scale",
+                "--skip-steps",
+                "--ema",
                 "--columns",
                 "--strict",
                 "--device",
@@ -238,7 +238,7 @@ def test_options_are_frozen() -> None:
         "guides": ["--json"],
         "eval": sorted(
             [
-                "--against",
+                "--reference",
                 "--metrics",
                 "--n",
                 "--k",
@@ -246,13 +246,13 @@ def test_options_are_frozen() -> None:
                 "--weights",
                 "--lpips",
                 "--clip",
-                "--reference",
-                "--reference-out",
+                "--reference-statistics",
+                "--statistics-out",
                 "--per-image",
                 "--resize",
                 "--sampler",
                 "--steps",
-                "--average",
+                "--ema",
                 "--seed",
                 "--batch",
                 "--size",

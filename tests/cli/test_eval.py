@@ -93,7 +93,7 @@ def whole(two: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> t
     write, sys.stdout.write = sys.stdout.write, capture.append  # type: ignore[method-assign]
     try:
         table, reference = out / "t.csv", out / "b.safetensors"
-        args = ["--metrics", EVERYTHING, "--per-image", table, "--reference-out", reference, "--json"]
+        args = ["--metrics", EVERYTHING, "--per-image", table, "--statistics-out", reference, "--json"]
         assert main(["eval", *map(str, (*two, *args))]) == 0
     finally:
         sys.stdout.write = write  # type: ignore[method-assign]
@@ -107,14 +107,14 @@ def test_any_two_folders(whole: tuple[dict, Path, Path], two: tuple[Path, Path])
     assert (found["images"], found["resolution"], found["skipped"]) == ([24, 30], [16, 16], 0)
     assert found["preprocessing"] == ["as it is", "as it is"]
     assert found["k"] == {"precision": 3, "density": 5, "avgknn": 5, "lof": 20, "rarity": 3}
-    assert (found["what"], found["against"]) == tuple(map(str, two))
+    assert (found["what"], found["reference"]) == tuple(map(str, two))
     assert "cautions" not in found
 
 
 def test_the_same_again_and_for_any_batch(
     capsys: pytest.CaptureFixture[str], whole: tuple[dict, Path, Path], two: tuple[Path, Path]
 ) -> None:
-    again = result(capsys, two[0], "--against", two[1], "--metrics", "fd,prdc,rarity", "--batch", 5)
+    again = result(capsys, two[0], "--reference", two[1], "--metrics", "fd,prdc,rarity", "--batch", 5)
     assert all(again[name] == value for name, value in whole[0].items() if name in again and name in NUMBERS)
     assert again["fingerprints"] == whole[0]["fingerprints"]
 
@@ -136,11 +136,11 @@ def test_a_reference_stands_for_the_data(
     found, _, reference = whole
     some = "fd,sfd,kid,prdc,rarity"
     lines = tmp_path / "t.jsonl"
-    again = result(capsys, two[0], "--reference", reference, "--metrics", some, "--per-image", lines)
+    again = result(capsys, two[0], "--reference-statistics", reference, "--metrics", some, "--per-image", lines)
     assert all(again[name] == found[name] for name in NUMBERS & again.keys())
-    assert again["against"] == str(two[1])
+    assert again["reference"] == str(two[1])
     assert len([json.loads(line) for line in lines.read_text().splitlines()]) == 24
-    assert result(capsys, two[0], two[1], "--reference", reference)["FD-tiny"] == found["FD-tiny"]
+    assert result(capsys, two[0], two[1], "--reference-statistics", reference)["FD-tiny"] == found["FD-tiny"]
     about = sets.read(reference)[0].about
     assert about["source"] == str(two[1])
     assert {"source fingerprint", "preprocessing"} <= about.keys()
@@ -150,16 +150,16 @@ def test_one_set_alone_becomes_a_reference(
     capsys: pytest.CaptureFixture[str], whole: tuple[dict, Path, Path], two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     stored = tmp_path / "new" / "b.safetensors"
-    found = result(capsys, two[1], "--reference-out", stored, "--metrics", "fd,kid,is,prdc")
+    found = result(capsys, two[1], "--statistics-out", stored, "--metrics", "fd,kid,is,prdc")
     assert found["images"] == [30]
     assert {"IS-tiny"} == NUMBERS & found.keys(), "nothing is compared"
-    again = result(capsys, two[0], "--reference", stored, "--metrics", "fd,prdc")
+    again = result(capsys, two[0], "--reference-statistics", stored, "--metrics", "fd,prdc")
     assert all(again[name] == whole[0][name] for name in NUMBERS & again.keys())
 
 
 def test_one_set_alone_where_no_metric_compares(capsys: pytest.CaptureFixture[str], two: tuple[Path, Path]) -> None:
     found = result(capsys, two[0], "--metrics", "is,diversity")
-    assert (found["images"], found["against"]) == ([24], None)
+    assert (found["images"], found["reference"]) == ([24], None)
     assert 1.0 <= found["IS-tiny"] < 24
 
 
@@ -169,20 +169,23 @@ def test_wrong_references_are_refused(
     _, _, reference = whole
     larger = pictures(tmp_path / "larger", 12, 5, (24, 24))
     cubic = tmp_path / "cubic.safetensors"
-    assert call(capsys, larger, "--size", 16, "--reference-out", cubic)[0] == 0
+    assert call(capsys, larger, "--size", 16, "--statistics-out", cubic)[0] == 0
     bare = tmp_path / "bare.safetensors"
-    assert call(capsys, two[1], "--reference-out", bare)[0] == 0
+    assert call(capsys, two[1], "--statistics-out", bare)[0] == 0
     damaged = tmp_path / "damaged"
     damaged.write_bytes(reference.read_bytes()[:-7])
     for args, words in (
-        ((larger, "--reference", reference), "is of 16×16 pixels and .* of 24×24"),
-        ((two[0], two[0], "--reference", reference), "was not made from these 24 images"),
-        ((two[0], "--reference", bare, "--metrics", "prdc"), "keeps no vectors"),
-        ((two[0], larger, "--reference", cubic, "--resize", "lanczos"), "bicubic .* 'as for training.*same --resize"),
-        ((two[0], "--reference", damaged), "truncated or damaged"),
-        ((two[0], "--reference", tmp_path / "absent"), "no statistics at"),
-        ((two[0], "--reference", two[0] / "0000.png"), "truncated or damaged"),
-        ((two[0], "--reference", reference, "--reference-out", bare), "not both"),
+        ((larger, "--reference-statistics", reference), "is of 16×16 pixels and .* of 24×24"),
+        ((two[0], two[0], "--reference-statistics", reference), "was not made from these 24 images"),
+        ((two[0], "--reference-statistics", bare, "--metrics", "prdc"), "keeps no vectors"),
+        (
+            (two[0], larger, "--reference-statistics", cubic, "--resize", "lanczos"),
+            "bicubic .* 'as for training.*same --resize",
+        ),
+        ((two[0], "--reference-statistics", damaged), "truncated or damaged"),
+        ((two[0], "--reference-statistics", tmp_path / "absent"), "no statistics at"),
+        ((two[0], "--reference-statistics", two[0] / "0000.png"), "truncated or damaged"),
+        ((two[0], "--reference-statistics", reference, "--statistics-out", bare), "not both"),
     ):
         refused(capsys, words, *args)
 
@@ -208,7 +211,7 @@ def test_refusals_cost_one_line(capsys: pytest.CaptureFixture[str], two: tuple[P
         ((tmp_path / "empty", b), "holds no images"),
         ((a, tmp_path / "empty"), "holds no images"),
         ((tmp_path / "broken", b), "no readable image"),
-        ((a, b, "--against", b), "named twice"),
+        ((a, b, "--reference", b), "named twice"),
         ((a, b, "--metrics", "fdd"), "unknown metric 'fdd': did you mean fd"),
         ((a, b, "--metrics", ","), "no metric"),
         ((a, b, "--metrics", "fid"), "fid is defined on the standard Inception weights, not on tiny"),
@@ -229,10 +232,10 @@ def test_refusals_cost_one_line(capsys: pytest.CaptureFixture[str], two: tuple[P
         ((a, b, "--size", 2), "--size must be at least 4"),
         ((a, b, "--per-image", tmp_path / "t.csv"), "--per-image needs one of"),
         ((a, b, "--metrics", "lof", "--per-image", tmp_path / "t.txt"), r"must end in \.csv or \.jsonl"),
-        ((a, "--metrics", "diversity", "--reference-out", tmp_path / "x"), "measured on statistics"),
-        ((a, b, "--metrics", "is", "--reference-out", tmp_path / "x"), "looks at .*a alone: name one set"),
-        ((a, b, "--reference-out", a), "is a folder: name a file"),
-        ((a, b, "--reference-out", a / "0000.png" / "x"), r"--reference-out .* cannot be written"),
+        ((a, "--metrics", "diversity", "--statistics-out", tmp_path / "x"), "measured on statistics"),
+        ((a, b, "--metrics", "is", "--statistics-out", tmp_path / "x"), "looks at .*a alone: name one set"),
+        ((a, b, "--statistics-out", a), "is a folder: name a file"),
+        ((a, b, "--statistics-out", a / "0000.png" / "x"), r"--statistics-out .* cannot be written"),
         ((a, b, "--metrics", "lof", "--per-image", a / "0000.png" / "t.csv"), r"--per-image .* cannot be written"),
         ((a, b, "--device", "cuda:99"), "device 'cuda:99' cannot be used here"),
     ):
@@ -262,12 +265,12 @@ def test_sides_that_were_resized_apart_are_cautioned_against(
     capsys: pytest.CaptureFixture[str], two: tuple[Path, Path], tmp_path: Path
 ) -> None:
     larger, made = pictures(tmp_path / "larger", 12, 5, (24, 24)), tmp_path / "made.safetensors"
-    assert call(capsys, larger, "--size", 16, "--resize", "lanczos", "--reference-out", made)[0] == 0
-    (caution, *more) = result(capsys, larger, "--size", 16, "--reference", made)["cautions"]
+    assert call(capsys, larger, "--size", 16, "--resize", "lanczos", "--statistics-out", made)[0] == 0
+    (caution, *more) = result(capsys, larger, "--size", 16, "--reference-statistics", made)["cautions"]
     assert "one side was resized as 'centre square, bicubic" in caution
     assert not more
-    assert "cautions" not in result(capsys, two[0], "--reference", made)
-    again = result(capsys, larger, "--size", 16, "--resize", "lanczos", "--reference", made)
+    assert "cautions" not in result(capsys, two[0], "--reference-statistics", made)
+    again = result(capsys, larger, "--size", 16, "--resize", "lanczos", "--reference-statistics", made)
     assert ["same images" in caution for caution in again["cautions"]] == [True]
 
 
@@ -312,7 +315,7 @@ def test_a_conditional_run_is_told_the_labels_of_the_data(
     assert found["preprocessing"] == ["samples rounded to bytes", "as for training, 16 px"]
     refused(capsys, "takes labels and .* has none", tiny_run, pictures(tmp_path / "bare", 6), "--n", 4, "--steps", 2)
     refused(capsys, "needs captions|takes none", tiny_run, "critters:8", "--metrics", "clip", "--n", 4)
-    refused(capsys, "is conditional: name the data", tiny_run, "--reference-out", tmp_path / "x", "--n", 4)
+    refused(capsys, "is conditional: name the data", tiny_run, "--statistics-out", tmp_path / "x", "--n", 4)
 
 
 def test_a_run_with_captions_is_told_those_of_the_data(monkeypatch: pytest.MonkeyPatch) -> None:

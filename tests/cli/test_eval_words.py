@@ -58,12 +58,12 @@ def test_metrics_are_read_in_order_and_once() -> None:
 
 def test_where_the_data_come_from(tmp_path: Path) -> None:
     file = tmp_path / "r.safetensors"
-    assert request(other="b").where == request(against="b").where == "b"
-    assert request(reference=file).where is None
-    stored = request(reference_out=file, metrics="fd,is,prdc")
+    assert request(other="b").where == request(reference="b").where == "b"
+    assert request(reference_statistics=file).where is None
+    stored = request(statistics_out=file, metrics="fd,is,prdc")
     assert (stored.where, stored.store, stored.measured, stored.compares) == (None, True, ("is",), False)
     assert stored.on_statistics == ("fd", "is", "prdc")
-    both = request(reference_out=file, other="b")
+    both = request(statistics_out=file, other="b")
     assert (both.where, both.store, both.compares) == ("b", False, True)
 
 
@@ -102,7 +102,7 @@ def test_counts_at_their_edges() -> None:
     assert "at least 2 images on each side, got 1" in small("fd", 5, 1)
     assert small("clip", 1, None) == ""
     assert "got 1" in small("diversity", 1, None)
-    assert "got 1" in small("fd", 1, None, reference_out=Path("x"))
+    assert "got 1" in small("fd", 1, None, statistics_out=Path("x"))
     # Precision takes neighbours in both sets, the others in the data.
     assert small("prdc", 6, 6) == small("prdc", 4, 6) == small("lof", 2, 21) == ""
     assert "k = 3 neighbours (precision) need at least 4 images, got 3" in small("prdc", 3, 6)
@@ -389,15 +389,15 @@ def test_a_reference_of_other_features_is_refused(
     names = iter("aab")
     monkeypatch.setattr(metrics, "features", lambda name, weights=None, device="cpu": Mean(next(names)))
     folder, kept = pictures(tmp_path / "p", *[(8, 8)] * 4), tmp_path / "r.safetensors"
-    assert main(["eval", str(folder), "--metrics", "fd", "--reference-out", str(kept)]) == 0
-    assert main(["eval", str(folder), "--metrics", "fd", "--reference", str(kept), "--json"]) == 0
+    assert main(["eval", str(folder), "--metrics", "fd", "--statistics-out", str(kept)]) == 0
+    assert main(["eval", str(folder), "--metrics", "fd", "--reference-statistics", str(kept), "--json"]) == 0
     found = capsys.readouterr().out
     tree = json.loads(found[found.index("{") :])
-    assert (tree["against"], tree["features"], tree["images"]) == (str(folder), "a", [4, 4])
+    assert (tree["reference"], tree["features"], tree["images"]) == (str(folder), "a", [4, 4])
     assert tree["FD-a"] == pytest.approx(0.0, abs=1e-9)
-    assert (tree["reference"], tree["skipped"]) == (str(kept), 0)
+    assert (tree["reference_statistics"], tree["skipped"]) == (str(kept), 0)
     assert any("the same images" in caution for caution in tree["cautions"])
-    assert main(["eval", str(folder), "--metrics", "fd", "--reference", str(kept)]) == 2
+    assert main(["eval", str(folder), "--metrics", "fd", "--reference-statistics", str(kept)]) == 2
     assert "was made with a, not with b: make one with it" in capsys.readouterr().err
 
 

@@ -21,12 +21,14 @@ TEXTS = ("", "  ", "a\x1b[31m", "a\x00b", "a\nb")
 NONSENSE = (*NUMBERS, *TEXTS)
 # Options of numbers for which zero means something: "none", "never", or the beginning.
 ZERO = [
-    "--columns", "--first", "--skip", "--images", "--keep", "--interpolate", "--refine", "--guidance-scale",
+    "--columns", "--first", "--skip-steps", "--images", "--keep", "--interpolate", "--refine", "--guidance-scale",
     "--log-snr", "--seed", "--workers", ".attention", ".norm-size", ".dropout", ".time-scale", ".vector-width",
-    ".text-width", ".classes", ".blocks", ".mean", ".drop", ".betas", ".weight-decay", ".warmup", ".decay", ".clip",
-    ".seconds", ".samples", ".metric-weight", ".kl", ".adversarial", ".adversarial-from", ".over", "--hold",
-    "--curriculum", "--sigma-min", ".slope", ".offset", ".diffusion", ".quarter", ".target", ".outlier",
-    ".fidelity", ".perceptual", ".penalty", ".odds", ".blur",
+    ".label-dropout", "--keep-noise",
+    ".text-width", ".classes", ".blocks", ".mean", ".betas", ".weight-decay", ".warmup", ".decay", ".clip",
+    ".seconds", ".samples", ".metric-weight", ".kl", ".adversarial", ".adversarial-from", ".over",
+    "--validation-fraction",
+    "--curriculum", "--sigma-min", ".slope", ".offset", ".diffusion", ".low-noise-fraction", ".target", ".outlier",
+    ".fidelity", ".perceptual", ".penalty", ".level-probabilities", ".instance-noise",
 ]  # fmt: skip
 # And those that may be negative.
 NEGATIVE = ["--seed", "--guidance-scale", "--log-snr", ".mean", ".slope", ".offset", ".time-scale", ".over", ".kernel"]

@@ -64,17 +64,20 @@ def test_labels_and_noise_follow_the_number_of_the_image(
     plain = sampling.sample(run.denoiser, 5, first=4, seed=6, steps=3, cond=run.cond(labels=names[:1] * 5), strict=True)
     changed = [not torch.equal(one, other) for one, other in zip(expected, plain, strict=True)]
     assert changed == [label != names[0] for label in labels], "each label is visible"
-    assert {key: result[key] for key in ("run", "sampler", "seed", "first", "boost", "skip", "recur", "guides")} == {
+    assert {
+        key: result[key]
+        for key in ("run", "sampler", "seed", "first", "prior_scale", "skip_steps", "resample", "guides")
+    } == {
         "run": str(run.folder),
         "sampler": "dpmpp-2m",
         "seed": 6,
         "first": 4,
-        "boost": 1.0,
-        "skip": 0,
-        "recur": 1,
+        "prior_scale": 1.0,
+        "skip_steps": 0,
+        "resample": 1,
         "guides": [],
     }
-    assert not {"interpolate", "vary", "keep", "posterior"} & result.keys()
+    assert not {"interpolate", "resample_level", "keep_noise", "posterior"} & result.keys()
     assert result["seconds_per_image"] > 0.0
 
 
@@ -144,21 +147,21 @@ def test_the_times_are_those_of_the_grid_and_its_evaluations_are_counted(
 
     def times(steps: int, recur: int = 1) -> tuple[float, ...]:
         grid = FAMILIES[family](steps)
-        return (grids.recur(grid, recur) if recur > 1 else grid)(path)
+        return (grids.resample(grid, recur) if recur > 1 else grid)(path)
 
     assert found() == (times(20), 20)
     assert found("--steps", 4, "--sampler", "heun") == (times(4), 7)
-    assert found("--steps", 4, "--skip", 1) == (times(4)[1:], 3)
-    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 9)
+    assert found("--steps", 4, "--skip-steps", 1) == (times(4)[1:], 3)
+    assert found("--steps", 3, "--resample", 3) == (times(3, 3), 9)
     # Heun asks twice a step but for the last: with 9 evaluations 5 steps, or 2 steps three times, 6 + 3.
     assert found("--evaluations", 9, "--sampler", "heun") == (times(5), 9)
-    assert found("--evaluations", 9, "--sampler", "heun", "--recur", 3) == (times(2, 3), 9)
-    assert found("--evaluations", 9, "--recur", 2) == (times(4, 2), 8)
+    assert found("--evaluations", 9, "--sampler", "heun", "--resample", 3) == (times(2, 3), 9)
+    assert found("--evaluations", 9, "--resample", 2) == (times(4, 2), 8)
     if family != "default":  # auto's own grid otherwise
         assert found("--sampler", "auto") == (times(20), 20)
         assert found("--sampler", "auto", "--steps", 3) == (times(3), 3)
-        assert found("--sampler", "auto", "--evaluations", 8, "--recur", 3) == (times(2, 3), 6)
-        assert found("--sampler", "auto", "--evaluations", 3, "--recur", 3) == (times(1, 3), 3)
+        assert found("--sampler", "auto", "--evaluations", 8, "--resample", 3) == (times(2, 3), 6)
+        assert found("--sampler", "auto", "--evaluations", 3, "--resample", 3) == (times(1, 3), 3)
 
 
 def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
@@ -172,15 +175,15 @@ def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
 
     def times(steps: int, recur: int = 1) -> tuple[float, ...]:
         _, grid = orn.samplers.auto(path, steps, size)
-        return (grids.recur(grid, recur) if recur > 1 else grid)(path)
+        return (grids.resample(grid, recur) if recur > 1 else grid)(path)
 
     assert found() == (times(20), 20)
     assert found("--steps", 6) == (times(6), 6)
     assert found("--evaluations", 6) == (times(6), 6)
-    assert found("--steps", 3, "--recur", 3) == (times(3, 3), 9)
+    assert found("--steps", 3, "--resample", 3) == (times(3, 3), 9)
     # n steps taken K times cost n·K: a budget of 6, 8 and 9 buys 2, 2 and 3 steps taken three times.
     for budget, steps in ((3, 1), (5, 1), (6, 2), (8, 2), (9, 3), (11, 3), (12, 4)):
-        assert found("--evaluations", budget, "--recur", 3) == (times(steps, 3), steps * 3), budget
+        assert found("--evaluations", budget, "--resample", 3) == (times(steps, 3), steps * 3), budget
     files = [drawn(capsys, run.folder, tmp_path / name, "--n", 2, "--label", 0, "--strict", "--sampler", name,
                    "--steps", 6)["images"] for name in ("auto", "dpmpp-2m")]  # fmt: skip
     expected = sampling.sample(run.denoiser, 2, sampler="auto", steps=6, cond=run.cond(labels=[0, 0]), strict=True)
@@ -198,8 +201,8 @@ def test_a_consistency_model_climbs_on_its_own_grid(capsys: pytest.CaptureFixtur
         (("--sampler", "auto"), own(None)),
         (("--sampler", "auto", "--steps", 2), own(2)),
         (("--evaluations", 2, "--sampler", "ddim"), own(2)),
-        (("--recur", 2), grids.recur(own(None), 2)),
-        (("--steps", 2, "--recur", 2), grids.recur(own(2), 2)),
+        (("--resample", 2), grids.resample(own(None), 2)),
+        (("--steps", 2, "--resample", 2), grids.resample(own(2), 2)),
         (("--grid", "karras", "--steps", 2), grids.karras(2)),
         (("--grid", "karras"), grids.karras(20)),
     ):
@@ -209,13 +212,15 @@ def test_a_consistency_model_climbs_on_its_own_grid(capsys: pytest.CaptureFixtur
 
 def test_a_louder_start_and_fewer_steps(capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path) -> None:
     words = ("--n", 3, "--steps", 5, "--batch", 2, "--strict", "--sampler", "ddpm", "--label", 1)
-    result = drawn(capsys, run.folder, tmp_path / "out", *words, "--boost", 1.5, "--skip", 2)
+    result = drawn(capsys, run.folder, tmp_path / "out", *words, "--prior-scale", 1.5, "--skip-steps", 2)
     cond = run.cond(labels=[1] * 3)
-    how: dict[str, Any] = {"steps": 5, "sampler": "ddpm", "cond": cond, "strict": True, "skip": 2}
-    same(result, sampling.sample(run.denoiser, 3, boost=1.5, **how), tmp_path)
-    assert (result["boost"], result["skip"], result["evaluations"]) == (1.5, 2, 3)
-    assert not torch.equal(*(sampling.sample(run.denoiser, 3, boost=boost, **how) for boost in (1.0, 1.5)))
-    refused(capsys, "2 of 2 steps cannot be skipped", run.folder, "--steps", 2, "--skip", 2, "--label", 1)
+    how: dict[str, Any] = {"steps": 5, "sampler": "ddpm", "cond": cond, "strict": True, "skip_steps": 2}
+    same(result, sampling.sample(run.denoiser, 3, prior_scale=1.5, **how), tmp_path)
+    assert (result["prior_scale"], result["skip_steps"], result["evaluations"]) == (1.5, 2, 3)
+    assert not torch.equal(
+        *(sampling.sample(run.denoiser, 3, prior_scale=prior_scale, **how) for prior_scale in (1.0, 1.5))
+    )
+    refused(capsys, "2 of 2 steps cannot be skipped", run.folder, "--steps", 2, "--skip-steps", 2, "--label", 1)
 
 
 def test_images_between_images_at_every_batch(
@@ -227,7 +232,7 @@ def test_images_between_images_at_every_batch(
     noise = Between(a=7, b=2, frames=5, seed=3)
     same(result, sampling.sample(run.denoiser, 5, steps=2, noise=noise, cond=cond, strict=True), tmp_path, first=1)
     assert result["interpolate"] == [7, 2]
-    assert not {"vary", "keep", "posterior"} & result.keys()
+    assert not {"resample_level", "keep_noise", "posterior"} & result.keys()
 
 
 def test_variations_of_a_level_and_its_posterior(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -235,11 +240,11 @@ def test_variations_of_a_level_and_its_posterior(capsys: pytest.CaptureFixture[s
 
     model = orn.load("critters-udpm").denoiser
     words = ("--n", 3, "--batch", 2, "--strict", "--seed", 5, "--first", 8)
-    result = drawn(capsys, "critters-udpm", tmp_path / "a", *words, "--vary", 2, "--keep", 0.6)
+    result = drawn(capsys, "critters-udpm", tmp_path / "a", *words, "--resample-level", 2, "--keep-noise", 0.6)
     noise = Varied(image=8, key=0, keep=0.6, seed=5)
     same(result, sampling.sample(model, 3, noise=noise, strict=True), tmp_path, first=8)
-    assert (result["vary"], result["keep"]) == (2, 0.6)
-    assert drawn(capsys, "critters-udpm", tmp_path / "a", "--n", 1, "--vary", 1)["keep"] == 0.0
+    assert (result["resample_level"], result["keep_noise"]) == (2, 0.6)
+    assert drawn(capsys, "critters-udpm", tmp_path / "a", "--n", 1, "--resample-level", 1)["keep_noise"] == 0.0
     exact, published = (replace(model, path=replace(model.path, rule=rule)) for rule in ("exact", "published"))
     for rule, ruled in (("exact", exact), ("published", published)):
         result = drawn(capsys, "critters-udpm", tmp_path / rule, *words, "--posterior", rule)
@@ -307,20 +312,20 @@ WRONG: Sequence[tuple[str, tuple[object, ...]]] = (
     ("--n must be at least 1, got 0", ("--n", 0)),
     ("--batch must be at least 1, got 0", ("--batch", 0)),
     ("--columns must be at least 0, got -1", ("--columns", -1)),
-    ("--boost must be positive, got 0", ("--boost", 0)),
-    ("--boost must be a finite number, got inf", ("--boost", "inf")),
-    ("--boost must be a finite number, got nan", ("--boost", "nan")),
-    ("--skip must be at least 0, got -1", ("--skip", -1)),
-    ("--recur must be at least 1, got 0", ("--recur", 0)),
-    ("give --interpolate or --vary, not both", ("--interpolate", 1, 2, "--vary", 1)),
-    (r"--keep 0\.5 belongs to --vary", ("--keep", 0.5)),
-    ("VP has no levels", ("--vary", 1)),
-    ("leave --recur out", ("--vary", 1, "--recur", 2)),
+    ("--prior-scale must be positive, got 0", ("--prior-scale", 0)),
+    ("--prior-scale must be a finite number, got inf", ("--prior-scale", "inf")),
+    ("--prior-scale must be a finite number, got nan", ("--prior-scale", "nan")),
+    ("--skip-steps must be at least 0, got -1", ("--skip-steps", -1)),
+    ("--resample must be at least 1, got 0", ("--resample", 0)),
+    ("give --interpolate or --resample-level, not both", ("--interpolate", 1, 2, "--resample-level", 1)),
+    (r"--keep-noise 0\.5 belongs to --resample-level", ("--keep-noise", 0.5)),
+    ("VP has no levels", ("--resample-level", 1)),
+    ("leave --resample out", ("--resample-level", 1, "--resample", 2)),
     ("--posterior exact: a VP has one alone", ("--posterior", "exact")),
     ("at least 2 frames", ("--interpolate", 1, 2, "--n", 1)),
     (r"--guidance-scale 0\.5 needs a condition", ("--guidance-scale", 0.5)),
     ("give --steps or --evaluations, not both", ("--steps", 3, "--evaluations", 3, "--label", 0)),
-    ("not enough for one step", ("--evaluations", 2, "--recur", 3, "--sampler", "auto", "--label", 0)),
+    ("not enough for one step", ("--evaluations", 2, "--resample", 3, "--sampler", "auto", "--label", 0)),
     (r"unknown label 'criter'", ("--label", "criter")),
     ("takes no captions", ("--caption", "a critter")),
     ("is a file: name a folder", ("--out", __file__)),

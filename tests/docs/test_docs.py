@@ -42,7 +42,7 @@ HELP = {  # section of command.md: words before --help
     "ornstein sample RUN": ["sample"],
     "ornstein guides": ["guides"],
     "ornstein eval WHAT": ["eval"],
-    "ornstein middle RUN": ["middle"],
+    "ornstein tune-steps RUN": ["tune-steps"],
     "ornstein rates": ["rates"],
     "ornstein reproduce": ["reproduce"],
 }

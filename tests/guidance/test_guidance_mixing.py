@@ -327,7 +327,7 @@ def test_guidance_runs_with_every_sampler(sampler: str) -> None:
         guide.Universal(energies=near, strength=guide.corrected(0.2, variance=0.25)),
         guide.Threshold(quantile=None, bound=3.0),
     )
-    grid = orn.grids.recur(orn.grids.log_snr(6), 2)
+    grid = orn.grids.resample(orn.grids.log_snr(6), 2)
     guided, plain = (orn.sample(m, 3, sampler=sampler, grid=grid) for m in (guidance(denoiser), denoiser))
     assert bool(torch.isfinite(guided).all())
     assert float(near(guided).mean()) < 0.6 * float(near(plain).mean())

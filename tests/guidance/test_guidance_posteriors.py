@@ -48,7 +48,7 @@ def test_a_thousand_steps_of_the_linear_table(sampler, strength: str, mean: floa
 @pytest.mark.parametrize("k", [1, 3])
 def test_recurrence_without_guidance_keeps_the_marginal_of_a_deterministic_sampler(k: int) -> None:
     """H7, where all the noise is the recurrence's."""
-    grid = orn.grids.recur(orn.grids.log_snr(200), k)
+    grid = orn.grids.resample(orn.grids.log_snr(200), k)
     mean, variance = moments(Universal(energies=SEEN, strength=0.0), DDIM(), grid)
     assert mean == pytest.approx(MU, abs=0.01)
     assert variance == pytest.approx(V, rel=0.05)
@@ -59,7 +59,7 @@ def test_recurrence_without_guidance_keeps_the_marginal_of_a_deterministic_sampl
 def test_going_back_up_gives_the_law_of_the_level(path, steps: int) -> None:
     """H9: from an exact x_s, the variance at t is α_t²·var(x_0) + σ_t², for coarse grids too."""
     one, none = torch.ones(1, 1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
-    grid = orn.grids.recur(orn.grids.log_snr(steps), 2)
+    grid = orn.grids.resample(orn.grids.log_snr(steps), 2)
     climbs = [(s, t) for s, t in itertools.pairwise(orn.grids.times_of(grid, path)) if t > s]
     assert len(climbs) == steps - 1
     for s, t in climbs:

@@ -81,7 +81,7 @@ def test_zero_guidance_changes_no_bit_and_costs_nothing() -> None:
     """H1, through a whole sampler with recurrence."""
     net = network()
     model = Denoiser(net, VP(), "v", shape=(4,))
-    kwargs = {"n": 3, "sampler": "ddpm", "grid": orn.grids.recur(orn.grids.log_snr(4), 2), "dtype": torch.float64}
+    kwargs = {"n": 3, "sampler": "ddpm", "grid": orn.grids.resample(orn.grids.log_snr(4), 2), "dtype": torch.float64}
     plain = orn.sample(model, **kwargs)
     cost = len(net.calls)
     for guidance in (

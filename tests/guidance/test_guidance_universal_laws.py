@@ -67,7 +67,7 @@ def test_the_plain_strength_concentrates_and_recurrence_helps() -> None:
     """H8: with w = 1, more recurrence comes nearer to the posterior in mean and in variance."""
     guidance = Universal(energies=LIKELIHOOD)
     grid = orn.grids.uniform(100)
-    found = [moments(guidance, DDIM(), orn.grids.recur(grid, k)) for k in (1, 2, 4)]
+    found = [moments(guidance, DDIM(), orn.grids.resample(grid, k)) for k in (1, 2, 4)]
     for (mean, variance), (was_mean, was_variance) in zip(found[1:], found, strict=False):
         assert POSTERIOR[0] < mean < was_mean
         assert was_variance < variance < POSTERIOR[1]
@@ -78,7 +78,7 @@ def test_the_plain_strength_concentrates_and_recurrence_helps() -> None:
 def test_recurrence_without_guidance_keeps_the_marginal() -> None:
     guidance = Universal(energies=LIKELIHOOD, strength=0.0)
     for k in (1, 3):
-        mean, variance = moments(guidance, Ancestral(), orn.grids.recur(orn.grids.log_snr(200), k))
+        mean, variance = moments(guidance, Ancestral(), orn.grids.resample(orn.grids.log_snr(200), k))
         assert mean == pytest.approx(MU, abs=0.01)
         assert variance == pytest.approx(V, rel=0.05)
 

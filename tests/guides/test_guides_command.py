@@ -143,7 +143,7 @@ def test_the_command_takes_several_and_writes_down_what_it_did(
     words = [part for wish in asked for part in ("--guide", wish)]
     status, out, err = call(
         capsys,
-        *("sample", "critters", "--n", "1", "--steps", "2", "--recur", "2", "--backward", "1:0.05", "--json"),
+        *("sample", "critters", "--n", "1", "--steps", "2", "--resample", "2", "--backward", "1:0.05", "--json"),
         *("--guide-window", "0.01:inf", "--guide-source", "text=own", "--out", str(tmp_path / "a"), *words),
     )
     assert status == 0, err
@@ -172,7 +172,7 @@ def test_weight_zero_is_no_guide_bit_for_bit(capsys: pytest.CaptureFixture[str],
 
 def test_recurrence_keeps_to_a_number_of_evaluations(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     for sampler in ("auto", "ddim", "heun"):
-        words = ("--sampler", sampler, "--evaluations", "7", "--recur", "3", "--json", "--out", str(tmp_path))
+        words = ("--sampler", sampler, "--evaluations", "7", "--resample", "3", "--json", "--out", str(tmp_path))
         status, out, err = call(capsys, "sample", "critters", "--n", "1", *words)
         assert status == 0, err
         result = json.loads(out)
@@ -266,7 +266,7 @@ BAD = [
     ("--backward", "3"),
     ("--guide-window", "0:1"),
     ("--guide-source", "text=own"),
-    ("--recur", "0"),
+    ("--resample", "0"),
 ]
 
 

@@ -124,7 +124,7 @@ def test_every_model_can_be_led_away_from_its_own_reconstruction(model, distance
 def test_every_model_can_begin_louder_and_later(model):
     denoiser, grid = model
     options = {"n": 2, "sampler": "ancestral", "seed": 1} | ({"steps": 4} if grid is None else {"grid": grid})
-    plain, loud = orn.sample(denoiser, **options), orn.sample(denoiser, **options, boost=2.0, skip=1)
+    plain, loud = orn.sample(denoiser, **options), orn.sample(denoiser, **options, prior_scale=2.0, skip_steps=1)
     assert loud.isfinite().all()
     assert loud.shape == plain.shape
     assert not torch.allclose(loud, plain)

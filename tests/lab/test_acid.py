@@ -132,7 +132,7 @@ def test_thin_pyramid_with_conditional_mean():
             alphas=alphas, sigmas=tuple([beta**0.5] * n), factors=tuple(2 if i == (3 * n) // 4 else 1 for i in range(n))
         )
         target = smooth_field(2)
-        times = grids.levels()(path)[:-1]
+        times = grids.pyramid_levels()(path)[:-1]
         mean, _ = target.law(path, times[0])
         found = propagate(Ancestral(), target.denoiser(path), times, mean, target.root(path, times[0]), dense=True)
         gaps.append(float((found.covariance - target.law(path, 1.0)[1]).abs().max()))

@@ -29,7 +29,7 @@ def autoencoder_config(out: Path, **changes) -> AutoencoderConfig:
         batch=BATCH,
         network=KLConfig(width=8, multipliers=(1, 2), patch=2),
         objective=ReconstructionLoss(metric="none", adversarial=0.5, adversarial_from=4 * BATCH),
-        critic_width=8,
+        discriminator_width=8,
         optimizer=Optimizer(lr=3e-3, warmup=0),
         every=Every(log=4 * BATCH, checkpoint=4 * BATCH, seconds=0, samples=0),
         tensorboard=False,

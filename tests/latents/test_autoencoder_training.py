@@ -77,12 +77,12 @@ def test_the_critic_and_the_model_learn_from_their_own_losses_alone():
     denoiser, objective = model()
     batch, noise = examples(), Noise.of(0, range(4))
     objective(denoiser, batch, noise, 0.0).total.backward()
-    assert all(parameter.grad is None for parameter in objective.rival.parameters())
+    assert all(parameter.grad is None for parameter in objective.discriminator.parameters())
     assert any(parameter.grad.any() for parameter in denoiser.net.parameters())
     denoiser.net.zero_grad(set_to_none=True)
     objective.discriminator_loss(denoiser, batch, noise, 0.0).total.backward()
     assert all(parameter.grad is None for parameter in denoiser.net.parameters())
-    assert all(parameter.grad is not None for parameter in objective.rival.parameters())
+    assert all(parameter.grad is not None for parameter in objective.discriminator.parameters())
 
 
 def test_the_adversarial_gradient_is_as_large_as_the_rest():
@@ -129,7 +129,7 @@ def test_it_goes_on_bit_for_bit_critic_included(autoencoder, tmp_path):
         train(tiny.autoencoder_config(tmp_path / "run", images=images * BATCH), quiet=True)
     one, other = newest(autoencoder), newest(tmp_path / "run")
     assert one.keys() == other.keys()
-    assert {"model", "ema", "rival"} <= one.keys()
+    assert {"model", "ema", "discriminator"} <= one.keys()
     for part, tensors in one.items():
         assert all(torch.equal(value, other[part][name]) for name, value in tensors.items()), part
 
@@ -185,8 +185,8 @@ def test_the_report(autoencoder, capsys, tmp_path):
         ["--size", "18"],
         ["--objective.kl", "-1"],
         ["--objective.metric", "no-such-metric"],
-        ["--critic-width", "12"],
-        ["--critic-lr", "0"],
+        ["--discriminator-width", "12"],
+        ["--discriminator-lr", "0"],
         ["network:kl", "--network.width", "7"],
         ["--network.width", "7"],
     ],

@@ -388,7 +388,7 @@ def test_no_overflow_at_pure_noise(dtype, path):
 def test_fading_weighs_the_metric_by_the_signal():
     batch = examples()
     plain = OBJECTIVE(model(), *batch, 0.0)
-    faded = replace(OBJECTIVE, loss=CascadeLoss(metric="none", fade="signal"))(model(), *batch, 0.0)
+    faded = replace(OBJECTIVE, loss=CascadeLoss(metric="none", metric_schedule="signal"))(model(), *batch, 0.0)
     signal = TABLE.alpha(plain.times) ** 2  # α² + σ² = 1
     torch.testing.assert_close(faded.terms["metric"], plain.terms["metric"] * signal.float())
     assert torch.equal(faded.terms["clean"], plain.terms["clean"])
@@ -399,7 +399,7 @@ def test_what_cannot_be_is_refused():
         OBJECTIVE(orn.Denoiser(lambda x, time: x, TABLE), *examples(), 0.0)
     with pytest.raises(UsageError, match="not the 4 of an image and a gate"):
         model(net=Stages(networks().front, networks().front))(white("x").float(), 0.5)
-    for bad in ({"metric_weight": -1.0}, {"metric": ""}, {"drop": 2.0}, {"metric_weight": math.nan}):
+    for bad in ({"metric_weight": -1.0}, {"metric": ""}, {"label_dropout": 2.0}, {"metric_weight": math.nan}):
         with pytest.raises(ConfigError):
             CascadeLoss(**bad)
     with pytest.raises(ConfigError, match="clip"):

@@ -77,7 +77,7 @@ def test_span_log_snr_ends_at_both_values() -> None:
 def test_tangent_with_a_leap(steps: int, start: float | None) -> None:
     top, first, last, centre, width = (0.8 if start is None else start), 0.9, 0.55, -0.2, 1.3
     assert first < 0.75 * OFF.sigma_bar(top)
-    found = grids.tangent(steps, first=first, last=last, centre=centre, width=width, start=start)(OFF)
+    found = grids.cauchy(steps, first=first, last=last, centre=centre, width=width, start=start)(OFF)
     count = steps - 1
     angles = np.arctan((-np.log([first, last]) - centre) / width)
     between = np.linspace(*angles, count) if count > 1 else np.array([angles.mean()])
@@ -89,24 +89,24 @@ def test_tangent_with_a_leap(steps: int, start: float | None) -> None:
 def test_tangent_without_a_leap_and_at_its_edges() -> None:
     path, width = VE(sigma_min=0.01, sigma_max=10.0), 0.7
     for first, leaps in ((7.4, True), (7.5, False), (30.0, False)):
-        found = grids.tangent(4, first=first, last=0.2, centre=0.1, width=width)(path)
+        found = grids.cauchy(4, first=first, last=0.2, centre=0.1, width=width)(path)
         ends = (first if leaps else 10.0, 0.2)
         angles = np.linspace(*np.arctan((-np.log(ends) - 0.1) / width), 3 if leaps else 4)
         levels = np.exp(-(0.1 + width * np.tan(angles)))
         np.testing.assert_allclose(found, [10.0, *(levels if leaps else levels[1:]), 0.0], rtol=1e-12)
-    usual = grids.tangent(4, first=5.0, last=0.2)(path)
-    assert usual == grids.tangent(4, first=5.0, last=0.2, centre=0.3, width=2.0)(path)
-    assert grids.tangent(1, first=5.0, last=0.2)(path) == (10.0, 0.0)
+    usual = grids.cauchy(4, first=5.0, last=0.2)(path)
+    assert usual == grids.cauchy(4, first=5.0, last=0.2, centre=0.3, width=2.0)(path)
+    assert grids.cauchy(1, first=5.0, last=0.2)(path) == (10.0, 0.0)
     # A last level below the floor is drawn in to it, and one too near the first to the middle of the two.
-    assert grids.tangent(4, first=5.0, last=1e-5)(path)[-2] == pytest.approx(0.01, rel=1e-12)
-    assert grids.tangent(4, first=5.0, last=4.9)(path)[-2] == pytest.approx(math.sqrt(5.0 * 0.01), rel=1e-12)
-    assert grids.tangent(3, first=30.0, last=9.9)(path)[-2] == pytest.approx(math.sqrt(10.0 * 0.01), rel=1e-12)
+    assert grids.cauchy(4, first=5.0, last=1e-5)(path)[-2] == pytest.approx(0.01, rel=1e-12)
+    assert grids.cauchy(4, first=5.0, last=4.9)(path)[-2] == pytest.approx(math.sqrt(5.0 * 0.01), rel=1e-12)
+    assert grids.cauchy(3, first=30.0, last=9.9)(path)[-2] == pytest.approx(math.sqrt(10.0 * 0.01), rel=1e-12)
     for bad in ({"first": 1.0, "last": 1.0}, {"first": 1.0, "last": 0.0}, {"first": math.inf, "last": 1.0}):
         with pytest.raises(GridError, match="0 < last < first"):
-            grids.tangent(3, **bad)
+            grids.cauchy(3, **bad)
     for bad in ({"width": 0.0}, {"centre": math.nan}, {"centre": math.inf}):
         with pytest.raises(GridError):
-            grids.tangent(3, first=2.0, last=1.0, **bad)
+            grids.cauchy(3, first=2.0, last=1.0, **bad)
 
 
 # ------------------------------------------------------------------------------------------- the theories' schedules
@@ -122,18 +122,18 @@ def test_the_schedule_of_the_accelerated_samplers() -> None:
         products = np.cumprod(1.0 - np.array(betas))
         wanted = [math.log(p / (1.0 - p)) for p in products[::-1]]
         path = VE(sigma_max=1e9)
-        found = grids.provable(steps, c0=c0, c1=c1)(path)
+        found = grids.li2024(steps, c0=c0, c1=c1)(path)
         np.testing.assert_allclose(snrs(path, found), wanted, rtol=1e-9, atol=1e-9)
-    assert grids.provable(30)(VE(sigma_max=1e9)) == grids.provable(30, c0=2.0, c1=4.0)(VE(sigma_max=1e9))
+    assert grids.li2024(30)(VE(sigma_max=1e9)) == grids.li2024(30, c0=2.0, c1=4.0)(VE(sigma_max=1e9))
     path = VE(sigma_max=2.0)  # levels noisier than the path are left out
-    assert grids.provable(30)(path) == tuple(t for t in grids.provable(30)(VE(sigma_max=1e9)) if t <= 2.0)
-    grids.provable(3)
-    grids.provable(3, c0=2.0, c1=4.0)
+    assert grids.li2024(30)(path) == tuple(t for t in grids.li2024(30)(VE(sigma_max=1e9)) if t <= 2.0)
+    grids.li2024(3)
+    grids.li2024(3, c0=2.0, c1=4.0)
     for bad in ((2, 2.0, 4.0), (30, 2.0, 3.99), (30, 0.0, 4.0), (30, 2.0, math.nan)):
         with pytest.raises(GridError):
-            grids.provable(bad[0], c0=bad[1], c1=bad[2])
+            grids.li2024(bad[0], c0=bad[1], c1=bad[2])
     with pytest.raises(GridError, match="beyond the"):
-        grids.provable(30)(VE(sigma_min=1e-9, sigma_max=1e-7))
+        grids.li2024(30)(VE(sigma_min=1e-9, sigma_max=1e-7))
 
 
 def test_the_schedule_of_the_randomized_midpoint() -> None:
@@ -144,16 +144,16 @@ def test_the_schedule_of_the_randomized_midpoint() -> None:
             levels.append(math.log(gain / (1.0 - gain)))
             gain += c1 * math.log(steps) / steps * gain * (1.0 - gain)
         path = VE(sigma_max=1e9)
-        found = grids.logits(steps, c0=c0, c1=c1, beyond=beyond)(path)
+        found = grids.li2025(steps, c0=c0, c1=c1, beyond=beyond)(path)
         np.testing.assert_allclose(snrs(path, found), levels, rtol=1e-7, atol=1e-9)
-    assert grids.logits(40)(VE(sigma_max=1e9)) == grids.logits(40, c0=2.0, c1=5.0, beyond=0)(VE(sigma_max=1e9))
+    assert grids.li2025(40)(VE(sigma_max=1e9)) == grids.li2025(40, c0=2.0, c1=5.0, beyond=0)(VE(sigma_max=1e9))
     with pytest.raises(GridError, match="beyond the"):
-        grids.logits(40)(VE(sigma_max=30.0))  # here each level counts
+        grids.li2025(40)(VE(sigma_max=30.0))  # here each level counts
     for bad in ((2, 2.0, 1.0), (8, 2.0, 5.0), (40, 0.0, 5.0), (40, 2.0, 0.0), (40, 2.0, -1.0)):
         with pytest.raises(GridError):
-            grids.logits(bad[0], c0=bad[1], c1=bad[2])
-    grids.logits(3, c1=2.0)
-    grids.logits(100)  # a step of 0.23
+            grids.li2025(bad[0], c0=bad[1], c1=bad[2])
+    grids.li2025(3, c1=2.0)
+    grids.li2025(100)  # a step of 0.23
 
 
 def test_the_schedule_of_early_stopping() -> None:
@@ -287,10 +287,10 @@ def test_churn_climbs_by_the_published_amount_within_the_published_range() -> No
 
 
 def test_recurrence_repeats_steps_in_place() -> None:
-    assert grids.recur([0.8, 0.5, 0.3, 0.1], 3)(OFF) == (*(0.8, 0.5) * 3, *(0.3, 0.5) * 2, 0.3, *(0.1, 0.3) * 2, 0.1)
+    assert grids.resample([0.8, 0.5, 0.3, 0.1], 3)(OFF) == (*(0.8, 0.5) * 3, *(0.3, 0.5) * 2, 0.3, *(0.1, 0.3) * 2, 0.1)
     # A step up is not repeated.
-    assert grids.recur([0.5, 0.3, 0.5], 1)(OFF) == (0.5, 0.3, 0.5)
-    assert grids.recur([0.8, 0.5, 0.3], 2)(OFF) == (0.8, 0.5, 0.8, 0.5, 0.3, 0.5, 0.3)
+    assert grids.resample([0.5, 0.3, 0.5], 1)(OFF) == (0.5, 0.3, 0.5)
+    assert grids.resample([0.8, 0.5, 0.3], 2)(OFF) == (0.8, 0.5, 0.8, 0.5, 0.3, 0.5, 0.3)
 
 
 def test_restart_in_closed_form() -> None:
@@ -337,10 +337,10 @@ def test_multistep_climbs_to_its_levels() -> None:
 
 
 def test_indices_of_a_table() -> None:
-    assert grids.indices([999, 250])(VP.table()) == (1.0, 0.251, 0.0)
-    assert grids.indices([3, 0], table=4)(OFF_TABLE) == (1.0, 0.25, 0.0)
+    assert grids.timesteps([999, 250])(VP.table()) == (1.0, 0.251, 0.0)
+    assert grids.timesteps([3, 0], table=4)(OFF_TABLE) == (1.0, 0.25, 0.0)
     with pytest.raises(GridError, match="a table has at least one step"):
-        grids.indices([0], table=0)
+        grids.timesteps([0], table=0)
 
 
 OFF_TABLE = VP.from_betas((0.1, 0.45, 0.2, 0.6))
@@ -358,7 +358,7 @@ OFF_TABLE = VP.from_betas((0.1, 0.45, 0.2, 0.6))
         (SHIFTED, grids.karras(6)),
         (ShiftedPath(base=Flow(), shift=SHIFTED.shift), grids.uniform(6)),
         (ShiftedPath(base=OFF, shift=SHIFTED.shift), grids.log_snr(6)),
-        (PyramidPath(), grids.levels()),
+        (PyramidPath(), grids.pyramid_levels()),
     ],
     ids=lambda v: v.name if isinstance(v, grids.Grid) else type(v).__name__,
 )
@@ -370,16 +370,16 @@ def test_the_default_of_every_kind_of_path(path: Path, wanted: grids.Grid) -> No
 
 def test_numbers_of_steps_are_whole_numbers() -> None:
     assert grids.uniform(np.int64(2))(Flow()) == (1.0, 0.5, 0.0)  # type: ignore[arg-type]
-    makers = (grids.uniform, grids.power, grids.karras, grids.log_snr, grids.provable, grids.logits)
+    makers = (grids.uniform, grids.power, grids.karras, grids.log_snr, grids.li2024, grids.li2025)
     others = (
         grids.early_stopping,
-        lambda n: grids.tangent(n, first=2.0, last=1.0),
+        lambda n: grids.cauchy(n, first=2.0, last=1.0),
         lambda n: grids.span_log_snr(n, -1.0, 1.0),
-        lambda n: grids.recur([1.0, 0.0], n),
+        lambda n: grids.resample([1.0, 0.0], n),
         lambda n: grids.restart([1.0, 0.0], low=0.1, high=0.2, steps=n),
         lambda n: grids.restart([1.0, 0.0], low=0.1, high=0.2, rounds=n),
         lambda n: grids.rounds([1.0, 0.5], n),
-        lambda n: grids.indices([0], table=n),
+        lambda n: grids.timesteps([0], table=n),
     )
     for make, bad in itertools.product((*makers, *others), (0, -1, 2.0, "3")):
         with pytest.raises(GridError, match="give a whole number from 1 up"):
@@ -391,18 +391,18 @@ NAMES = {
     "power(3, 2)": grids.power(3),
     "karras(3, rho=7)": grids.karras(3),
     "log_snr(3)": grids.log_snr(3),
-    "tangent(3, first=2, last=1, centre=0.3, width=2)": grids.tangent(3, first=2.0, last=1.0),
+    "tangent(3, first=2, last=1, centre=0.3, width=2)": grids.cauchy(3, first=2.0, last=1.0),
     "span_log_snr(3, -1, 2)": grids.span_log_snr(3, -1.0, 2.0),
-    "provable(30, c0=2, c1=4)": grids.provable(30),
-    "logits(40, c0=2, c1=5)": grids.logits(40),
+    "provable(30, c0=2, c1=4)": grids.li2024(30),
+    "logits(40, c0=2, c1=5)": grids.li2025(40),
     "early_stopping(20, delta=0.01)": grids.early_stopping(20),
     "rounds(2)": grids.rounds([1.0, 0.5], 2),
-    "indices(2)": grids.indices([999, 499]),
-    "levels": grids.levels(),
+    "indices(2)": grids.timesteps([999, 499]),
+    "levels": grids.pyramid_levels(),
     "partial": grids.partial([1.0, 0.0], 0.5),
     "skip(1)": grids.skip([1.0, 0.5, 0.0], 1),
     "churn(40)": grids.churn([1.0, 0.0]),
-    "recur(2)": grids.recur([1.0, 0.0], 2),
+    "recur(2)": grids.resample([1.0, 0.0], 2),
     "restart(0.2, 0.5, 3)": grids.restart([1.0, 0.0], low=0.2, high=0.5, rounds=3),
     "multistep(0.7, 0.1)": grids.multistep(0.7, 0.1),
 }
@@ -420,4 +420,4 @@ def test_levels_need_a_path_with_them() -> None:
             grids.karras(3, start=start)(OFF)
     grids.karras(3, start=0.201)(OFF)
     with pytest.raises(PathError, match="no noise levels"):
-        grids.tangent(3, first=2.0, last=1.0)(PyramidPath())
+        grids.cauchy(3, first=2.0, last=1.0)(PyramidPath())

@@ -56,8 +56,8 @@ def test_log_snr_steps_are_equal() -> None:
 
 def test_power_indices_levels() -> None:
     np.testing.assert_allclose(grids.power(4, exponent=2.0)(Flow()), [1, 9 / 16, 1 / 4, 1 / 16, 0])
-    assert grids.indices([999, 499])(VP.table()) == (1.0, 0.5, 0.0)
-    assert grids.levels()(PyramidPath()) == (3.0, 2.0, 1.0, 0.0)
+    assert grids.timesteps([999, 499])(VP.table()) == (1.0, 0.5, 0.0)
+    assert grids.pyramid_levels()(PyramidPath()) == (3.0, 2.0, 1.0, 0.0)
     assert grids.default(PyramidPath(), 50)(PyramidPath()) == (3.0, 2.0, 1.0, 0.0)
     assert grids.uniform(4)(Flow()) == (1.0, 0.75, 0.5, 0.25, 0.0)
 
@@ -82,13 +82,13 @@ def test_churn_adds_exactly_the_variance_of_the_algorithm() -> None:
 
 def test_recur_restart_partial() -> None:
     path = Flow()
-    assert grids.recur((1.0, 0.5, 0.0), 2)(path) == (1.0, 0.5, 1.0, 0.5, 0.0, 0.5, 0.0)
-    assert grids.recur((1.0, 0.0, 0.4, 0.0), 2)(path) == (1.0, 0.0, 1.0, 0.0, 0.4, 0.0, 0.4, 0.0)
-    assert len(grids.recur(grids.uniform(10), 3)(path)) == 1 + 10 * (2 * 3 - 1)
-    assert grids.recur((1.0, 0.5, 0.0), 1)(path) == (1.0, 0.5, 0.0)
+    assert grids.resample((1.0, 0.5, 0.0), 2)(path) == (1.0, 0.5, 1.0, 0.5, 0.0, 0.5, 0.0)
+    assert grids.resample((1.0, 0.0, 0.4, 0.0), 2)(path) == (1.0, 0.0, 1.0, 0.0, 0.4, 0.0, 0.4, 0.0)
+    assert len(grids.resample(grids.uniform(10), 3)(path)) == 1 + 10 * (2 * 3 - 1)
+    assert grids.resample((1.0, 0.5, 0.0), 1)(path) == (1.0, 0.5, 0.0)
     assert grids.partial(grids.uniform(4), 0.6)(path) == (0.6, 0.5, 0.25, 0.0)
     assert grids.partial(grids.uniform(4), 0.5)(path) == (0.5, 0.25, 0.0)
-    assert grids.partial(grids.recur((1.0, 0.5, 0.25, 0.0), 2), 0.7)(path) == (
+    assert grids.partial(grids.resample((1.0, 0.5, 0.25, 0.0), 2), 0.7)(path) == (
         0.7,
         0.5,
         0.25,
@@ -121,7 +121,7 @@ NAN, INF = math.nan, math.inf
         lambda p: grids.power(2.5),
         lambda p: grids.power(3, exponent=0.0),
         lambda p: grids.karras(3, rho=NAN),
-        lambda p: grids.recur([1.0, 0.0], 0),
+        lambda p: grids.resample([1.0, 0.0], 0),
         lambda p: grids.restart([1.0, 0.0], low=0.2, high=0.5, rounds=0),
         lambda p: grids.restart([1.0, 0.0], low=0.5, high=0.2)(p),
         lambda p: grids.restart([1.0, 0.0], low=NAN, high=0.2)(p),
@@ -134,8 +134,8 @@ NAN, INF = math.nan, math.inf
         lambda p: grids.karras(3, start=1e-4)(p),
         lambda p: grids.log_snr(3, start=p.t_min)(p),
         lambda p: grids.span_log_snr(3, NAN, 2.0)(p),
-        lambda p: grids.indices([1000])(p),
-        lambda p: grids.indices([-5])(p),
+        lambda p: grids.timesteps([1000])(p),
+        lambda p: grids.timesteps([-5])(p),
         lambda p: grids.partial([1.0, 0.0], NAN)(p),
         lambda p: grids.partial([1.0, 0.0], 2.0)(p),
     ],

@@ -204,7 +204,7 @@ def changed(how: str, base: grids.Grid, path: AffinePath, a: float, b: float) ->
             base, low=first, high=max(second, first * 1.01), rounds=1 + int(3 * a), steps=3 + int(5 * b)
         )
     if how == "recur":
-        return grids.recur(base, 1 + int(3 * a))
+        return grids.resample(base, 1 + int(3 * a))
     if how == "churn":
         return grids.churn(base, total=20.0 * a)
     if how == "skip":
@@ -254,7 +254,7 @@ def test_grids_of_grids_widely(how: str, name: str, kind: str, family: str, step
 
 
 def test_a_restart_of_a_climbing_grid_keeps_its_climbs() -> None:
-    climbing = grids.recur([1.0, 0.2, 0.0], 2)
+    climbing = grids.resample([1.0, 0.2, 0.0], 2)
     found = grids.restart(climbing, low=0.5, high=0.8, steps=1)(Flow())
     assert found == (1.0, 0.5, 0.8, 0.5, 0.2, 1.0, 0.2, 0.0, 0.2, 0.0)
     with pytest.raises(GridError, match=r"low=0\.5, high=0\.5"):
@@ -264,15 +264,15 @@ def test_a_restart_of_a_climbing_grid_keeps_its_climbs() -> None:
 def test_every_step_is_repeated_the_last_one_too() -> None:
     """From the clean end the way up is the forward law: the samples' law at the end is that of the data."""
     for path in (VP(), VE(), Flow(), VP.table()):
-        times = grids.recur(grids.log_snr(40), 3)(path)
+        times = grids.resample(grids.log_snr(40), 3)(path)
         assert times.count(0.0) == 3
         assert len(plan(sampler("ddim"), path, times)) == 120
         assert off("dpmpp-2m", path, times) < 0.05
     pyramid = PyramidPath()
-    times = grids.recur(grids.levels(), 2)(pyramid)
+    times = grids.resample(grids.pyramid_levels(), 2)(pyramid)
     assert times == (3.0, 2.0, 3.0, 2.0, 1.0, 2.0, 1.0, 0.0, 1.0, 0.0)
     assert len(plan(Ancestral(), pyramid, times)) == 6
     moved = ShiftedPath(shift=lambda clean, cond, t: 0.1 * clean, bend="data")
-    assert grids.recur([1.0, 0.5, 0.0], 2)(moved) == (1.0, 0.5, 1.0, 0.5, 0.0)
+    assert grids.resample([1.0, 0.5, 0.0], 2)(moved) == (1.0, 0.5, 1.0, 0.5, 0.0)
     shifted = ShiftedPath(shift=lambda clean, cond, t: 0.1 * clean)
-    assert grids.recur([1.0, 0.5, 0.0], 2)(shifted)[-3:] == (0.0, 0.5, 0.0)
+    assert grids.resample([1.0, 0.5, 0.0], 2)(shifted)[-3:] == (0.0, 0.5, 0.0)

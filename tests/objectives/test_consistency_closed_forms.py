@@ -104,14 +104,14 @@ def test_the_interval_of_a_quantile():
     """At a boundary between two intervals the lower one; the last interval for what rounds to one."""
     nodes, mean, std = (8.0, 2.0, 0.5, 0.0), 0.3, 1.1
     edges = norm.cdf((np.log([8.0, 2.0, 0.5]) - mean) / std)
-    odds = np.array([edges[0] - edges[1], edges[1] - edges[2], edges[2]]) / edges[0]
-    assert levels.odds(nodes, mean, std) == pytest.approx(odds.tolist(), rel=1e-9)
-    ends = np.cumsum(odds)
+    level_probabilities = np.array([edges[0] - edges[1], edges[1] - edges[2], edges[2]]) / edges[0]
+    assert levels.level_probabilities(nodes, mean, std) == pytest.approx(level_probabilities.tolist(), rel=1e-9)
+    ends = np.cumsum(level_probabilities)
     us = [0.0, ends[0] - 1e-9, ends[0] + 1e-9, ends[1] - 1e-9, ends[1] + 1e-9, 1.0 - 2.0**-53]
     assert levels.places(us, nodes, "log-normal", mean, std) == [0, 0, 1, 1, 2, 2]
     us = [0.0, 0.33, 0.34, 0.66, 0.67, 1.0 - 2.0**-53]
     assert levels.places(us, nodes, "uniform", 0.0, 1.0) == [0, 0, 1, 1, 2, 2]
-    exact = levels.odds((math.inf, 1.0, 0.0), 0.0, 1.0)  # two halves, in numbers that hold them
+    exact = levels.level_probabilities((math.inf, 1.0, 0.0), 0.0, 1.0)  # two halves, in numbers that hold them
     assert exact == (0.5, 0.5)
     assert levels.places([0.0, 0.5 - 2.0**-53, 0.5], (math.inf, 1.0, 0.0), "log-normal", 0.0, 1.0) == [0, 0, 1]
 
@@ -154,7 +154,14 @@ def test_the_scale_at_the_end_of_the_first_stage():
 def test_every_term_has_its_formula(reading, weight, reduce):
     """A teacher that is another network, data of a width that is not ½, high and low noise in one batch."""
     loss = ConsistencyLoss(
-        distance="cauchy", reduce=reduce, weight=weight, coupling="none", diffusion=3.0, start=6, end=48, quarter=0.6
+        distance="cauchy",
+        reduce=reduce,
+        weight=weight,
+        coupling="none",
+        diffusion=3.0,
+        start=6,
+        end=48,
+        low_noise_fraction=0.6,
     )
     model, teacher = (orn.Denoiser(part, VE(), reading) for part in (net, other))
     objective = ConsistencyTraining(loss=loss, steps=8, of=6.0, sigma_max=30.0, teacher=teacher)
@@ -221,7 +228,9 @@ def test_times_and_states_of_every_path(path):
 
 
 def test_the_pairs_of_a_ratio():
-    loss = ConsistencyLoss(spacing="ratio", coupling="none", end=64, quarter=0.5, stratified=False, mean=-4.0, std=3.0)
+    loss = ConsistencyLoss(
+        spacing="ratio", coupling="none", end=64, low_noise_fraction=0.5, stratified=False, mean=-4.0, std=3.0
+    )
     model = orn.Denoiser(net, VE(), Consistency())
     source, positions = Noise.of(3, range(64)), tuple(range(64))
     upper, lower, quiet = ConsistencyTraining(loss=loss, sigma_max=20.0).levels(VE(), 0.002, positions, source, 16)
@@ -232,7 +241,7 @@ def test_the_pairs_of_a_ratio():
     bound = levels.grid(64, 0.002, 20.0, 7.0)[32]  # ⌊.5·65⌋
     assert quiet == [level <= bound for level in upper]
     assert {True, False} == set(quiet)
-    every = ConsistencyLoss(spacing="ratio", quarter=1.0, end=64)  # no node is beyond the last
+    every = ConsistencyLoss(spacing="ratio", low_noise_fraction=1.0, end=64)  # no node is beyond the last
     assert not any(ConsistencyTraining(loss=every).levels(VE(), 0.002, positions, source, 16)[2])
     assert sigma_min(model) == 0.002
     assert sigma_min(orn.Denoiser(net, VE(), Anchored(inner=parameterization("v"), sigma_min=0.03))) == 0.03
@@ -243,7 +252,7 @@ def test_the_pairs_of_a_ratio():
 def test_an_anchored_reading_without_a_width_of_data_counts_one_half():
     """The denoising loss of `Anchored(inner=noise)`: 1/σ̄² + 4."""
     model = orn.Denoiser(net, VE(), Anchored(inner=parameterization("clean")))
-    loss = ConsistencyLoss(coupling="none", quarter=0.0, diffusion=1.0, distance="l2", weight="none")
+    loss = ConsistencyLoss(coupling="none", low_noise_fraction=0.0, diffusion=1.0, distance="l2", weight="none")
     data, source = batch(8), Noise.of(0, range(8))
     losses = ConsistencyTraining(loss=loss)(model, data, source, 1.0)
     pair = ConsistencyTraining(loss=loss).make_noisy_batch(model, data, source, 640)
@@ -272,7 +281,7 @@ class Conditioning(nn.Module):
 )
 def test_noise_is_paired_within_what_the_condition_tells(cond, within, groups):
     """Any entry that is not zero tells something; samples that are told nothing form one group."""
-    loss = ConsistencyLoss(drop=0.0, within=within)
+    loss = ConsistencyLoss(label_dropout=0.0, same_class_only=within)
     data, source = batch(24, cond), Noise.of(0, range(24))
     pair = ConsistencyTraining(loss=loss).make_noisy_batch(
         orn.Denoiser(Conditioning(), VE(), "consistency"), data, source, 10
@@ -320,7 +329,7 @@ def test_conditions_are_dropped_before_the_noise_is_paired():
     data, source = batch(24, cond), Noise.of(0, range(24))
     us = source.uniform_per_sample("drop")
     bound = us.sort().values[5].item()  # five are below
-    pair = ConsistencyTraining(loss=ConsistencyLoss(drop=bound)).make_noisy_batch(
+    pair = ConsistencyTraining(loss=ConsistencyLoss(label_dropout=bound)).make_noisy_batch(
         orn.Denoiser(Conditioning(), VE(), "consistency"), data, source, 10
     )
     wanted = torch.where(us < bound, -1, cond["label"])

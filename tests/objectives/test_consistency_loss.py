@@ -91,7 +91,7 @@ def test_a_denoiser_without_the_boundary_is_refused():
 def test_one_image_answered_by_itself_costs_nothing():
     star = data(1)[0]
     exact = Reads(lambda x, t: star.expand_as(x))
-    objective = ConsistencyTraining(loss=ConsistencyLoss(quarter=0.0))
+    objective = ConsistencyTraining(loss=ConsistencyLoss(low_noise_fraction=0.0))
     for progress in (0.0, 0.5, 1.0):
         losses = objective(exact, batch(star.expand(B, -1, -1, -1)), noise(), progress)
         # The interval that ends at σ_min is compared with the state there, which is the image and a little noise.
@@ -190,7 +190,7 @@ def test_conditions_are_the_same_on_both_sides_and_keep_their_noise_apart():
         return 0.0 * x
 
     labels = torch.arange(32) % 2
-    objective = ConsistencyTraining(loss=ConsistencyLoss(drop=0.5))
+    objective = ConsistencyTraining(loss=ConsistencyLoss(label_dropout=0.5))
     f = model(net)
     objective(f, batch(data(32), {"label": labels}), noise(rows=32), 0.0)
     assert torch.equal(*seen)
@@ -251,7 +251,7 @@ def test_both_answers_are_under_one_mask_of_dropout():
 def test_no_low_noise_in_a_batch_costs_nothing_and_breaks_nothing():
     net = build(NETWORK, 0).eval()
     nn.init.normal_(net.head.weight, std=0.1)
-    objective = ConsistencyTraining(loss=ConsistencyLoss(quarter=1.0, coupling="none"))
+    objective = ConsistencyTraining(loss=ConsistencyLoss(low_noise_fraction=1.0, coupling="none"))
     losses = objective(model(net), batch(data()), noise(), 0.0)
     assert (losses.terms["diffusion"] == 0).all()
     losses.total.backward()

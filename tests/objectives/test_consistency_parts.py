@@ -169,18 +169,18 @@ def test_the_grid_of_levels():
 @pytest.mark.parametrize(("count", "part"), [(10, 0.244), (640, 0.366)])
 def test_the_odds_of_intervals(count, part):
     grid = np.array(levels.grid(count, 0.002, 80.0, 7.0))
-    odds = np.array(levels.odds(tuple(grid), -1.1, 2.0))
+    level_probabilities = np.array(levels.level_probabilities(tuple(grid), -1.1, 2.0))
     edges = erf((np.log(grid) + 1.1) / (math.sqrt(2) * 2.0))
-    assert odds.sum() == pytest.approx(1.0, abs=1e-12)
-    assert odds == pytest.approx((edges[:-1] - edges[1:]) / (edges[0] - edges[-1]), rel=1e-9)
+    assert level_probabilities.sum() == pytest.approx(1.0, abs=1e-12)
+    assert level_probabilities == pytest.approx((edges[:-1] - edges[1:]) / (edges[0] - edges[-1]), rel=1e-9)
     first = math.floor(0.75 * (count + 1))
-    assert odds[first:].sum() == pytest.approx(part, abs=5e-4)
+    assert level_probabilities[first:].sum() == pytest.approx(part, abs=5e-4)
     us = np.random.default_rng(0).random(100_000)
     places = np.array(levels.places(us.tolist(), tuple(grid), "log-normal", -1.1, 2.0))
     drawn = np.bincount(places, minlength=count)
-    spread = np.sqrt(len(us) * odds * (1 - odds))
-    assert (np.abs(drawn - len(us) * odds) < 4.5 * spread + 1).all()
-    assert abs((places >= first).mean() - odds[first:].sum()) < 0.005
+    spread = np.sqrt(len(us) * level_probabilities * (1 - level_probabilities))
+    assert (np.abs(drawn - len(us) * level_probabilities) < 4.5 * spread + 1).all()
+    assert abs((places >= first).mean() - level_probabilities[first:].sum()) < 0.005
 
 
 def test_uniform_intervals():
@@ -202,7 +202,8 @@ def test_levels_by_a_ratio():
 @pytest.mark.parametrize(
     "change",
     [
-        {"start": 0}, {"end": 5}, {"base": 0.0}, {"quarter": 1.5}, {"diffusion": -1.0}, {"target": 1.0}, {"drop": 2.0},
+        {"start": 0}, {"end": 5}, {"base": 0.0}, {"low_noise_fraction": 1.5}, {"diffusion": -1.0}, {"target": 1.0},
+        {"label_dropout": 2.0},
         {"mean": math.nan}, {"slope": math.inf}, {"offset": math.nan}, {"offset": -1000.0}, {"slope": 20.0},
     ],
 )  # fmt: skip
@@ -213,7 +214,7 @@ def test_impossible_numbers_are_refused(change):
 
 def test_a_law_without_levels_is_refused():
     with pytest.raises(ConfigError, match=r"objective\.mean 60"):
-        levels.odds(levels.grid(10, 0.002, 80.0, 7.0), 60.0, 2.0)
+        levels.level_probabilities(levels.grid(10, 0.002, 80.0, 7.0), 60.0, 2.0)
 
 
 def test_a_scale_that_is_constant_has_no_slope():

@@ -39,13 +39,13 @@ def test_pictures_of_the_last_level_are_varied_after_200_steps(seed):
     )
     net = build(small, seed=mix(seed, "network")).train()
     model = Denoiser(net, path, LevelBelow(), shape=(3, SIDE, SIDE))
-    losses = PyramidLoss(metric="none", odds=(0.0, 0.0, 1.0))
+    losses = PyramidLoss(metric="none", level_probabilities=(0.0, 0.0, 1.0))
     both = losses.on(path, SIDE, DiscriminatorConfig(width=24, dropout=config.discriminator.dropout), seed=seed)
-    assert both.rival is not None
-    both.rival.train()
+    assert both.discriminator is not None
+    both.discriminator.train()
     steppers = [
         settings.make([{"params": list(module.parameters())}], torch.device("cpu"))
-        for settings, module in ((config.rivalry(), both.rival), (config.optimizer, net))
+        for settings, module in ((config.discriminator_settings(), both.discriminator), (config.optimizer, net))
     ]
     chosen = torch.Generator().manual_seed(seed)
     for step in range(STEPS):

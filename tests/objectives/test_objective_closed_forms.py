@@ -15,7 +15,7 @@ from ornstein.cascade import Cascade
 from ornstein.errors import ConfigError, PathError
 from ornstein.objectives import CascadeLoss, Cascading, ConsistencyLoss, ConsistencyTraining, Denoising, TrainBatch
 from ornstein.objectives.base import Losses, quantiles, without
-from ornstein.objectives.cascading import fade, posterior_weight
+from ornstein.objectives.cascading import posterior_weight, scheduled
 from ornstein.objectives.reconstruction import Reconstructing, ReconstructionLoss
 from ornstein.objectives.weights import weight
 from ornstein.parameterizations import EDM, V, parameterization
@@ -58,15 +58,17 @@ def batch(rows: int, cond: Mapping[str, Tensor] | None = None, event=(3, 2, 4)) 
 PUBLISHED = {
     # Times of EDM (Karras et al. 2022, table 1) and SD3; γ = 5 of min-SNR (Hang et al. 2023); a tenth unconditional.
     Denoising: {
-        "times": "auto", "mean": None, "std": None, "stratified": True, "weight": "auto", "gamma": 5.0, "drop": 0.1,
+        "times": "auto", "mean": None, "std": None, "stratified": True, "weight": "auto", "gamma": 5.0,
+        "label_dropout": 0.1,
     },
-    CascadeLoss: {"metric": "lite0", "metric_weight": 1.0, "fade": "none", "gate": "posterior"},  # Cas-DM: λ = 1
+    # Cas-DM: λ = 1
+    CascadeLoss: {"metric": "lite0", "metric_weight": 1.0, "metric_schedule": "none", "gate": "posterior"},
     # sLCT: Cauchy, c_0 = .00054·√d, then exp(−1.15·log S − .85), 10 → 640 intervals, weight 5 on the last quarter.
     ConsistencyLoss: {
         "distance": "cauchy", "reduce": "mean", "scale": "adaptive", "base": 0.00054, "slope": 1.15, "offset": 0.85,
         "weight": "gap", "spacing": "grid", "curriculum": "doubling", "start": 10, "end": 640, "rho": 7.0,
-        "times": "log-normal", "mean": -1.1, "std": 2.0, "stratified": True, "coupling": "assignment", "within": True,
-        "diffusion": 5.0, "quarter": 0.75, "target": 0.0, "drop": 0.1,
+        "times": "log-normal", "mean": -1.1, "std": 2.0, "stratified": True, "coupling": "assignment",
+        "same_class_only": True, "diffusion": 5.0, "low_noise_fraction": 0.75, "target": 0.0, "label_dropout": 0.1,
     },
     ReconstructionLoss: {
         "pixels": "l1", "metric": "lite0", "metric_weight": 0.5, "kl": 1e-6, "adversarial": 0.0,
@@ -86,7 +88,7 @@ def test_defaults_of_the_objectives_themselves():
     assert (training.steps, training.of, training.sigma_max, training.teacher) == (1000, 1000.0, 80.0, None)
     assert training.loss == ConsistencyLoss()
     assert Cascading() == Cascading(loss=CascadeLoss(), metrics={})
-    assert (Reconstructing().loss, Reconstructing().metric, Reconstructing().rival) == (
+    assert (Reconstructing().loss, Reconstructing().metric, Reconstructing().discriminator) == (
         ReconstructionLoss(),
         None,
         None,
@@ -186,10 +188,10 @@ def test_a_state_is_made_of_its_own_time_noise_and_condition():
     assert torch.equal(asked.noise, z)
     assert asked.cond["label"].tolist() == [-1, -1, 6, 7]
     assert asked.cond["text"].flatten(1).sum(1).tolist() == [0.0, 0.0, 6.0, 6.0]
-    every = Denoising(drop=0.0).make_noisy_batch(VE(), batch(4, cond), source)
+    every = Denoising(label_dropout=0.0).make_noisy_batch(VE(), batch(4, cond), source)
     assert every.cond is not None
     assert torch.equal(every.cond["label"], cond["label"])
-    none = Denoising(drop=1.0).make_noisy_batch(VE(), batch(4, cond), source)
+    none = Denoising(label_dropout=1.0).make_noisy_batch(VE(), batch(4, cond), source)
     assert none.cond["label"].tolist() == [-1] * 4
     kept = without({"label": torch.tensor([3, 0])}, torch.tensor([False, True]))
     assert kept["label"].tolist() == [3, -1]
@@ -280,7 +282,7 @@ class Both(torch.nn.Module):
 @pytest.mark.parametrize("shape", ["map", "scalar"])
 def test_every_term_of_a_cascade_has_its_formula(path, shape):
     """A front of learned variance, whose second half no term sees; a clip that acts; a fade where α² + σ² ≠ 1."""
-    loss = CascadeLoss(metric="none", fade="signal", stratified=False, weight="none")
+    loss = CascadeLoss(metric="none", metric_schedule="signal", stratified=False, weight="none")
     metrics = {
         "one": (1.7, lambda a, b: (a - b).abs().flatten(1).sum(1)),
         "two": (0.0, lambda a, b: a.flatten(1)[:, 0]),
@@ -311,7 +313,7 @@ def test_every_term_of_a_cascade_has_its_formula(path, shape):
     assert list(objective(model, data, source, 0.4).terms) == list(wanted)[1:], "a front that learns nothing"
     for name, value in wanted.items():
         torch.testing.assert_close(losses.terms[name].double(), value, rtol=1e-5, atol=1e-9)
-    plain = replace(objective, loss=replace(loss, gate="clean", fade="none"))(model, data, source, 0.4).terms
+    plain = replace(objective, loss=replace(loss, gate="clean", metric_schedule="none"))(model, data, source, 0.4).terms
     torch.testing.assert_close(plain["gate"].double() * k**2, wanted["gate"], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(plain["one"].double() * signal, wanted["one"], rtol=1e-5, atol=1e-9)
     torch.testing.assert_close(losses.watched["gate_mean"].double(), r.flatten(1).mean(1), rtol=1e-6, atol=0)
@@ -354,11 +356,11 @@ def test_the_metric_is_loaded_where_it_has_a_weight():
     assert made.loss == CascadeLoss(metric_weight=0.25)
     assert made.metrics["metric"][0] == 0.25
     t = torch.tensor([0.2, 0.7], dtype=F64)
-    assert fade("none", PyramidPath(), t).tolist() == [1.0, 1.0]
-    torch.testing.assert_close(fade("signal", VE(), t), 1.0 / (1.0 + t**2))
+    assert scheduled("none", PyramidPath(), t).tolist() == [1.0, 1.0]
+    torch.testing.assert_close(scheduled("signal", VE(), t), 1.0 / (1.0 + t**2))
     shifted = ShiftedPath(shift=lambda clean, c, t: 0.3 * clean)
     with pytest.raises(PathError, match="use 'none'"):
-        fade("signal", shifted, t)
+        scheduled("signal", shifted, t)
     with pytest.raises(PathError, match="use 'clean'"):
         posterior_weight(shifted, t)
     with pytest.raises(ConfigError, match="metric is empty"):

@@ -67,7 +67,7 @@ class Counting:
 
 
 def objective(rival: nn.Module | None, metric: Counting | None = None, **options) -> Pyramid:
-    return Pyramid(loss=PyramidLoss(drop=0.0, **options), metric=metric, rival=rival)
+    return Pyramid(loss=PyramidLoss(label_dropout=0.0, **options), metric=metric, discriminator=rival)
 
 
 # ---------------------------------------------------------------------------------------------------------- prediction
@@ -143,17 +143,23 @@ def test_each_term_can_be_left_out():
         PyramidLoss(penalty=(1.0, 2.0)).weights(PATH)
     with pytest.raises(ConfigError, match="level 3 has no loss"):
         PyramidLoss(adversarial=(1.0, 1.0, 0.0), fidelity=(1.0, 1.0, 0.0)).weights(PATH)
-    for bad in ({"fidelity": (-1.0,)}, {"drop": 2.0}, {"blur": -1.0}, {"odds": (0.0,)}, {"metric": ""}):
+    for bad in (
+        {"fidelity": (-1.0,)},
+        {"label_dropout": 2.0},
+        {"instance_noise": -1.0},
+        {"level_probabilities": (0.0,)},
+        {"metric": ""},
+    ):
         with pytest.raises(ConfigError):
             PyramidLoss(**bad)
 
 
 def test_without_adversarial_weight_no_discriminator_is_built():
     small = DiscriminatorConfig(width=8)
-    assert PyramidLoss(adversarial=(0.0,), metric="none").on(PATH, SIDE, small).rival is None
+    assert PyramidLoss(adversarial=(0.0,), metric="none").on(PATH, SIDE, small).discriminator is None
     built = PyramidLoss(metric="none").on(PATH, SIDE, small)
     assert isinstance(built, AdversarialObjective)
-    assert built.rival is not None
+    assert built.discriminator is not None
     assert built.metric is None
     assert (
         PyramidLoss(adversarial=(0.0,), metric="none")
@@ -184,8 +190,10 @@ def test_losses_at_logit_zero_are_log_two_and_the_metric_is_not_asked_at_the_thi
 
 def test_the_penalty_of_a_linear_discriminator_is_its_squared_slope():
     slope, level = 0.3, 2
-    odds = tuple(float(i == level) for i in (1, 2, 3))
-    found = objective(Constant(slope), odds=odds).discriminator_loss(model(), batch(), Noise.of(0, POSITIONS), 0.0)
+    level_probabilities = tuple(float(i == level) for i in (1, 2, 3))
+    found = objective(Constant(slope), level_probabilities=level_probabilities).discriminator_loss(
+        model(), batch(), Noise.of(0, POSITIONS), 0.0
+    )
     assert found is not None
     pixels = 3 * 8 * 8
     torch.testing.assert_close(found.terms["penalty"].detach(), torch.full((B,), 0.5 * 0.4 * slope**2 * pixels))
@@ -195,7 +203,7 @@ def test_the_penalty_of_a_linear_discriminator_is_its_squared_slope():
 def test_a_lazy_penalty_is_rare_and_heavy():
     seen = []
     flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(preconditioned=False))
-    lazy = objective(Constant(0.3), odds=(0.0, 1.0, 0.0), lazy=4)
+    lazy = objective(Constant(0.3), level_probabilities=(0.0, 1.0, 0.0), r1_interval=4)
     for step in range(200):
         positions = tuple(range(4 * step, 4 * step + 4))
         found = lazy.discriminator_loss(flat, replace(batch(), positions=positions), Noise.of(0, positions), 0.0)
@@ -204,8 +212,8 @@ def test_a_lazy_penalty_is_rare_and_heavy():
     full = 0.5 * 0.4 * 0.3**2 * 3 * 8 * 8
     assert {round(value / full, 4) for value in seen} == {0.0, 4.0}
     assert sum(seen) / len(seen) == pytest.approx(full, rel=0.3)
-    with pytest.raises(ConfigError, match="lazy must be at least 1"):
-        PyramidLoss(lazy=0)
+    with pytest.raises(ConfigError, match="r1_interval must be at least 1"):
+        PyramidLoss(r1_interval=0)
 
 
 def test_a_discriminator_only_sees_levels_that_listen_to_it():
@@ -220,13 +228,13 @@ def test_a_discriminator_only_sees_levels_that_listen_to_it():
     found = all_at_once.discriminator_loss(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     assert found is not None
     assert found.times.tolist() == [2.0] * B + [3.0] * B
-    never = objective(Constant(), adversarial=(0.0, 0.0, 1.0), odds=(1.0, 0.0, 0.0))
+    never = objective(Constant(), adversarial=(0.0, 0.0, 1.0), level_probabilities=(1.0, 0.0, 0.0))
     assert never.discriminator_loss(denoiser, batch(), Noise.of(0, POSITIONS), 0.0) is None
 
 
 def test_the_fidelity_is_the_mean_absolute_error_of_images():
     path = replace(PATH, alphas=(0.5, 0.2, 0.5))
-    loss = PyramidLoss(draw="all", drop=0.0, metric="none", adversarial=(0.0,))
+    loss = PyramidLoss(draw="all", label_dropout=0.0, metric="none", adversarial=(0.0,))
     denoiser = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), path, LevelBelow(preconditioned=False))
     found = Pyramid(loss=loss, path=path)(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     for level in (1, 2, 3):
@@ -240,7 +248,7 @@ def test_the_fidelity_is_the_mean_absolute_error_of_images():
 def test_a_perfect_network_has_no_fidelity_loss():
     below = {SIDE // 2**level: torch.nn.functional.avg_pool2d(images(), 2 ** (level - 1)) for level in (1, 2, 3)}
     denoiser = Denoiser(lambda x, time: below[x.shape[-1]], PATH, LevelBelow(preconditioned=False))
-    loss = PyramidLoss(draw="all", drop=0.0, metric="none", adversarial=(0.0,))
+    loss = PyramidLoss(draw="all", label_dropout=0.0, metric="none", adversarial=(0.0,))
     found = Pyramid(loss=loss)(denoiser, batch(), Noise.of(0, POSITIONS), 0.0)
     assert found.terms["fidelity"].max() < 1e-6
 
@@ -264,7 +272,7 @@ def test_neither_network_learns_from_the_others_loss():
 
 
 def test_the_losses_are_a_function_of_the_noise():
-    both, denoiser = objective(Constant(), odds=(1.0, 2.0, 1.0)), model()
+    both, denoiser = objective(Constant(), level_probabilities=(1.0, 2.0, 1.0)), model()
     again = both(denoiser, batch(), Noise.of(0, POSITIONS), 0.5)
     assert torch.equal(again.total, both(denoiser, batch(), Noise.of(0, POSITIONS), 0.5).total)
 
@@ -279,7 +287,7 @@ def test_the_noise_on_the_discriminators_images_falls_as_published():
 
     flat = Denoiser(lambda x, time: torch.zeros(B, 12, *x.shape[2:]), PATH, LevelBelow(preconditioned=False))
     for progress in (0.0, 0.5, 1.0):
-        objective(Watching(), odds=(1.0, 0.0, 0.0))(flat, batch(), Noise.of(0, POSITIONS), progress)
+        objective(Watching(), level_probabilities=(1.0, 0.0, 0.0))(flat, batch(), Noise.of(0, POSITIONS), progress)
     assert shown == pytest.approx([0.4 * 0.99**n for n in (0, 300, 600)], rel=0.1)
 
 
@@ -289,7 +297,9 @@ def test_labels_reach_the_discriminator_and_dropped_ones_do_not():
     denoiser = Denoiser(net, PATH, LevelBelow())
     for drop, expected in ((0.0, label), (1.0, torch.full((B,), -1))):
         rival.asked.clear()
-        Pyramid(loss=PyramidLoss(drop=drop), rival=rival)(denoiser, batch(label=label), Noise.of(0, POSITIONS), 0.0)
+        Pyramid(loss=PyramidLoss(label_dropout=drop), discriminator=rival)(
+            denoiser, batch(label=label), Noise.of(0, POSITIONS), 0.0
+        )
         assert torch.equal(rival.asked[0][2], expected)
 
 

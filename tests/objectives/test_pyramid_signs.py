@@ -56,7 +56,7 @@ class Judge(nn.Module):
 
 
 def objective(judge: nn.Module, **options) -> Pyramid:
-    return Pyramid(loss=PyramidLoss(**({"drop": 0.0, "draw": "all"} | options)), rival=judge)
+    return Pyramid(loss=PyramidLoss(**({"label_dropout": 0.0, "draw": "all"} | options)), discriminator=judge)
 
 
 # --------------------------------------------------------------------------------------------------------------- signs
@@ -96,7 +96,7 @@ def test_the_slopes_of_the_losses_have_their_signs():
 def test_the_penalty_is_taken_at_the_noisy_data():
     """D = ½·s·|x|² has the gradient s·x: the penalty is ½·r·s²·|g + ν|², of data alone."""
     judge = Judge(lambda x: 0.5 * 0.3 * x.square().flatten(1).sum(1))
-    found = objective(judge, draw="one", odds=(0.0, 0.0, 1.0)).discriminator_loss(
+    found = objective(judge, draw="one", level_probabilities=(0.0, 0.0, 1.0)).discriminator_loss(
         denoiser(), batch(), noise(batch()), 0.0
     )
     assert found is not None
@@ -163,7 +163,7 @@ def test_the_discriminator_learns_from_other_states_than_the_network():
 
 
 def test_levels_have_their_odds_and_are_drawn_apart_for_the_two_networks():
-    both = objective(Judge(), draw="one", odds=(1.0, 2.0, 1.0))
+    both = objective(Judge(), draw="one", level_probabilities=(1.0, 2.0, 1.0))
     ours, theirs = [], []
     for step in range(200):
         one = batch(step, count=1)
@@ -190,7 +190,7 @@ def test_dropout_acts_in_a_networks_own_step_alone():
             return grey(x, time)
 
     net, rival = Dropping(), discriminator(DiscriminatorConfig(width=8, dropout=0.5), 4)
-    both, model = objective(rival, draw="one", odds=(0.0, 0.0, 1.0)), denoiser(net)
+    both, model = objective(rival, draw="one", level_probabilities=(0.0, 0.0, 1.0)), denoiser(net)
 
     def step(ask: Callable[..., object], seed: int) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)

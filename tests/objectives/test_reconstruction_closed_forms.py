@@ -106,7 +106,7 @@ def test_the_decibels_of_a_perfect_reconstruction_are_bounded():
 def test_the_hinge_of_the_critic_at_both_signs(slope, offset):
     """max(0, 1 − D(x)) on pictures, max(0, 1 + D(x̂)) on reconstructions, means over patches."""
     net, data, critic = Tiny(), batch(), Critic(slope, offset)
-    objective = Reconstructing(loss=ReconstructionLoss(adversarial_from=0), rival=critic)
+    objective = Reconstructing(loss=ReconstructionLoss(adversarial_from=0), discriminator=critic)
     found = objective.discriminator_loss(
         orn.Denoiser(net, orn.Flow(), "clean"), data, Noise.of(0, range(3), dtype=F64), 0.0
     )
@@ -129,7 +129,7 @@ def test_the_adversarial_term_pushes_verdicts_up(adversarial, slope):
     """w·(−D(x̂)), w = adversarial·‖∇ rest‖/(‖∇ adversarial‖ + 1e-4) ≤ 1e4: its gradient lowers −D, so raises D."""
     net, data, critic = Tiny(), batch(), Critic(slope, 0.4)
     loss = ReconstructionLoss(metric="none", kl=0.3, adversarial=adversarial, adversarial_from=0)
-    found = losses(Reconstructing(loss=loss, rival=critic), net, data)
+    found = losses(Reconstructing(loss=loss, discriminator=critic), net, data)
     last = net.auto.to_pixels.weight
     rest = found.terms["pixels"].mean() + found.terms["kl"].mean()
     verdict = critic(answers(net, data)[0])
@@ -151,14 +151,14 @@ def test_the_ratio_of_gradients_is_bounded():
 
     net, data, critic = Loud(), batch(), Critic(0.0, 0.4)
     loss = ReconstructionLoss(metric="none", pixels="l2", adversarial=0.5, adversarial_from=0)
-    found = losses(Reconstructing(loss=loss, rival=critic), net, data)
+    found = losses(Reconstructing(loss=loss, discriminator=critic), net, data)
     assert found.terms["adversarial"].tolist() == pytest.approx([0.5 * 1e4 * -0.4] * 3)
 
 
 def test_the_critic_waits_for_the_first_batch_that_lies_wholly_beyond():
     critic = Critic(0.7, 0.1)
     loss = ReconstructionLoss(metric="none", adversarial=0.5, adversarial_from=10)
-    objective = Reconstructing(loss=loss, rival=critic)
+    objective = Reconstructing(loss=loss, discriminator=critic)
     model = orn.Denoiser(Tiny(), orn.Flow(), "clean")
     for first, begun in ((8, False), (9, False), (10, True)):
         data, noise = batch(first=first), Noise.of(0, range(3), dtype=F64)
@@ -173,7 +173,7 @@ def test_parts_are_loaded_where_they_have_a_weight_and_wrappers_are_looked_throu
     critic = Critic(0.7, 0.1)
     for loss in (ReconstructionLoss(metric="none"), ReconstructionLoss(metric_weight=0.0)):
         made = loss.with_parts("cpu", critic)
-        assert (made.loss, made.metric, made.rival) == (loss, None, critic)
+        assert (made.loss, made.metric, made.discriminator) == (loss, None, critic)
     assert ReconstructionLoss(metric_weight=0.1).with_parts("cpu", None).metric is not None
 
     class Wrapped(nn.Module):
@@ -185,7 +185,7 @@ def test_parts_are_loaded_where_they_have_a_weight_and_wrappers_are_looked_throu
             return next(self.children())(*args, **keywords)
 
     loss = ReconstructionLoss(metric="none", adversarial=0.5, adversarial_from=0)
-    plain = losses(Reconstructing(loss=loss, rival=critic), Tiny(), batch())
+    plain = losses(Reconstructing(loss=loss, discriminator=critic), Tiny(), batch())
     for net in (Wrapped("module", Tiny()), Wrapped("net", Tiny()), Wrapped("module", Wrapped("net", Tiny()))):
-        found = losses(Reconstructing(loss=loss, rival=critic), net, batch())
+        found = losses(Reconstructing(loss=loss, discriminator=critic), net, batch())
         assert all(name in found.terms for name in plain.terms)

@@ -77,7 +77,7 @@ def ours(
     path = path_of(scheduler)
     if times is None:
         asked = list(dict.fromkeys(int(t) for t in scheduler.timesteps))
-        times = grids.indices(asked)(path)
+        times = grids.timesteps(asked)(path)
     x = start()
     if scheduler.init_noise_sigma > 1.5:  # the scheduler works on x/α
         x = x * float(scheduler.init_noise_sigma) * path.alpha(times[0])
@@ -243,7 +243,7 @@ def test_their_ddim_steps_to_a_time_it_does_not_ask_at() -> None:
     x = state = torch.ones(1, 1, dtype=torch.float64)
     for index in asked:
         state = scheduler.step(model(state, (index + 1) / 1000.0).clean, index, state).prev_sample
-    our = run(solve(DDIM(), path, x, grids.indices(asked)(path), QUIET), model)
+    our = run(solve(DDIM(), path, x, grids.timesteps(asked)(path), QUIET), model)
     # The flow map of a centred Gaussian: x_0/x_1 is the ratio of the standard deviations.
     exact = 0.2 / math.sqrt(float(target.law(path, 1.0).variance))
     assert abs(float(our) - exact) < 0.03 * exact
@@ -261,7 +261,7 @@ def test_their_ddpm_leaves_noise_on_the_image() -> None:
         x = scheduler.step(torch.zeros_like(x), t, x, generator=torch.Generator().manual_seed(0)).prev_sample
     path = path_of(scheduler)
     model = Denoiser(lambda state, time: 0.0 * state, path=path, predicts="clean")
-    times = grids.indices([int(t) for t in scheduler.timesteps])(path)
+    times = grids.timesteps([int(t) for t in scheduler.timesteps])(path)
     our = run(solve(Ancestral("large"), path, start(), times, QUIET), model)
     assert float(x.std()) > 0.05
     assert float(our.abs().max()) == 0.0

@@ -36,7 +36,7 @@ def config(out: Path, scores: Path, **changes) -> RarityConfig:
         "images": 6 * BATCH,
         "batch": BATCH,
         "classes": 3,
-        "hold": 0.2,
+        "validation_fraction": 0.2,
         "validate": 3 * BATCH,
         "network": NETWORK,
         "every": Every(log=3 * BATCH, checkpoint=3 * BATCH, seconds=0, samples=0),
@@ -184,7 +184,7 @@ def test_the_rate_falls_to_zero(brightness, tmp_path):
 def test_defaults_are_those_of_the_paper():
     found = RarityConfig(scores="s.csv", out="x")
     assert (found.classes, found.batch, found.images) == (100, 256, 60_000 * 256)
-    assert (found.optimizer.lr, found.optimizer.weight_decay, found.hold) == (3e-4, 0.05, 0.05)
+    assert (found.optimizer.lr, found.optimizer.weight_decay, found.validation_fraction) == (3e-4, 0.05, 0.05)
     cascade = RarityConfig(scores="s.csv", out="x", features="critters").network
     assert (cascade.width, cascade.multipliers, cascade.blocks) == (128, (1,), 2)
 

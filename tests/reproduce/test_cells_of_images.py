@@ -174,7 +174,7 @@ def test_a_cell_draws_measures_and_counts(monkeypatch: pytest.MonkeyPatch, metho
     goal = images.inpainting(*images.targets(1, 2))
     grid = grids.default(net.path, 3)
     guided = net if method == "plain" else images.guided(method, goal, 0.1, grid)(net)
-    clean = sampling.sample(guided, 2, sampler=DDIM(), grid=grids.recur(grid, recur), seed=1001).clamp(-1.0, 1.0)
+    clean = sampling.sample(guided, 2, sampler=DDIM(), grid=grids.resample(grid, recur), seed=1001).clamp(-1.0, 1.0)
     assert found["misfit"] == pytest.approx(float(goal.misfit(clean).mean()), rel=1e-5)
     assert found["hidden"] == pytest.approx(float(goal.hidden(clean).mean()), rel=1e-5)  # type: ignore[misc]
     kid = metrics.kernel.mmd2(Shrunk()(to_uint8(clean)).numpy(), images.reference())

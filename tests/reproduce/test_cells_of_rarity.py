@@ -281,7 +281,7 @@ def test_a_boosted_start_spends_what_it_skips_on_a_finer_grid() -> None:
     finer = round(20 * 20 / (20 - skip))
     assert finer > 20
     grid = grids.default(path, finer)
-    expected = sampling.sample(net, 4, sampler="ancestral", grid=grid, seed=1000, boost=4.0, skip=finer - 20)
+    expected = sampling.sample(net, 4, sampler="ancestral", grid=grid, seed=1000, prior_scale=4.0, skip=finer - 20)
     assert torch.equal(images, to_uint8(expected))
     assert (spent["steps"], spent["model"]) == (20, 20.0)
 

@@ -50,7 +50,7 @@ def test_closed_form_between_edges(form: str) -> None:
 def test_closed_form_of_the_papers_rounds() -> None:
     """Drawn ends, start N(0, I), degenerate directions."""
     target = GaussianTarget(torch.zeros(3), [5.0, 0.7, 0.0])
-    v, grid, draw = target.variance.numpy(), grids.logits(50, beyond=5), Noise.of(9, range(1))
+    v, grid, draw = target.variance.numpy(), grids.li2025(50, beyond=5), Noise.of(9, range(1))
     bars, half = closed.bars_of(grid, WIDE), 5
     starts = np.array([[draw.uniform(("round", k * half))] for k in range(11)])
     ends = np.array([[draw.uniform(("end", (k + 2) * half))] for k in range(10)])

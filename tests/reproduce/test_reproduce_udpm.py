@@ -181,7 +181,7 @@ def test_the_arms_differ_in_what_they_should(tmp_path: Path):
     assert replace(fit, **alike) == replace(plain, **alike) == full
     assert replace(plain.objective, metric="lite0", distance="l1") == fit.objective
     assert replace(fit.objective, adversarial=()) == full.objective
-    assert fit.objective.on(full.path, SIZE, full.discriminator).rival is None
+    assert fit.objective.on(full.path, SIZE, full.discriminator).discriminator is None
     assert plain.objective.on(full.path, SIZE, full.discriminator).metric is None
     assert type(flat) is TrainConfig
     assert (flat.predicts, flat.path, flat.images, flat.seed, flat.batch) == ("clean", "vp-cosine", 64, 3, full.batch)
@@ -215,7 +215,7 @@ def test_the_penalty_costs_three_evaluations_and_all_is_counted():
         both = loss.on(path, SIZE, DiscriminatorConfig(width=8))
         return measure._counted(lambda batch, noise: both.discriminator_loss(model, batch, noise, 0.5), (3, SIZE, SIZE))
 
-    rival = PyramidLoss(metric="none").on(path, SIZE, DiscriminatorConfig(width=8)).rival
+    rival = PyramidLoss(metric="none").on(path, SIZE, DiscriminatorConfig(width=8)).discriminator
     with FlopCounterMode(display=False) as counter:
         rival(torch.zeros(2, 3, SIZE, SIZE), torch.zeros(2))
     once = counter.get_total_flops() / 2

@@ -76,7 +76,7 @@ def test_the_order_is_at_least_the_declared_one_down_to_the_clean_end(points: in
 
 def test_pure_noise_is_a_start() -> None:
     path = Flow()
-    times = grids.tangent(12, first=20.0, last=0.01)(path)
+    times = grids.cauchy(12, first=20.0, last=0.01)(path)
     assert times[0] == 1.0
     found = run(solve(TrigFlowAdams(), path, POINTS, times, QUIET), M1().denoiser(path))
     top = path.time_of(-2.0 * math.log(1e4))

@@ -36,7 +36,7 @@ def check(found: tuple[object, grids.Grid], count: int, numbers: Sequence[float]
     assert isinstance(rule, TrigFlowAdams)
     assert (rule.points, rule.corrector) == (3, corrector)
     assert (rule.scale, rule.offset) == pytest.approx((scale, offset), rel=1e-12)
-    expected = grids.tangent(count, first=first, last=last, centre=centre, width=width)
+    expected = grids.cauchy(count, first=first, last=last, centre=centre, width=width)
     assert grid(WIDE) == pytest.approx(expected(WIDE), rel=1e-10)
 
 

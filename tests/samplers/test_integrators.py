@@ -121,7 +121,7 @@ def test_the_early_stopping_schedule() -> None:
 def test_the_schedule_of_the_accelerated_samplers() -> None:
     """β by the printed recursion, 1 − ᾱ_1 = T^{−c0}, ᾱ_T about T^{−(c1−c0)}."""
     count, path = 60, VE(sigma_min=1e-5, sigma_max=1e5)
-    levels = [1.0 / (1.0 + t * t) for t in grids.provable(count)(path)]
+    levels = [1.0 / (1.0 + t * t) for t in grids.li2024(count)(path)]
     assert len(levels) == count
     assert 1.0 - levels[-1] == pytest.approx(count**-2.0)
     assert 0.1 < levels[0] / count**-2.0 < 10.0
@@ -133,7 +133,7 @@ def test_the_schedule_of_the_accelerated_samplers() -> None:
 
 def test_the_cells_of_the_randomized_midpoint() -> None:
     count, path = 40, VE(sigma_min=1e-5, sigma_max=1e5)
-    levels = [1.0 / (1.0 + t * t) for t in grids.logits(count, beyond=4)(path)]
+    levels = [1.0 / (1.0 + t * t) for t in grids.li2025(count, beyond=4)(path)]
     assert len(levels) == count + 2 + 4
     assert levels[0] == pytest.approx(count**-2.0)
     width = 5.0 * math.log(count) / count
@@ -143,20 +143,20 @@ def test_the_cells_of_the_randomized_midpoint() -> None:
 
 def test_schedules_that_do_not_fit_are_refused() -> None:
     with pytest.raises(GridError, match="c1 ≥ 2"):
-        grids.provable(50, c0=2.0, c1=3.0)
+        grids.li2024(50, c0=2.0, c1=3.0)
     with pytest.raises(GridError, match=r"must lie in \(0, 1\)"):
-        grids.logits(10)
+        grids.li2025(10)
     with pytest.raises(GridError, match="beyond the"):
-        grids.logits(400)(VP())
+        grids.li2025(400)(VP())
     with pytest.raises(GridError, match="delta < 1 < horizon"):
         grids.early_stopping(20, delta=1.5)
-    assert len(grids.provable(400)(VP())) < 400  # levels noisier than the path's are left out
+    assert len(grids.li2024(400)(VP())) < 400  # levels noisier than the path's are left out
 
 
 def test_order_over_the_papers_schedule() -> None:
     """The step is log T/T: over T/log T the memory form is of second order, over T it seems slower."""
     path, counts = VE(sigma_min=1e-5, sigma_max=1e5), (100, 200)
-    errors = [root_kl(AcceleratedODE("memory"), grids.provable(n)(path), path) for n in counts]
+    errors = [root_kl(AcceleratedODE("memory"), grids.li2024(n)(path), path) for n in counts]
     gap = math.log(errors[0] / errors[1])
     axis = math.log(counts[1] / math.log(counts[1])) - math.log(counts[0] / math.log(counts[0]))
     assert gap / axis == pytest.approx(1.94, abs=0.2)

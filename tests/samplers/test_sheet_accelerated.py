@@ -68,7 +68,7 @@ class Printed:
 
 def error(rule: Sampler, count: int, *, prior: bool = False, c0: float = 2.0, c1: float = 4.0) -> float:
     """G8, the papers' schedule, √KL, from the exact law or from N(0, I)."""
-    times = grids.provable(count, c0=c0, c1=c1)(LONG)
+    times = grids.li2024(count, c0=c0, c1=c1)(LONG)
     start = GaussianTarget(torch.zeros(8), torch.ones(8)) if prior else None
     return math.sqrt(kl(gaussian_law(rule, G8(), LONG, times, start=start), G8().law(LONG, times[-1])))
 

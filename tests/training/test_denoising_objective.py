@@ -113,7 +113,7 @@ def test_conditions_are_dropped_by_sample():
     batch, noise = examples(400)
     cond = {"label": torch.arange(400) % 5, "words": torch.ones(400, 3, dtype=torch.int64)}
     batch = replace(batch, cond=cond)
-    Denoising(drop=0.25)(Denoiser(net, VP()), batch, noise, 0.0)
+    Denoising(label_dropout=0.25)(Denoiser(net, VP()), batch, noise, 0.0)
     label, words = seen[0]
     gone = label == -1
     assert 60 < int(gone.sum()) < 140

@@ -47,18 +47,18 @@ COMMON = {
 CONSISTENCY = {
     "batch": 128, "path": "ve", "predicts": "edm", "optimizer.lr": 1e-4, "optimizer.betas": [0.9, 0.999],
     "optimizer.weight_decay": 1e-4, "optimizer.warmup": 0, "optimizer.clip": 0.0, "optimizer.rule": "radam",
-    "ema.also": [], "origin": "", "sigma_min": 0.002, "sigma_max": 80.0, "curriculum": 1_000_000,
+    "ema.also": [], "init_from": "", "sigma_min": 0.002, "sigma_max": 80.0, "curriculum": 1_000_000,
     "watch.outlier": 0.0, "watch.output": 10.0, "watch.surge": 100.0,
 }  # fmt: skip
 DEFAULTS = {
     "ddpm": {},
-    "autoencoder": {"batch": 16, "path": "flow", "critic_width": 32, "critic_lr": 2e-4},
+    "autoencoder": {"batch": 16, "path": "flow", "discriminator_width": 32, "discriminator_lr": 2e-4},
     # Um et al. 2024: AdamW of 3e-4 falling linearly to 0, decay .05, 60,000 steps of 256, 100 classes, crops and flips.
     "rarity-classifier": {
         "images": 60_000 * 256, "batch": 256, "flip": True, "path": "vp-linear", "predicts": "noise",
         "optimizer.lr": 3e-4, "optimizer.betas": [0.9, 0.999], "optimizer.weight_decay": 0.05, "optimizer.warmup": 0,
         "optimizer.over": 60_000 * 256, "every.samples": 0, "scores": "s", "classes": 100, "head": "classes",
-        "features": "", "sites": ["mid.1.hidden"], "hold": 0.05, "validate": 16_384,
+        "features": "", "sites": ["mid.1.hidden"], "validation_fraction": 0.05, "validate": 16_384,
     },
     # Cas-DM: a map of weights in (0, 1), clean images within [−1, 1], the refiner is not shown the state.
     "cas-dm": {
@@ -126,16 +126,16 @@ def test_options_of_a_method(name):
 
 def test_the_loss_of_rarity():
     assert asdict(RarityLoss()) == {
-        "times": "uniform", "mean": None, "std": None, "stratified": True, "drop": 0.1, "crop": 0.8,
+        "times": "uniform", "mean": None, "std": None, "stratified": True, "label_dropout": 0.1, "crop": 0.8,
     }  # fmt: skip
-    given = RarityLoss(times="log-normal", mean=0.5, std=0.25, stratified=False, drop=0.75)
-    assert given.posing() == Denoising(times="log-normal", mean=0.5, std=0.25, stratified=False, drop=0.75)
+    given = RarityLoss(times="log-normal", mean=0.5, std=0.25, stratified=False, label_dropout=0.75)
+    assert given.posing() == Denoising(times="log-normal", mean=0.5, std=0.25, stratified=False, label_dropout=0.75)
     assert RarityLoss(crop=1.0)
     for crop in (0.0, 1.1):
         with pytest.raises(ConfigError, match=r"objective\.crop must lie in \(0, 1\]"):
             RarityLoss(crop=crop)
     with pytest.raises(ConfigError):
-        RarityLoss(drop=1.5)
+        RarityLoss(label_dropout=1.5)
     seen = made("rarity-classifier", features="critters").network
     assert seen == UNetConfig(width=128, multipliers=(1,), blocks=2, attention=(0,), head_width=64)
 
@@ -192,10 +192,10 @@ REFUSED = [
     ("ddpm", {"network": DiTConfig(text_width=3)}, "network.text_width follows from --condition and the data"),
     ("ddpm", {"network": DiTConfig(vector_width=3)}, "network.vector_width follows from --condition and the data"),
     ("ddpm", {"path": "ve", "predicts": "clean"}, "path ve with predicts clean"),
-    ("autoencoder", {"critic_width": 0}, "critic_width must be a multiple of 8, got 0"),
-    ("autoencoder", {"critic_width": 12}, "critic_width must be a multiple of 8, got 12"),
-    ("autoencoder", {"critic_lr": 0.0}, "critic_lr must be positive, got 0.0"),
-    ("autoencoder", {"critic_lr": math.inf}, "critic_lr must be positive, got inf"),
+    ("autoencoder", {"discriminator_width": 0}, "discriminator_width must be a multiple of 8, got 0"),
+    ("autoencoder", {"discriminator_width": 12}, "discriminator_width must be a multiple of 8, got 12"),
+    ("autoencoder", {"discriminator_lr": 0.0}, "discriminator_lr must be positive, got 0.0"),
+    ("autoencoder", {"discriminator_lr": math.inf}, "discriminator_lr must be positive, got inf"),
     ("autoencoder", {"codec": "c"}, "--codec c: this method works on pictures"),
     ("autoencoder", {"size": 66}, "size 66 does not divide by 4"),
     ("cas-dm", {"clip": -0.1}, "clip must not be negative, got -0.1"),
@@ -209,9 +209,17 @@ REFUSED = [
     ("slct", {"precision": "fp16"}, "precision fp16 cannot hold the weights"),
     ("rarity-classifier", {"every": Every(samples=1)}, "a rarity classifier draws no samples"),
     ("rarity-classifier", {"classes": 1}, "classes must be at least 2, got 1"),
-    ("rarity-classifier", {"hold": -0.1}, "hold must lie in [0, 1) and validate be at least 1, got -0.1, 16384"),
-    ("rarity-classifier", {"hold": 1.0}, "hold must lie in [0, 1)"),
-    ("rarity-classifier", {"validate": 0}, "hold must lie in [0, 1) and validate be at least 1, got 0.05, 0"),
+    (
+        "rarity-classifier",
+        {"validation_fraction": -0.1},
+        "validation_fraction must lie in [0, 1) and validate be at least 1, got -0.1, 16384",
+    ),
+    ("rarity-classifier", {"validation_fraction": 1.0}, "validation_fraction must lie in [0, 1)"),
+    (
+        "rarity-classifier",
+        {"validate": 0},
+        "validation_fraction must lie in [0, 1) and validate be at least 1, got 0.05, 0",
+    ),
     ("rarity-classifier", {"condition": "text"}, "a rarity classifier is told labels or nothing"),
 ]
 
@@ -237,8 +245,8 @@ def test_values_at_the_edges_are_taken():
     assert made("ddpm", size=4, images=1, batch=1, keep=1, workers=0, network=DiTConfig())
     assert made("ddpm", codec="c", size=66)  # latents have a size of their own
     assert made("cas-dm", clip=0.0)
-    assert made("rarity-classifier", classes=2, hold=0.0, validate=1)
-    assert made("autoencoder", critic_width=8)
+    assert made("rarity-classifier", classes=2, validation_fraction=0.0, validate=1)
+    assert made("autoencoder", discriminator_width=8)
     assert made("slct", sigma_min=0.0, objective=ConsistencyLoss(spacing="ratio"))
 
 
@@ -445,17 +453,17 @@ def test_an_autoencoder_of_this_data():
     ):
         with pytest.raises(UsageError, match="an autoencoder, which makes no pictures"):
             ask(spec.denoiser(model.net).parameterization)
-    assert config.rivalry() == Optimizer(lr=2e-4, betas=(0.5, 0.9), warmup=0)
-    assert replace(config, critic_lr=1e-3).rivalry().lr == 1e-3
+    assert config.discriminator_settings() == Optimizer(lr=2e-4, betas=(0.5, 0.9), warmup=0)
+    assert replace(config, discriminator_lr=1e-3).discriminator_settings().lr == 1e-3
     plain = ReconstructionLoss(metric="none")
-    assert replace(config, objective=plain).make_objective(None, CPU, {}).rival is None
-    judged = replace(config, objective=replace(plain, adversarial=1e-9), critic_width=16)
-    critic = judged.make_objective(None, CPU, {}).rival
+    assert replace(config, objective=plain).make_objective(None, CPU, {}).discriminator is None
+    judged = replace(config, objective=replace(plain, adversarial=1e-9), discriminator_width=16)
+    critic = judged.make_objective(None, CPU, {}).discriminator
     assert isinstance(critic, PatchDiscriminator)
     assert critic.body[0].out_channels == 16
     twin, third = (
-        judged.make_objective(None, CPU, {}).rival,
-        replace(judged, seed=8).make_objective(None, CPU, {}).rival,
+        judged.make_objective(None, CPU, {}).discriminator,
+        replace(judged, seed=8).make_objective(None, CPU, {}).discriminator,
     )
     assert torch.equal(twin.body[0].weight, critic.body[0].weight)
     assert not torch.equal(third.body[0].weight, critic.body[0].weight)

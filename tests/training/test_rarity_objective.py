@@ -29,9 +29,9 @@ NORMAL = torch.tensor([-1.0, 0.25, 1.5, 0.0, -0.5])
 LABELS = torch.tensor([3, 4, 5, 6, -1])
 
 
-def rating(head="classes", crop=1.0, conditional=False, drop=0.0) -> RarityObjective:
+def rating(head="classes", crop=1.0, conditional=False, label_dropout=0.0) -> RarityObjective:
     return RarityObjective(
-        loss=RarityLoss(crop=crop, drop=drop),
+        loss=RarityLoss(crop=crop, label_dropout=label_dropout),
         head=head,
         classes=CLASSES,
         normal=NORMAL,
@@ -89,10 +89,10 @@ def test_a_batch_is_judged_by_its_rows(conditional):
     assert list(found.terms) == ["rarity"]
     torch.testing.assert_close(found.terms["rarity"], expected[0])
     torch.testing.assert_close(found.watched["accuracy"], expected[1])
-    assert torch.equal(found.times, RarityLoss(drop=0.0).posing().draw(Flow(), positions, noise))
+    assert torch.equal(found.times, RarityLoss(label_dropout=0.0).posing().draw(Flow(), positions, noise))
     if conditional:
         assert seen[0]["label"].tolist() == [-1, 3, 5, 5]
-        rating(conditional=True, drop=1.0)(Denoiser(net, Flow(), "clean"), batch, noise, 0.5)
+        rating(conditional=True, label_dropout=1.0)(Denoiser(net, Flow(), "clean"), batch, noise, 0.5)
         assert seen[1]["label"].tolist() == [-1] * 4
     else:
         assert seen == [{}]
@@ -118,7 +118,7 @@ def test_a_crop_is_a_smaller_square_at_a_random_place():
     batch = TrainBatch(
         clean=ramp.expand(count, -1, -1, -1), cond={"row": torch.zeros(count, dtype=torch.int64)}, positions=positions
     )
-    judge = replace(rating(), loss=Keep(crop=least, drop=0.0))
+    judge = replace(rating(), loss=Keep(crop=least, label_dropout=0.0))
     judge(Denoiser(lambda x, level: torch.zeros(len(x), 3), Flow(), "clean"), batch, Noise.of(5, positions), 0.0)
     (found,) = cleaned
     assert found.dtype == torch.float64
@@ -222,7 +222,7 @@ def table_of(tmp_path, scores, labels=None, fingerprint="f"):
 
 def config_of(scores: str, **changes) -> RarityConfig:
     small = UNetConfig(width=8, multipliers=(1,), attention=(), head_width=8)
-    given = {"out": "x", "scores": scores, "size": 16, "classes": 4, "hold": 0.25, "network": small}
+    given = {"out": "x", "scores": scores, "size": 16, "classes": 4, "validation_fraction": 0.25, "network": small}
     return RarityConfig(**given | changes)
 
 
@@ -246,7 +246,7 @@ def test_what_is_held_out_is_shown_to_nobody_else_and_never_more_than_256(tmp_pa
     assert torch.equal(loss.classes, torch.from_numpy(classes))
     torch.testing.assert_close(loss.normal, torch.from_numpy(np.nan_to_num(normal_scores(scores))).float())
     assert (loss.conditional, loss.head, loss.loss) == (False, "classes", config.objective)
-    assert config_of(config.scores, hold=0.0).select(source, CPU).validation is None
+    assert config_of(config.scores, validation_fraction=0.0).select(source, CPU).validation is None
     few = config_of(table_of(tmp_path, scores[:40])).select(Numbers(40), CPU).validation
     assert len(few.rows) == len(set(few.rows)) == len(np.flatnonzero(held_out(quantile_classes(scores[:40], 4), 0.25)))
     with pytest.raises(DataError, match="belong to other data"):
@@ -261,7 +261,7 @@ def test_the_view_is_told_apart_by_everything_that_changes_it(tmp_path):
     other = table_of(tmp_path / "other", [*scores[:-1], 3.5], labels)
     prints = [
         config_of(plain, **change).select(source, CPU).trained.fingerprint
-        for change in ({}, {"classes": 5}, {"hold": 0.5}, {"seed": 1}, {"condition": "label"})
+        for change in ({}, {"classes": 5}, {"validation_fraction": 0.5}, {"seed": 1}, {"condition": "label"})
     ]
     prints.append(config_of(other).select(source, CPU).trained.fingerprint)
     assert len(set(prints)) == 6

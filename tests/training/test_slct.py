@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import ornstein as orn
-from ornstein.cli import middle
+from ornstein.cli import tune_steps
 from ornstein.cli.main import main
-from ornstein.cli.middle import Search
+from ornstein.cli.tune_steps import Search
 from ornstein.data import open_source
 from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
 from ornstein.models.consistency import ConsistencySpec
@@ -222,33 +222,33 @@ def test_the_search_finds_the_least():
         Search(score=lambda _: 0.0, candidates=(1.0,)).find(2)
 
 
-WORDS = ["--against", "critters:16", "--n", "8", "--candidates", "0.3", "1.0", "--refine", "0", "--json"]
+WORDS = ["--reference", "critters:16", "--n", "8", "--candidates", "0.3", "1.0", "--refine", "0", "--json"]
 
 
 def test_the_command_searches_and_samples(run, tmp_path, capsys, monkeypatch):
     """With a distance that is quick: how near the first level is to one."""
-    monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
+    monkeypatch.setattr(tune_steps, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
     card = export(open_run(run), tmp_path / "card")
-    assert main(["middle", str(card), *WORDS, "--dry"]) == 0
+    assert main(["tune-steps", str(card), *WORDS, "--dry"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["tried"] == [{"levels": [0.3], "distance": abs(math.log(0.3))}, {"levels": [1.0], "distance": 0.0}]
     assert open_run(card).spec.middle == (0.53,)
-    assert main(["middle", str(card), *WORDS, "--evaluations", "3"]) == 0
-    assert json.loads(capsys.readouterr().out)["middle"] == [1.0, 0.3]
+    assert main(["tune-steps", str(card), *WORDS, "--evaluations", "3"]) == 0
+    assert json.loads(capsys.readouterr().out)["tune-steps"] == [1.0, 0.3]
     assert open_run(card).spec.middle == (1.0, 0.3)
     out = tmp_path / "out"
     sampled = ["sample", str(card), "--n", "2", "--json", "--out", str(out)]
     for options, evaluations in (([], 3), (["--steps", "1"], 1), (["--evaluations", "4"], 4), (["--steps", "2"], 2)):
         assert main([*sampled, *options]) == 0
         assert json.loads(capsys.readouterr().out)["evaluations"] == evaluations
-    assert main(["sample", str(run), "--n", "1", "--average", "0.9", "--steps", "1", "--out", str(out)]) == 0
-    assert main(["sample", str(run), "--average", "0.3", "--out", str(out)]) == 2
+    assert main(["sample", str(run), "--n", "1", "--ema", "0.9", "--steps", "1", "--out", str(out)]) == 0
+    assert main(["sample", str(run), "--ema", "0.3", "--out", str(out)]) == 2
 
 
 @pytest.mark.slow
 def test_the_search_measures_what_eval_measures(run, tmp_path, capsys):
     card = export(open_run(run), tmp_path / "card")
-    assert main(["middle", str(card), *WORDS, "--batch", "16"]) == 0
+    assert main(["tune-steps", str(card), *WORDS, "--batch", "16"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["distance"] == min(entry["distance"] for entry in told["tried"])
     assert main(["eval", str(card), "critters:16", "--n", "8", "--metrics", "fd", "--json"]) == 0
@@ -258,7 +258,7 @@ def test_the_search_measures_what_eval_measures(run, tmp_path, capsys):
 
 
 def test_the_search_refuses_other_models(tmp_path):
-    assert main(["middle", "critters"]) == 2
+    assert main(["tune-steps", "critters"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -272,18 +272,18 @@ def test_the_search_refuses_other_models(tmp_path):
     ],
 )
 def test_the_search_refuses_what_cannot_be(run, words, message, capsys):
-    assert main(["middle", str(run), "--against", "critters:16", *words]) == 2
+    assert main(["tune-steps", str(run), "--reference", "critters:16", *words]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_the_search_leaves_the_library_as_it_is(run, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
+    monkeypatch.setattr(tune_steps, "distance_to_data", lambda *_: lambda levels: abs(math.log((*levels, 9.0)[0])))
     card = export(open_run(run), tmp_path / "weights" / "shipped-one")
     monkeypatch.setattr("ornstein.runs.places.WEIGHTS", card.parent)
-    assert main(["middle", "shipped-one", *WORDS]) == 2
+    assert main(["tune-steps", "shipped-one", *WORDS]) == 2
     assert "comes with the library" in capsys.readouterr().err
     assert not (card / "sampling.json").exists()
-    assert main(["middle", "shipped-one", *WORDS, "--dry"]) == 0
+    assert main(["tune-steps", "shipped-one", *WORDS, "--dry"]) == 0
 
 
 # ------------------------------------------------------------------------------------------------------------- presets
@@ -317,7 +317,7 @@ def test_a_diffusion_model_is_tuned(path, predicts, tmp_path):
     given, out = tmp_path / "given", tmp_path / "run"
     options = {"network": plain, "path": path, "predicts": predicts, "condition": "label", "images": 2 * BATCH}
     train(TrainConfig(**shared(given, objective=Denoising(), **options)), quiet=True)
-    config = ECTConfig(**shared(out, images=2 * BATCH, origin=str(given)))
+    config = ECTConfig(**shared(out, images=2 * BATCH, init_from=str(given)))
     train(config, quiet=True)
     old, new = open_run(given), open_run(out)
     assert new.classes == old.classes
@@ -331,7 +331,7 @@ def test_a_diffusion_model_is_tuned(path, predicts, tmp_path):
     assert orn.sample(new.denoiser, 2, steps=2, cond=cond).isfinite().all()
     if path == "ve":
         assert torch.equal(tuned(x, at).clean, before(x, at).clean)
-        again = SLCTConfig(**shared(tmp_path / "slct", images=BATCH, origin=str(out)))
+        again = SLCTConfig(**shared(tmp_path / "slct", images=BATCH, init_from=str(out)))
         train(again, quiet=True)
         assert open_run(tmp_path / "slct").spec == new.spec
 
@@ -350,7 +350,7 @@ def test_tuning_nothing_is_said(tmp_path, capsys):
     words = ["--data", "critters:8", "--size", "16", "--images", "8", "--batch", "8", "--workers", "0", *small]
     for method, told in (("ect", True), ("ict", False)):
         assert main(["train", method, *words, "--out", str(tmp_path / method)]) == 0
-        assert ("--from RUN" in capsys.readouterr().err) == told
+        assert ("--init-from RUN" in capsys.readouterr().err) == told
 
 
 def test_what_cannot_be_is_refused(run, tmp_path):
@@ -366,13 +366,13 @@ def test_what_cannot_be_is_refused(run, tmp_path):
     with pytest.raises(ConfigError, match=r"watch\.surge"):
         DivergenceConfig(surge=0.5)
     with pytest.raises(ConfigError, match="give --size 16"):
-        train(slct(out, origin=str(run), size=32), quiet=True)
+        train(slct(out, init_from=str(run), size=32), quiet=True)
     with pytest.raises(ConfigError, match="makes latents: give the --codec"):
-        train(slct(out, origin="critters-64"), quiet=True)
+        train(slct(out, init_from="critters-64"), quiet=True)
     with pytest.raises(ConfigError, match="makes pictures: leave --codec out"):
-        train(slct(out, origin=str(run), codec="critters-latents", size=64), quiet=True)
+        train(slct(out, init_from=str(run), codec="critters-latents", size=64), quiet=True)
     with pytest.raises(CheckpointError, match="does not exist"):
-        train(slct(out, origin=str(tmp_path / "nowhere")), quiet=True)
+        train(slct(out, init_from=str(tmp_path / "nowhere")), quiet=True)
     assert not out.exists()
 
 
@@ -380,13 +380,13 @@ def test_another_autoencoder_of_the_same_shape_is_refused(tmp_path):
     weights = shutil.copytree(place("critters-latents"), tmp_path / "codec") / "ema.safetensors"
     save_file({name: 0.9 * tensor for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(ConfigError, match="latents of another autoencoder"):
-        train(slct(tmp_path / "none", origin="critters-64", codec=str(tmp_path / "codec"), size=64), quiet=True)
+        train(slct(tmp_path / "none", init_from="critters-64", codec=str(tmp_path / "codec"), size=64), quiet=True)
     assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("options", [LatentOptions(std=1.0), LatentOptions(statistics="channel")])
 def test_latents_of_another_normalisation_are_refused(options, tmp_path):
-    config = slct(tmp_path / "none", origin="critters-64", codec="critters-latents", size=64, latents=options)
+    config = slct(tmp_path / "none", init_from="critters-64", codec="critters-latents", size=64, latents=options)
     with pytest.raises(ConfigError, match=r"give --latents\.(std 0\.5|statistics element)"):
         train(config, quiet=True)
     assert not (tmp_path / "none").exists()
@@ -395,7 +395,7 @@ def test_latents_of_another_normalisation_are_refused(options, tmp_path):
 def test_a_stopped_run_goes_on_without_the_first_codec(tmp_path):
     codec, few = tmp_path / "codec", {"data": "critters:2", "size": 64, "batch": 2}
     shutil.copytree(place("critters-latents"), codec)
-    config = slct(tmp_path / "run", origin="critters-64", codec=str(codec), images=2, curriculum=4, **few)
+    config = slct(tmp_path / "run", init_from="critters-64", codec=str(codec), images=2, curriculum=4, **few)
     train(config, quiet=True)
     shutil.rmtree(codec)
     assert train(replace(config, images=4), quiet=True).resumed_at == 2

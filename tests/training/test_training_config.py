@@ -7,6 +7,8 @@ from ornstein.cli.parser import parse
 from ornstein.errors import ConfigError
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import Denoising
+from ornstein.parameterizations import parameterization
+from ornstein.paths import VP
 from ornstein.training import Optimizer, TrainConfig, read_config, to_dict
 
 CONFIGS = [
@@ -74,7 +76,7 @@ def test_parts_refuse_too():
         lambda: Optimizer(betas=(0.9, 1.0)),
         lambda: Optimizer(clip=-1.0),
         lambda: Optimizer(lr=float("nan")),
-        lambda: Denoising(drop=1.5),
+        lambda: Denoising(label_dropout=1.5),
         lambda: Denoising(gamma=0.0),
     ):
         with pytest.raises(ConfigError):
@@ -105,3 +107,17 @@ def test_warm_up_and_decay():
     assert optimizer.rate(0) == pytest.approx(0.01)
     assert optimizer.rate(99) == optimizer.rate(400) == 1.0
     assert optimizer.rate(1600) == pytest.approx(0.5)
+
+
+def test_the_fields_spellings_of_a_prediction_are_understood(tmp_path):
+    spellings = {
+        "epsilon": "noise", "eps": "noise", "x0": "clean", "sample": "clean", "v_prediction": "v", "flow": "velocity",
+    }  # fmt: skip
+    for spelling, name in spellings.items():
+        assert type(parameterization(spelling)) is type(parameterization(name))
+        config = TrainConfig(out=str(tmp_path), predicts=spelling)
+        assert config == TrainConfig(out=str(tmp_path), predicts=name)
+        assert parse(TrainConfig, "train", ["--out", str(tmp_path), "--predicts", spelling]) == config
+        assert read_config({"kind": "trainconfig", "out": str(tmp_path), "predicts": name}) == config
+    assert VP.table("squaredcos_cap_v2") == VP.table("cosine")
+    assert VP.table("scaled_linear") == VP.table("scaled-linear")

@@ -120,7 +120,7 @@ def test_the_step_is_as_long_as_the_clipped_gradient(method, clip, tmp_path):
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_objective_is_given_the_stream_of_the_run(flip, tmp_path):
     SEEN.clear()
-    given = options(tmp_path / "run", seed=7, flip=flip, condition="label", objective=Denoising(drop=0.0))
+    given = options(tmp_path / "run", seed=7, flip=flip, condition="label", objective=Denoising(label_dropout=0.0))
     train(Spied(**given | {"images": 3 * BATCH}), quiet=True)
     train(Spied(**given), quiet=True)  # goes on
     # Each sitting ends with the loss of its last weights on the batch before: they are written only if it is finite.

@@ -338,9 +338,9 @@ def runs(tmp_path_factory) -> dict[str, str]:
 
 def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs):
     classes, words = open_run(runs["label"]).classes, "a green critter"
-    for kind, word in ((CascadeConfig, "front"), (SLCTConfig, "origin")):
+    for kind, word in ((CascadeConfig, "front"), (SLCTConfig, "init_from")):
         given = {"out": "x", "size": 16}
-        option = "--front" if word == "front" else "--from"
+        option = "--front" if word == "front" else "--init-from"
         labelled, told = kind(**given, **{word: runs["label"]}), kind(**given, **{word: runs["text"]})
         assert labelled.specify(Data(classes)).classes == classes
         assert told.specify(Data(caption=words)).text == open_run(runs["text"]).spec.text
@@ -353,8 +353,8 @@ def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs)
     with pytest.raises(ConfigError, match="is a cascade itself"):
         CascadeConfig(out="x", size=16, front=runs["cascade"]).specify(Data())
     with pytest.raises(ConfigError, match="is not a single denoiser on a path with α and σ"):
-        SLCTConfig(out="x", size=16, origin=runs["cascade"]).specify(Data())
-    spec = SLCTConfig(out="x", size=16, origin=runs["label"], sigma_max=50.0).specify(Data(classes))
+        SLCTConfig(out="x", size=16, init_from=runs["cascade"]).specify(Data())
+    spec = SLCTConfig(out="x", size=16, init_from=runs["label"], sigma_max=50.0).specify(Data(classes))
     assert (spec.clock, spec.sigma_max) == ("path", 50.0)
     assert spec.sigma_min == pytest.approx(0.002)
 
@@ -362,7 +362,7 @@ def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs)
 def test_first_weights_may_be_those_of_another_run(runs, tmp_path):
     still = {"optimizer": RAdam(lr=1e-30), "ema": Averages()}
     given = options(tmp_path / "run", images=BATCH, **still)
-    train(SLCTConfig(**given, origin=runs["text"]), quiet=True)
+    train(SLCTConfig(**given, init_from=runs["text"]), quiet=True)
     old, new = open_run(runs["text"]).model.state_dict(), open_run(tmp_path / "run").model.state_dict()
     assert old.keys() == new.keys()
     assert all(torch.allclose(new[name], value, rtol=0, atol=1e-20) for name, value in old.items())

@@ -37,7 +37,7 @@ def config(out: Path, **changes) -> UDPMConfig:
         "discriminator": DiscriminatorConfig(width=8, dropout=0.2),
         "objective": PyramidLoss(metric="none"),
         "optimizer": Optimizer(lr=2e-3, warmup=0),
-        "rival": Optimizer(lr=1e-3, warmup=0),
+        "discriminator_optimizer": Optimizer(lr=1e-3, warmup=0),
         "every": Every(log=2 * BATCH, checkpoint=2 * BATCH, seconds=0, samples=4 * BATCH),
         "tensorboard": False,
         "workers": 0,
@@ -81,13 +81,19 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(trained, tmp_path):
     assert newest(out).name == f"{2 * BATCH:012d}"
     train(config(out, condition="label"), quiet=True)
     whole, resumed = tensors(trained), tensors(out)
-    assert {name.split("/")[0] for name in whole} == {"model", "ema", "optimizer", "rival", "rival_optimizer"}
+    assert {name.split("/")[0] for name in whole} == {
+        "model",
+        "ema",
+        "optimizer",
+        "discriminator",
+        "discriminator_optimizer",
+    }
     assert whole.keys() == resumed.keys()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     assert lines(trained) == lines(out)
     last = lines(out)[-1]
-    assert set(last["rival"]["terms"]) == {"fake", "real", "penalty"}
-    assert last["rival"]["grad_norm"] > 0.0
+    assert set(last["discriminator"]["terms"]) == {"fake", "real", "penalty"}
+    assert last["discriminator"]["grad_norm"] > 0.0
 
 
 def test_a_checkpoint_without_its_discriminator_is_refused(trained, tmp_path):
@@ -96,16 +102,16 @@ def test_a_checkpoint_without_its_discriminator_is_refused(trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
     state = newest(tmp_path / "run") / "state.json"
     found = json.loads(state.read_text())
-    del found["files"]["rival.safetensors"]
+    del found["files"]["discriminator.safetensors"]
     state.write_text(json.dumps(found))
-    (newest(tmp_path / "run") / "rival.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=r"rival\.safetensors is missing"):
+    (newest(tmp_path / "run") / "discriminator.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"discriminator\.safetensors is missing"):
         train(config(tmp_path / "run", condition="label", images=8 * BATCH), quiet=True)
 
 
 def test_the_discriminator_learns_and_is_not_in_the_model(trained):
-    first = load_file(min((trained / "checkpoints").iterdir()) / "rival.safetensors")
-    last = load_file(newest(trained) / "rival.safetensors")
+    first = load_file(min((trained / "checkpoints").iterdir()) / "discriminator.safetensors")
+    last = load_file(newest(trained) / "discriminator.safetensors")
     assert not all(torch.equal(first[name], last[name]) for name in first)
     card = export(open_run(trained), trained.parent / "card")
     assert sorted(path.name for path in card.iterdir()) == ["config.json", "ema.safetensors"]
@@ -117,7 +123,7 @@ def test_without_adversarial_weight_there_is_none(tmp_path):
     assert {path.stem for path in newest(out).glob("*.safetensors")} == {"model", "ema", "optimizer"}
     line = lines(out)[-1]
     assert set(line["terms"]) == {"fidelity"}
-    assert "rival" not in line
+    assert "discriminator" not in line
 
 
 def test_a_run_opens_and_samples_in_three_evaluations(trained):
@@ -201,18 +207,18 @@ def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
     assert found["interpolate"] == [5, 9]
     assert torch.equal(frames[0], two[0])
     assert torch.equal(frames[-1], nine[0])
-    found, varied = drawn("varied", "--vary", "1", "--first", "5", "--n", "3", "--keep", "0.5")
-    assert (found["vary"], found["keep"]) == (1, 0.5)
+    found, varied = drawn("varied", "--resample-level", "1", "--first", "5", "--n", "3", "--keep-noise", "0.5")
+    assert (found["resample_level"], found["keep_noise"]) == (1, 0.5)
     assert torch.equal(varied[0], two[0])
     found, _ = drawn("published", "--posterior", "published", "--n", "1")
     assert found["posterior"] == "published"
     for wrong, why in (
-        (("--interpolate", "1", "2", "--vary", "1"), "not both"),
-        (("--vary", "4"), "choose 1"),
-        (("--keep", "0.5"), "belongs to --vary"),
-        (("--vary", "1", "--keep", "2"), "keep must lie"),
+        (("--interpolate", "1", "2", "--resample-level", "1"), "not both"),
+        (("--resample-level", "4"), "choose 1"),
+        (("--keep-noise", "0.5"), "belongs to --resample-level"),
+        (("--resample-level", "1", "--keep-noise", "2"), "keep must lie"),
         (("--interpolate", "1", "2", "--n", "1"), "at least 2 frames"),
-        (("--vary", "1", "--recur", "2"), "leave --recur out"),
+        (("--resample-level", "1", "--resample", "2"), "leave --resample out"),
         (("--steps", "5"), "one step a level, 3 here, got 5"),
     ):
         status, _, said = command(capsys, *words, *wrong, "--out", str(tmp_path / "no"))
@@ -222,7 +228,7 @@ def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
 
 
 def test_a_run_is_evaluated_by_its_own_sampler(trained, capsys):
-    words = ["eval", str(trained), "--against", "critters:16", "--metrics", "diversity", "--n", "4", "--json"]
+    words = ["eval", str(trained), "--reference", "critters:16", "--metrics", "diversity", "--n", "4", "--json"]
     assert main(words) == 0, capsys.readouterr().err
     found = json.loads(capsys.readouterr().out)
     assert (found["sampler"], found["steps"]) == ("ancestral", 3)
@@ -236,33 +242,36 @@ def test_a_run_is_evaluated_by_its_own_sampler(trained, capsys):
 
 def test_a_run_begins_with_the_weights_and_the_discriminator_of_another(trained, tmp_path):
     start, out = tmp_path / "start", tmp_path / "run"
-    still = {"optimizer": Optimizer(lr=1e-30, warmup=0), "rival": Optimizer(lr=1e-30, warmup=0)}  # too little to move
-    others = replace(config(start).objective, odds=(1.0, 1.0, 0.0))
+    still = {
+        "optimizer": Optimizer(lr=1e-30, warmup=0),
+        "discriminator_optimizer": Optimizer(lr=1e-30, warmup=0),
+    }  # too little to move
+    others = replace(config(start).objective, level_probabilities=(1.0, 1.0, 0.0))
     train(config(start, images=2 * BATCH), quiet=True)
-    train(config(out, images=BATCH, origin=str(start), objective=others, **still), quiet=True)
+    train(config(out, images=BATCH, init_from=str(start), objective=others, **still), quiet=True)
     given, now = tensors(start), tensors(out)
 
     def same(a: str, b: str) -> bool:
         return torch.allclose(now[a], given[b], rtol=0.0, atol=1e-20)  # zeros have moved, too
 
     assert all(same(f"model/{name}", f"ema/{name}") for name in open_run(out).model.state_dict())
-    rival = [name for name in given if name.startswith("rival/")]
-    assert rival
-    assert all(same(name, name) for name in rival)
+    judging = [name for name in given if name.startswith("discriminator/")]
+    assert judging
+    assert all(same(name, name) for name in judging)
     # A card has no discriminator; another model is refused by what it differs in.
     export(open_run(start), tmp_path / "card")
-    train(config(tmp_path / "fresh", images=BATCH, origin=str(tmp_path / "card"), **still), quiet=True)
-    assert not torch.equal(tensors(tmp_path / "fresh")[rival[0]], given[rival[0]])
+    train(config(tmp_path / "fresh", images=BATCH, init_from=str(tmp_path / "card"), **still), quiet=True)
+    assert not torch.equal(tensors(tmp_path / "fresh")[judging[0]], given[judging[0]])
     with pytest.raises(ConfigError, match=r"another model, with path\.alphas"):
         path = PyramidPath(alphas=(0.4, 0.2, 0.001))
-        train(config(tmp_path / "other", origin=str(start), path=path), quiet=True)
-    with pytest.raises(ConfigError, match="--from critters-64 is no run of train udpm"):
-        train(config(tmp_path / "other", origin="critters-64"), quiet=True)
+        train(config(tmp_path / "other", init_from=str(start), path=path), quiet=True)
+    with pytest.raises(ConfigError, match="--init-from critters-64 is no run of train udpm"):
+        train(config(tmp_path / "other", init_from="critters-64"), quiet=True)
     with pytest.raises(CheckpointError, match="give the --discriminator options"):
         wider = DiscriminatorConfig(width=16, dropout=0.2)
-        train(config(tmp_path / "other", origin=str(start), discriminator=wider), quiet=True)
+        train(config(tmp_path / "other", init_from=str(start), discriminator=wider), quiet=True)
     with pytest.raises(CheckpointError):
-        train(config(tmp_path / "other", origin=str(tmp_path / "nowhere")), quiet=True)
+        train(config(tmp_path / "other", init_from=str(tmp_path / "nowhere")), quiet=True)
     assert not (tmp_path / "other").exists()
 
 
@@ -276,11 +285,22 @@ def test_defaults_are_the_papers_but_for_rate_and_moments():
     """
     given = UDPMConfig(out="x")
     assert given.path == PyramidPath(alphas=(0.5, 0.2, 1e-3), sigmas=(0.1, 0.2, 0.3), factors=(2, 2, 2))
-    assert given.optimizer == given.rivalry() == Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0, weight_decay=0.0)
+    assert (
+        given.optimizer
+        == given.discriminator_settings()
+        == Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0, weight_decay=0.0)
+    )
     assert given.discriminator == DiscriminatorConfig(width=32, blocks=0, dropout=0.2, group=4)
-    assert given.objective == PyramidLoss(metric="lite0", distance="l1", draw="one", lazy=1, blur=0.4, drop=0.1)
+    assert given.objective == PyramidLoss(
+        metric="lite0", distance="l1", draw="one", r1_interval=1, instance_noise=0.4, label_dropout=0.1
+    )
     assert given.objective.frequencies(given.path) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
-    assert (given.predicts, given.precondition, given.origin, given.takes_latents) == ("level-below", True, "", False)
+    assert (given.predicts, given.precondition, given.init_from, given.takes_latents) == (
+        "level-below",
+        True,
+        "",
+        False,
+    )
 
 
 def test_a_discriminator_of_another_layout_is_refused(trained, tmp_path):
@@ -290,9 +310,9 @@ def test_a_discriminator_of_another_layout_is_refused(trained, tmp_path):
     from safetensors.torch import save_file
 
     shutil.copytree(trained, tmp_path / "old")
-    weights = newest(tmp_path / "old") / "rival.safetensors"
+    weights = newest(tmp_path / "old") / "discriminator.safetensors"
     older = {name.replace("conv_in", "first"): value for name, value in load_file(weights).items()}
     save_file(older, weights)
-    with pytest.raises(CheckpointError, match=r"--from .*lacks the tensor .*belongs to another network"):
-        train(config(tmp_path / "new", condition="label", origin=str(tmp_path / "old")), quiet=True)
+    with pytest.raises(CheckpointError, match=r"--init-from .*lacks the tensor .*belongs to another network"):
+        train(config(tmp_path / "new", condition="label", init_from=str(tmp_path / "old")), quiet=True)
     assert not (tmp_path / "new").exists()

@@ -17,14 +17,14 @@ class EvalArgs:
     The features are EfficientNet-lite0's by default and every number carries their name; only the standard Inception
     weights, from a file or the cache, make it an FID. Of an autoencoder the reconstructions are measured.
 
-    Example: ornstein eval runs/critters --against critters --n 1000 --sampler dpmpp-2m --steps 20
+    Example: ornstein eval runs/critters --reference critters --n 1000 --sampler dpmpp-2m --steps 20
     """
 
     what: Annotated[str, Option(positional=True, value="WHAT")]
     """A run, checkpoint folder or shipped model to sample from; an autoencoder; or a folder of images."""
     other: Annotated[str | None, Option(positional=True, value="DATA")] = None
-    """The same as --against: ornstein eval A B."""
-    against: str | None = None
+    """The same as --reference: ornstein eval A B."""
+    reference: str | None = None
     """The data: a name, a folder, parquet or shards, as for train --data; critters unless named."""
     metrics: str = "fd,kid"
     """Separated by commas: fd, sfd, kid, is, prdc, avgknn, lof, rarity, diversity, clip, retrieval; fid and sfid
@@ -41,9 +41,9 @@ class EvalArgs:
     """Distance for diversity: lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
     clip: str | None = None
     """Folder or cached repository of the CLIP network; openai/clip-vit-base-patch32 by default."""
-    reference: Path | None = None
+    reference_statistics: Path | None = None
     """Statistics of the data from a file, instead of the data."""
-    reference_out: Path | None = None
+    statistics_out: Path | None = None
     """Write the statistics of the data (of the one set, if only one is named) to this file."""
     per_image: Path | None = None
     """Write what avgknn, lof, rarity and clip say of each image: a .csv or .jsonl file."""
@@ -54,7 +54,7 @@ class EvalArgs:
     grid; package.module:Class is one of your own."""
     steps: Count | None = None
     """Length of the time grid, when sampling from a run; 20, or what a consistency model was settled on."""
-    average: Positive | None = None
+    ema: Positive | None = None
     """A further average of the run's weights, by its number in --ema.also of the training."""
     seed: int = 0
     """Stream of samples."""

@@ -30,7 +30,7 @@ def evaluate(args: EvalArgs) -> int:
     if is_codec(args.what):
         return reconstruct(args)
     request = read_request(args)
-    reference = None if args.reference is None else sets.read(args.reference)
+    reference = None if args.reference_statistics is None else sets.read(args.reference_statistics)
     ours, theirs = _sides(args, request)
     if reference is not None:
         _check_reference(args, reference, ours, theirs)
@@ -57,8 +57,8 @@ def evaluate(args: EvalArgs) -> int:
         note(f"looking at {theirs.count} images of {theirs.name}")
         other = look(theirs, _features_only(instruments), needed)
         against = other.statistics
-    if args.reference_out is not None:
-        files.write(args.reference_out, mine.statistics if request.store else against)
+    if args.statistics_out is not None:
+        files.write(args.statistics_out, mine.statistics if request.store else against)
     numbers = dict(mine.numbers)
     for index, one in enumerate(mine.statistics):
         found = measure(one, against[index] if against else None, request.measured, k=args.k)
@@ -74,7 +74,7 @@ def evaluate(args: EvalArgs) -> int:
     if args.per_image is not None:
         write_images(args.per_image, mine.images)
     result = _document(args, request, ours, theirs, mine, other, against)
-    result = {"what": args.what, "against": result.pop("against"), "seed": args.seed, **numbers, **result}
+    result = {"what": args.what, "reference": result.pop("reference"), "seed": args.seed, **numbers, **result}
     _print(result | ({"cautions": cautions} if cautions else {}), as_json=args.json)
     return 0
 
@@ -84,14 +84,14 @@ def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | N
     from ..runs import is_run, open_run
     from ..samplers import default_for
 
-    needed = request.compares or args.against is not None or args.other is not None
+    needed = request.compares or args.reference is not None or args.other is not None
     where = request.where
     if not is_run(args.what):
         ours = open_measured(args.what, args.n, args.size, args.resize)
         if where is None or not needed:
             return ours, None
         return ours, open_data(where, args.n, ours.resolution, args.resize)
-    run = open_run(args.what, ema=True if args.average is None else args.average, device=args.device)
+    run = open_run(args.what, ema=True if args.ema is None else args.ema, device=args.device)
     height, width = run.picture[-2:]
     if args.size not in (None, width):
         raise UsageError(f"--size {args.size} differs from the run's {width}: leave it out")
@@ -159,7 +159,7 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Imag
     if made.resolution != ours.resolution:
         size, mine = ("×".join(map(str, one or ("no",))) for one in (made.resolution, ours.resolution))
         raise UsageError(
-            f"reference {args.reference} is of {size} pixels and {ours.name} of {mine}: "
+            f"reference {args.reference_statistics} is of {size} pixels and {ours.name} of {mine}: "
             "make a reference at this resolution, or give --size for a folder"
         )
     if theirs is None:
@@ -167,7 +167,7 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Imag
     ways = [about.get("preprocessing", "unknown") for about in (made.about, theirs.about)]
     if ways[0] != ways[1]:
         raise UsageError(
-            f"reference {args.reference} was read {ways[0]!r} and {theirs.name} is read {ways[1]!r}: "
+            f"reference {args.reference_statistics} was read {ways[0]!r} and {theirs.name} is read {ways[1]!r}: "
             "make both with the same --resize"
         )
     census = Census()
@@ -176,7 +176,7 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Imag
     if census.fingerprint != made.fingerprint:
         source = made.about.get("source", "another set")
         raise UsageError(
-            f"reference {args.reference} ({made.count} images of {source}) was not made from these "
+            f"reference {args.reference_statistics} ({made.count} images of {source}) was not made from these "
             f"{census.count} images of {theirs.name}: make it again, or leave the data out"
         )
 
@@ -190,12 +190,14 @@ def _referred(args: EvalArgs, request: EvalRequest, reference: Sequence[Statisti
             for keep in needs(request.measured, "theirs"):
                 if getattr(one, keep) is None:
                     raise UsageError(
-                        f"reference {args.reference} keeps no {keep}, which the metrics asked for need: "
-                        "make it again with --reference-out and these metrics"
+                        f"reference {args.reference_statistics} keeps no {keep}, which the metrics asked for need: "
+                        "make it again with --statistics-out and these metrics"
                     )
             return one
     names = ", ".join(one.features for one in reference)
-    raise UsageError(f"reference {args.reference} was made with {names}, not with {features}: make one with it")
+    raise UsageError(
+        f"reference {args.reference_statistics} was made with {names}, not with {features}: make one with it"
+    )
 
 
 def _features_only(instruments: Any) -> Any:
@@ -217,9 +219,9 @@ def _document(
     """All of the result that is no measured number."""
     censuses = [mine.census, *([other.census] if other is not None else against[:1])]
     ways = [ours.about, *(one.about for one in against[:1])]
-    result: dict[str, Any] = {"against": None if theirs is None else theirs.name}
-    if args.reference is not None and result["against"] is None:
-        result["against"] = against[0].about.get("source") if against else None
+    result: dict[str, Any] = {"reference": None if theirs is None else theirs.name}
+    if args.reference_statistics is not None and result["reference"] is None:
+        result["reference"] = against[0].about.get("source") if against else None
     if mine.statistics:
         result["features"] = ",".join(one.features for one in mine.statistics)
     result |= {
@@ -231,7 +233,7 @@ def _document(
     }
     if request.ks:
         result["k"] = dict(request.ks)
-    for name in ("reference", "reference_out", "per_image"):
+    for name in ("reference_statistics", "statistics_out", "per_image"):
         if getattr(args, name) is not None:
             result[name] = str(getattr(args, name))
     if "sampler" in ours.about:

@@ -115,7 +115,7 @@ def read_guides(
     backward: str | None,
     window: str | None,
     placement: Literal["joint", "separate"],
-    recur: int,
+    resample: int,
 ) -> RequestedGuides:
     """Make the guides of a call for the pictures of a run. Raises `UsageError` for whatever cannot be."""
     from ..guides import GuidanceOptions, backward_of, make, window_of
@@ -143,7 +143,7 @@ def read_guides(
         "backward": backward,
         "window": None if manner.window is None else [_plain(value) for value in manner.window],
         "placement": placement,
-        "recur": recur,
+        "resample": resample,
     }
     return RequestedGuides(guides=made, manner=manner, record=record)
 

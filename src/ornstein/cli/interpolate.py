@@ -24,11 +24,11 @@ class LatentArgs:
 
     interpolate: tuple[Index, Index] | None = None
     """Numbers A B of two images of the stream: --n images from the one to the other, by their noise."""
-    vary: Count | None = None
+    resample_level: Count | None = None
     """A level of a udpm model: image --first, and then variations of it with fresh noise at this level alone, 1 for
     details to the last for everything."""
-    keep: Share = 0.0
-    """With --vary, the share of the level's own noise that is kept: 1 changes nothing."""
+    keep_noise: Share = 0.0
+    """With --resample-level, the share of the level's own noise that is kept: 1 changes nothing."""
     posterior: Literal["exact", "published"] | None = None
     """The posterior between the levels of a udpm model, if not the one of its training."""
 
@@ -36,18 +36,18 @@ class LatentArgs:
         """Where the noise of the call comes from, if not from seed and number; `UsageError` for what does not fit."""
         from ..interpolation import Between, Varied, level_key
 
-        if self.interpolate is not None and self.vary is not None:
-            raise UsageError("give --interpolate or --vary, not both")
-        if self.keep and self.vary is None:
-            raise UsageError(f"--keep {self.keep:g} belongs to --vary: name a level")
+        if self.interpolate is not None and self.resample_level is not None:
+            raise UsageError("give --interpolate or --resample-level, not both")
+        if self.keep_noise and self.resample_level is None:
+            raise UsageError(f"--keep-noise {self.keep_noise:g} belongs to --resample-level: name a level")
         if self.interpolate is not None:
             a, b = self.interpolate
             return Between(a=a, b=b, frames=n, seed=seed)
-        if self.vary is None:
+        if self.resample_level is None:
             return None
         if recur > 1:
-            raise UsageError("--vary needs every level once: leave --recur out")
-        return Varied(image=first, key=level_key(path, self.vary), keep=self.keep, seed=seed)
+            raise UsageError("--resample-level needs every level once: leave --resample out")
+        return Varied(image=first, key=level_key(path, self.resample_level), keep=self.keep_noise, seed=seed)
 
     def ruled(self, model: Denoiser) -> Denoiser:
         """The model with the posterior asked for; `UsageError` where its path has no choice."""
@@ -63,9 +63,9 @@ class LatentArgs:
 
     def told(self) -> Mapping[str, Any]:
         """What of this was asked for, for the record."""
-        given = {"interpolate": self.interpolate, "vary": self.vary, "posterior": self.posterior}
+        given = {"interpolate": self.interpolate, "resample_level": self.resample_level, "posterior": self.posterior}
         found = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}
-        return found | ({"keep": self.keep} if self.vary is not None else {})
+        return found | ({"keep_noise": self.keep_noise} if self.resample_level is not None else {})
 
 
 @dataclass(frozen=True, kw_only=True)

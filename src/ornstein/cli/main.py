@@ -27,7 +27,12 @@ COMMANDS: dict[str, tuple[str, str, str, str]] = {
     "eval": ("evaluate", "EvalArgs", "evaluate", "distances, precision, rarity and diversity of images"),
     "score": ("score", "ScoreArgs", "score", "how rare each image of a data set is to a trained model"),
     "guides": ("guides", "GuidesArgs", "guides", "what can steer a sample, and with which network"),
-    "middle": ("middle", "MiddleArgs", "middle", "search the noise levels of multistep consistency sampling"),
+    "tune-steps": (
+        "tune_steps",
+        "TuneStepsArgs",
+        "tune_steps",
+        "search the noise levels of multistep consistency sampling",
+    ),
     "rates": ("rates", "RatesArgs", "rates", "measured convergence orders of samplers beside theory"),
     "reproduce": ("reproduce", "ReproduceArgs", "reproduce", "papers' claims measured again, with verdicts"),
 }

@@ -107,6 +107,7 @@ def _read(one: Parameter, words: list[str]) -> Any:
     """The value of an option from its words."""
     if one.alternatives == (bool,):
         return not one.default
+    words = [one.option.spellings.get(word, word) for word in words]
     if any(not word.strip() for word in words) and not one.option.empty:
         raise ParseError(f"{one.flag} is empty: {_give(one)}, or leave it out")
     if one.choices:

@@ -21,11 +21,11 @@ def reconstruct(args: EvalArgs) -> int:
 
     if args.n < 1 or args.batch < 1:
         raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
-    if args.other is not None and args.against is not None:
-        raise UsageError(f"the data is named twice, {args.other} and --against {args.against}: name it once")
+    if args.other is not None and args.reference is not None:
+        raise UsageError(f"the data is named twice, {args.other} and --reference {args.reference}: name it once")
     device = usable_device(args.device)
     codec = open_codec(args.what, device=device)
-    where = args.other or args.against or "critters"
+    where = args.other or args.reference or "critters"
     size = args.size or _size(args.what)
     if size % codec.factor:
         raise UsageError(f"--size {size} does not divide by {codec.factor}, as the codec needs")
@@ -33,7 +33,7 @@ def reconstruct(args: EvalArgs) -> int:
     note(f"reconstructing {min(args.n, len(source))} images of {where}")
     metric = lpips(args.lpips).to(device)
     found = reconstruction(codec, source, count=args.n, batch=args.batch, metric=metric, device=device)
-    result = {"what": args.what, "against": where, **asdict(found)}
+    result = {"what": args.what, "reference": where, **asdict(found)}
     result |= {"resolution": [size, size], "factor": codec.factor, "channels": codec.channels}
     if args.json:
         emit_json(result)

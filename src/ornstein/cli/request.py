@@ -80,29 +80,29 @@ def read_request(args: EvalArgs) -> EvalRequest:
         raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
     if args.size is not None and args.size < 4:
         raise UsageError(f"--size must be at least 4, got {args.size}")
-    if args.other is not None and args.against is not None:
-        raise UsageError(f"the data is named twice, {args.other} and --against {args.against}: name it once")
-    if args.reference is not None and args.reference_out is not None:
-        raise UsageError("give --reference or --reference-out, not both")
+    if args.other is not None and args.reference is not None:
+        raise UsageError(f"the data is named twice, {args.other} and --reference {args.reference}: name it once")
+    if args.reference_statistics is not None and args.statistics_out is not None:
+        raise UsageError("give --reference-statistics or --statistics-out, not both")
     metrics, insisting = _metrics(args.metrics)
     _check_table(args.per_image, metrics)
-    for option, path in (("--per-image", args.per_image), ("--reference-out", args.reference_out)):
+    for option, path in (("--per-image", args.per_image), ("--statistics-out", args.statistics_out)):
         if path is not None:
             refuse_target(option, path)
-    where = args.other if args.other is not None else args.against
-    store = args.reference_out is not None and where is None
-    if where is None and not store and args.reference is None:
+    where = args.other if args.other is not None else args.reference
+    store = args.statistics_out is not None and where is None
+    if where is None and not store and args.reference_statistics is None:
         where = "critters"
     request = EvalRequest(
         metrics=metrics, insisting=insisting, ks=neighbours(metrics, args.k), where=where, store=store
     )
-    if args.reference_out is not None and not request.on_statistics:
+    if args.statistics_out is not None and not request.on_statistics:
         raise UsageError(
-            "--reference-out needs a metric that is measured on statistics, such as fd: none was asked for"
+            "--statistics-out needs a metric that is measured on statistics, such as fd: none was asked for"
         )
-    if args.reference_out is not None and not store and not request.compares:
+    if args.statistics_out is not None and not store and not request.compares:
         raise UsageError(
-            f"--reference-out keeps the statistics of {where}, and {', '.join(metrics)} looks at {args.what} alone: "
+            f"--statistics-out keeps the statistics of {where}, and {', '.join(metrics)} looks at {args.what} alone: "
             "name one set, or add a metric that compares, such as fd"
         )
     return request

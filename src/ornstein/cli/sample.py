@@ -40,14 +40,14 @@ def sample(args: SampleArgs) -> int:
     find_here(args.sampler)
     wanted = read_guidances(args.guidance, args.guidance_scale, conditioned=args.conditioned)
     prompts = read_prompts(args)
-    run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
+    run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
-    latents = args.latents(args.n, args.seed, args.first, args.recur, run.denoiser.path)
+    latents = args.latents(args.n, args.seed, args.first, args.resample, run.denoiser.path)
     guided = any("condition" in spec.type.needs for spec in wanted)
     cond, null = conditions_of(run, args, prompts, guided=guided)
     asked = _guides(run, args)
-    request = skipped(_request(args, run.denoiser), args.skip)
+    request = skipped(_request(args, run.denoiser), args.skip_steps)
     guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
@@ -65,8 +65,8 @@ def sample(args: SampleArgs) -> int:
         "guidance_scale": args.guidance_scale,
         "guidance": list(args.guidance),
         **({"prompts": list(prompts)} if prompts else {}),
-        "boost": args.boost,
-        "skip": args.skip,
+        "prior_scale": args.prior_scale,
+        "skip_steps": args.skip_steps,
         **args.told(),
         **asked.record,
         "images": written,
@@ -109,13 +109,13 @@ def _write(
             noise=None if latents is None else Later(latents=latents, start=rows.start),
             cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
             strict=args.strict,
-            boost=args.boost,
+            prior_scale=args.prior_scale,
         )
         lost = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
         if lost:
             raise UsageError(
                 f"image {args.first + rows[lost[0]]} came out as no numbers: weaken the guides (their weights, "
-                "--recur, --guidance-scale, --boost) or take more steps"
+                "--resample, --guidance-scale, --prior-scale) or take more steps"
             )
         for i, image in zip(rows, images, strict=True):
             written.append(str(save_png(image, args.out / f"{args.first + i:06d}.png")))
@@ -135,7 +135,7 @@ def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
         backward=args.backward,
         window=args.guide_window,
         placement=args.guide_placement,
-        recur=args.recur,
+        resample=args.resample,
     )
 
 
@@ -160,18 +160,18 @@ def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
 
     if args.sampler == "auto" and args.grid == "default":
         request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None)
-        times = grids.recur(request.times, args.recur)(model.path)
-        return replace(request, times=times) if args.recur > 1 else request
+        times = grids.resample(request.times, args.resample)(model.path)
+        return replace(request, times=times) if args.resample > 1 else request
     return sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
 
 
 def _shared(args: SampleArgs) -> int | None:
     """--evaluations for one descent of samplers that ask once a step: n steps taken K times cost n·K."""
-    if args.evaluations is not None and args.evaluations < args.recur:
+    if args.evaluations is not None and args.evaluations < args.resample:
         raise UsageError(
-            f"--evaluations {args.evaluations} are not enough for one step taken {args.recur} times: raise it"
+            f"--evaluations {args.evaluations} are not enough for one step taken {args.resample} times: raise it"
         )
-    return None if args.evaluations is None else args.evaluations // args.recur
+    return None if args.evaluations is None else args.evaluations // args.resample
 
 
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
@@ -191,7 +191,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
 
     def family(steps: int) -> Grid:
         grid = families[args.grid](steps)
-        return grid if args.recur == 1 else grids.recur(grid, args.recur)
+        return grid if args.resample == 1 else grids.resample(grid, args.resample)
 
     if args.sampler == "auto":  # its samplers ask once a step
         return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
@@ -199,5 +199,5 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
         rule = sampler_named(args.sampler or default_for(model.path), import_paths=True)
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     if own is not None and args.grid == "default" and args.steps is None:
-        return own(None) if args.recur == 1 else grids.recur(own(None), args.recur)
+        return own(None) if args.resample == 1 else grids.resample(own(None), args.resample)
     return family(sampling.usual_steps(model.path, args.steps))

@@ -20,8 +20,8 @@ class SampleArgs(LatentArgs):
 
     layout: ClassVar[Layout] = {
         "": (*["run", "n", "steps", "sampler", "seed", "label", "prompt", "guidance_scale", "guide", "out", "device"],),
-        "Steps and noise": ("evaluations", "grid", "first", "recur", "boost", "skip", "interpolate"),
-        "Few-step models": ("average", "vary", "keep", "posterior"),
+        "Steps and noise": ("evaluations", "grid", "first", "resample", "prior_scale", "skip_steps", "interpolate"),
+        "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
         "Guides": ("guide_source", "guide_through", "guide_window", "guide_placement", "backward"),
         "Output": ("batch", "columns", "strict", "json"),
@@ -57,14 +57,14 @@ class SampleArgs(LatentArgs):
     """How the times are spread; the default suits the path of the model (and comes from auto with --sampler auto)."""
     first: Index = 0
     """Number of the first image in the stream, to split a large job."""
-    recur: Count = 1
+    resample: Count = 1
     """Take every step so many times, with fresh noise in between: guides get closer, at that many times the cost."""
-    boost: Positive = 1.0
-    """Start from so many times the usual noise, for rarer images (Boost-and-Skip): with --skip, and a sampler with
-    noise."""
-    skip: Index = 0
+    prior_scale: Positive = 1.0
+    """Start from so many times the usual noise, for rarer images (Boost-and-Skip): with --skip-steps, and a sampler
+    with noise."""
+    skip_steps: Index = 0
     """Leave out so many steps at the beginning."""
-    average: Positive | None = None
+    ema: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     prompts: Path | None = None
     """A text file with a prompt on each line, cycled over the images."""

@@ -44,8 +44,11 @@ def train(config: Any) -> int:
     from ..training import train as run_training
     from ..training.slct import ECTConfig
 
-    if isinstance(config, ECTConfig) and not config.origin:
-        note("ect without --from begins with a random network: --from RUN tunes a diffusion model, as the method does")
+    if isinstance(config, ECTConfig) and not config.init_from:
+        note(
+            "ect without --init-from begins with a random network: --init-from RUN tunes a diffusion model, as "
+            "the method does"
+        )
     try:
         summary = run_training(config)
     except DivergedError as error:

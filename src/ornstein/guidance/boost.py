@@ -30,7 +30,7 @@ class Boosted:
 
     def __post_init__(self) -> None:
         if not 0.0 < self.gamma < float("inf"):
-            raise ConfigError(f"boost must be a positive number, got {self.gamma}: 1 is the usual start")
+            raise ConfigError(f"prior_scale must be a positive number, got {self.gamma}: 1 is the usual start")
 
     def normal(self, key: Key, event: Sequence[int]) -> Tensor:
         """Noise (B, *event)."""

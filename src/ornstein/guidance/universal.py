@@ -106,7 +106,7 @@ class Universal(Rule):
     which is score ← score − w·∇_x ℓ. ``strength`` w is a number or a function of the log-SNR; 0 with no `Backward` is
     no guidance, bit for bit and without a gradient. There is none at pure noise (α = 0).
 
-    **Backward**: see `Backward`. **Recurrence** is the grid's business: ``grids.recur(grid, k)``.
+    **Backward**: see `Backward`. **Recurrence** is the grid's business: ``grids.resample(grid, k)``.
 
     Args:
         energies: one callable clean (B, *event) → (B,), or several, each alone or as (weight, callable); see

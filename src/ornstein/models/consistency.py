@@ -63,7 +63,7 @@ class ConsistencySpec(DenoiserSpec):
         )
 
     def with_sampling_config(self, found: object) -> ConsistencySpec:
-        """With the middle levels that `ornstein middle` found; `CheckpointError` for a file that holds none."""
+        """With the middle levels that `ornstein tune-steps` found; `CheckpointError` for a file that holds none."""
         levels = found.get("middle") if isinstance(found, dict) else None
         if not isinstance(levels, list) or not all(isinstance(x, float) and self.sigma_min < x for x in levels):
             raise CheckpointError("the run's sampling.json holds no middle levels: delete it, or search them again")

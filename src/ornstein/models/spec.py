@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -13,14 +13,15 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..networks import DiTConfig, TextConfig, TextEncoder, UNetConfig, build
-from ..parameterizations import EDM, Net, Parameterization, parameterization
+from ..options import Option
+from ..parameterizations import EDM, SPELLINGS, Net, Parameterization, parameterization
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath, Path
 from ..randomness import mix
 from ..scalars import Time
 
 PathName = Literal["vp-linear", "vp-cosine", "vp-scaled-linear", "vp-table", "ve", "flow"]
-Prediction = Literal["noise", "clean", "v", "velocity", "edm"]
+Prediction = Annotated[Literal["noise", "clean", "v", "velocity", "edm"], Option(spellings=SPELLINGS)]
 
 PATHS: dict[str, Callable[[], AffinePath]] = {
     "vp-linear": VP,
@@ -100,6 +101,7 @@ class DenoiserSpec(ModelSpec):
 
     def __post_init__(self) -> None:
         ModelSpec.__post_init__(self)
+        object.__setattr__(self, "predicts", SPELLINGS.get(self.predicts, self.predicts))
         if any(side % self.network.factor for side in self.shape[1:]):
             raise ConfigError(f"shape={self.shape} does not divide by {self.network.factor}, as the network needs")
         if not 0.0 < self.sigma_data < math.inf:

@@ -1,4 +1,4 @@
-"""A small convolutional autoencoder with a Gaussian bottleneck, and the patch critic that may judge it.
+"""A small convolutional autoencoder with a Gaussian bottleneck, and the patch discriminator of its training.
 
 The layout is that of the first stage of latent diffusion (Rombach et al. 2022, app. G.1) without attention, and with a
 patch stem: at a picture's full resolution nothing is computed, which is where a processor would spend its time.

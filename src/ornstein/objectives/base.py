@@ -61,13 +61,13 @@ class Objective(Protocol):
 class AdversarialObjective(Protocol):
     """An `Objective` that has a network of its own, which learns against the model with its own optimizer.
 
-    Every step of training is one of the discriminator (``rival``) on `discriminator_loss`, then one of the model. A
-    checkpoint holds the discriminator's weights and its optimizer; an exported model does not. ``rival`` is None if no
-    term of the loss uses a discriminator.
+    Every step of training is one of the discriminator (``discriminator``) on `discriminator_loss`, then one of the
+    model. A checkpoint holds the discriminator's weights and its optimizer; an exported model does not.
+    ``discriminator`` is None if no term of the loss uses a discriminator.
     """
 
     @property
-    def rival(self) -> nn.Module | None:
+    def discriminator(self) -> nn.Module | None:
         """The discriminator."""
         ...
 

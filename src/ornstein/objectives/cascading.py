@@ -22,7 +22,7 @@ from .denoising import Denoising
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 GateSpace = Literal["posterior", "clean"]
-Fade = Literal["none", "signal"]
+MetricSchedule = Literal["none", "signal"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,12 +38,13 @@ class CascadeLoss(Denoising):
     """
 
     kind: ClassVar[str] = "cascadeloss"
+    renamed: ClassVar[Mapping[str, str]] = {"fade": "metric_schedule"}
 
     metric: str = "lite0"
     """The perceptual metric of refined images: none, lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
     metric_weight: float = 1.0
     """Its weight λ."""
-    fade: Fade = "none"
+    metric_schedule: MetricSchedule = "none"
     """Weight of the metric over noise levels: none, or signal, α²/(α² + σ²), for an image that noise hides has no
     details to compare."""
     gate: GateSpace = "posterior"
@@ -105,7 +106,7 @@ class Cascading:
         terms["gate"] = self.gate(heads, path, asked.clean, asked.t)
         for name, (weight, metric) in self.metrics.items():
             distance = weight * metric(heads.back, asked.clean)
-            terms[name] = distance * fade(loss.fade, path, asked.t).to(distance)
+            terms[name] = distance * scheduled(loss.metric_schedule, path, asked.t).to(distance)
         return Losses(terms=terms, times=asked.t, watched={"gate_mean": heads.gate.flatten(1).mean(1)})
 
     def gate(self, heads: Heads, path: Path, clean: Tensor, t: Tensor) -> Tensor:
@@ -139,12 +140,12 @@ def posterior_weight(path: Path, t: Time, steps: int | None = None) -> Time:
     return -path.alpha(s) * scalars.expm1(path.log_snr(t) - path.log_snr(s))
 
 
-def fade(name: Fade, path: Path, t: Tensor) -> Tensor:
+def scheduled(name: MetricSchedule, path: Path, t: Tensor) -> Tensor:
     """The metric's weight at the times t (B,)."""
     if name == "none":
         return torch.ones_like(t)
     if not isinstance(path, AffinePath):
-        raise PathError(f"fade {name!r} needs an AffinePath, got {type(path).__name__}: use 'none'")
+        raise PathError(f"metric_schedule {name!r} needs an AffinePath, got {type(path).__name__}: use 'none'")
     alpha, sigma = path.alpha(t), path.sigma(t)
     return alpha**2 / (alpha**2 + sigma**2)
 

@@ -39,6 +39,11 @@ class ConsistencyLoss:
     """
 
     kind: ClassVar[str] = "consistencyloss"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "within": "same_class_only",
+        "quarter": "low_noise_fraction",
+        "drop": "label_dropout",
+    }
 
     distance: DistanceName = "cauchy"
     """The distance ρ: cauchy, pseudo-huber, geman-mcclure or l2."""
@@ -75,16 +80,16 @@ class ConsistencyLoss:
     """Spread the levels of successive samples evenly; --objective.no-stratified draws each by itself."""
     coupling: CouplingName = "assignment"
     """Pairing of noise and samples in a batch: none, or of least squared distance by assignment (scipy) or pot."""
-    within: bool = True
+    same_class_only: bool = True
     """Of conditional models, pair noise within equal labels only, and not at all for captions, so that the condition
     tells nothing about the noise."""
     diffusion: float = 5.0
     """Weight of the denoising loss at low noise; 0 leaves it out."""
-    quarter: float = 0.75
+    low_noise_fraction: float = 0.75
     """Where low noise begins, as a part of the grid counted from the noisiest level."""
     target: float = 0.0
     """Decay μ_0 of the moving average that gives the target (CM); 0 takes the network itself."""
-    drop: float = 0.1
+    label_dropout: float = 0.1
     """Part of the samples trained without their condition, as classifier-free guidance needs."""
 
     def __post_init__(self) -> None:
@@ -93,7 +98,7 @@ class ConsistencyLoss:
         for name in ("base", "std", "rho"):
             if not 0.0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"objective.{name} must be positive, got {getattr(self, name)}")
-        for name in ("quarter", "drop"):
+        for name in ("low_noise_fraction", "label_dropout"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ConfigError(f"objective.{name} must lie in [0, 1], got {getattr(self, name)}")
         if not 0.0 <= self.diffusion < math.inf:
@@ -195,10 +200,10 @@ class ConsistencyTraining:
         upper, lower, quiet = self.levels(path, low, batch.positions, noise, count)
         z = noise.normal("noise", batch.clean.shape[1:]).to(batch.clean, non_blocking=True)
         cond = batch.cond
-        if cond and loss.drop > 0.0:
-            cond = without(cond, noise.uniform_per_sample("drop") < loss.drop)
+        if cond and loss.label_dropout > 0.0:
+            cond = without(cond, noise.uniform_per_sample("drop") < loss.label_dropout)
         if loss.coupling != "none":
-            groups = _groups(cond) if loss.within else None
+            groups = _groups(cond) if loss.same_class_only else None
             z = z[pairing(batch.clean, z, loss.coupling, groups).to(z.device)]
         t, t_next = _times(path, upper), _times(path, lower)
         return Pair(
@@ -224,11 +229,11 @@ class ConsistencyTraining:
             bottom = max(low, path.sigma_bar(path.t_min))
             upper = [levels.level(u, bottom * (1.0 + 1e-3), high, *law) for u in us]
             fine = levels.grid(loss.end, bottom, high, loss.rho)
-            bound = fine[min(math.floor(loss.quarter * len(fine)), loss.end)]
+            bound = fine[min(math.floor(loss.low_noise_fraction * len(fine)), loss.end)]
             return upper, [levels.lower(level, count, low) for level in upper], [level <= bound for level in upper]
         nodes = levels.grid(count, low, high, loss.rho)
         places = levels.places(us, nodes, *law)
-        first = math.floor(loss.quarter * len(nodes))
+        first = math.floor(loss.low_noise_fraction * len(nodes))
         return [nodes[i] for i in places], [nodes[i + 1] for i in places], [i >= first for i in places]
 
     def target(self, teacher: Denoiser, clean: Tensor, pair: Pair) -> Tensor:

@@ -42,6 +42,7 @@ class Denoising:
     """weight(t) · mean((raw(x_t, t) − target)²) with x_t = diffuse(x_0, t, z), one time and one z for every sample."""
 
     kind: ClassVar[str] = "denoising"
+    renamed: ClassVar[Mapping[str, str]] = {"drop": "label_dropout"}
 
     times: TimeLaw = "auto"
     """Law of the training times: uniform in the path's time, log-normal in σ/α (EDM), or logit-normal in the path's
@@ -58,12 +59,12 @@ class Denoising:
     for a network that predicts the clean sample, none otherwise."""
     gamma: float = 5.0
     """The limit γ of min-snr."""
-    drop: float = 0.1
+    label_dropout: float = 0.1
     """Part of the samples trained without their condition, as classifier-free guidance needs."""
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.drop <= 1.0:
-            raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
+        if not 0.0 <= self.label_dropout <= 1.0:
+            raise ConfigError(f"objective.label_dropout must lie in [0, 1], got {self.label_dropout}")
         if not self.gamma > 0.0:
             raise ConfigError(f"objective.gamma must be positive, got {self.gamma}")
         if self.std is not None and not self.std > 0.0:
@@ -82,8 +83,8 @@ class Denoising:
         t = self.draw(path, batch.positions, noise)
         z = noise.normal("noise", path.state_shape(batch.clean.shape[1:], 0.0)).to(batch.clean, non_blocking=True)
         cond = batch.cond
-        if cond and self.drop > 0.0:
-            cond = without(cond, noise.uniform_per_sample("drop") < self.drop)
+        if cond and self.label_dropout > 0.0:
+            cond = without(cond, noise.uniform_per_sample("drop") < self.label_dropout)
         return NoisyBatch(clean=batch.clean, noise=z, x=path.diffuse(batch.clean, t, z), t=t, cond=cond)
 
     def error(self, reading: Parameterization, path: Path, asked: NoisyBatch, raw: Tensor) -> Tensor:

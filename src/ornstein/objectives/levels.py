@@ -33,7 +33,7 @@ def grid(count: int, low: float, high: float, rho: float) -> tuple[float, ...]:
 
 
 @lru_cache(maxsize=64)
-def odds(levels: tuple[float, ...], mean: float, std: float) -> tuple[float, ...]:
+def level_probabilities(levels: tuple[float, ...], mean: float, std: float) -> tuple[float, ...]:
     """Probabilities of the intervals: those of a log-normal σ̄, cut to the grid (Song & Dhariwal 2024, eq. 5).
 
     p_i ∝ Φ((log σ̄_i − mean)/std) − Φ((log σ̄_{i+1} − mean)/std).
@@ -56,7 +56,7 @@ def places(us: Sequence[float], levels: tuple[float, ...], law: LevelLaw, mean: 
     last = len(levels) - 2
     if law == "uniform":
         return [min(int(u * (last + 1)), last) for u in us]
-    sums = list(itertools.accumulate(odds(levels, mean, std)))
+    sums = list(itertools.accumulate(level_probabilities(levels, mean, std)))
     return [min(bisect.bisect_right(sums, u), last) for u in us]
 
 

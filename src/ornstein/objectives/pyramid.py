@@ -41,6 +41,12 @@ class PyramidLoss:
     """
 
     kind: ClassVar[str] = "pyramidloss"
+    renamed: ClassVar[Mapping[str, str]] = {
+        "odds": "level_probabilities",
+        "lazy": "r1_interval",
+        "blur": "instance_noise",
+        "drop": "label_dropout",
+    }
 
     fidelity: tuple[float, ...] = ()
     """Weight w of the pixels' error: one for all levels, or one a level from the finest on. By default 1, and 0 where
@@ -59,28 +65,28 @@ class PyramidLoss:
     """The pixels' error: l1, or l2, which with no other loss makes a diffusion model of each level."""
     draw: Draw = "one"
     """Levels of a step: one, drawn for the whole batch, or all."""
-    odds: tuple[float, ...] = ()
+    level_probabilities: tuple[float, ...] = ()
     """Relative frequency of each level, from the finest on, with --objective.draw one; by default all alike."""
-    lazy: int = 1
+    r1_interval: int = 1
     """The gradient penalty, nearly half of the discriminator's cost, is computed in one of this many of its steps,
     drawn at random, and weighs that many times more there. 1: in all."""
-    blur: float = 0.4
+    instance_noise: float = 0.4
     """Std of the noise on the discriminator's images at the beginning; it falls to 0.24 % of that."""
-    drop: float = 0.1
+    label_dropout: float = 0.1
     """Part of the samples trained without their condition, as classifier-free guidance needs."""
 
     def __post_init__(self) -> None:
-        for name in ("fidelity", "perceptual", "adversarial", "penalty", "odds"):
+        for name in ("fidelity", "perceptual", "adversarial", "penalty", "level_probabilities"):
             if not all(0.0 <= value < float("inf") for value in getattr(self, name)):
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
-        if self.odds and not sum(self.odds) > 0.0:
-            raise ConfigError(f"objective.odds must not all be zero, got {self.odds}")
-        if self.lazy < 1:
-            raise ConfigError(f"objective.lazy must be at least 1, got {self.lazy}")
-        if not 0.0 <= self.drop <= 1.0:
-            raise ConfigError(f"objective.drop must lie in [0, 1], got {self.drop}")
-        if not 0.0 <= self.blur < float("inf"):
-            raise ConfigError(f"objective.blur must not be negative, got {self.blur}")
+        if self.level_probabilities and not sum(self.level_probabilities) > 0.0:
+            raise ConfigError(f"objective.level_probabilities must not all be zero, got {self.level_probabilities}")
+        if self.r1_interval < 1:
+            raise ConfigError(f"objective.r1_interval must be at least 1, got {self.r1_interval}")
+        if not 0.0 <= self.label_dropout <= 1.0:
+            raise ConfigError(f"objective.label_dropout must lie in [0, 1], got {self.label_dropout}")
+        if not 0.0 <= self.instance_noise < float("inf"):
+            raise ConfigError(f"objective.instance_noise must not be negative, got {self.instance_noise}")
         if not self.metric:
             raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
         if self.distance not in ("l1", "l2") or self.draw not in ("one", "all"):
@@ -117,7 +123,7 @@ class PyramidLoss:
 
     def frequencies(self, path: PyramidPath) -> tuple[float, ...]:
         """The probability of each level."""
-        odds = self._each("odds", [1.0] * path.levels)
+        odds = self._each("level_probabilities", [1.0] * path.levels)
         return tuple(value / sum(odds) for value in odds)
 
     def _each(self, name: str, otherwise: list[float]) -> tuple[float, ...]:
@@ -144,10 +150,10 @@ class PyramidLoss:
             from ..metrics.perceptual import lpips
 
             metric = lpips(self.metric).to(device)
-        rival = None
+        judge = None
         if any(row.adversarial for row in weights):
-            rival = discriminator(network, side // path.factor(0.0, path.levels - 1.0), seed).to(device)
-        return Pyramid(loss=self, path=path, metric=metric, rival=rival)
+            judge = discriminator(network, side // path.factor(0.0, path.levels - 1.0), seed).to(device)
+        return Pyramid(loss=self, path=path, metric=metric, discriminator=judge)
 
 
 class Weights(NamedTuple):
@@ -171,12 +177,12 @@ class NoisyLevel(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pyramid:
-    """The objective of denoisers on a `PyramidPath`: see `PyramidLoss`, with its discriminator ``rival``.
+    """The objective of denoisers on a `PyramidPath`: see `PyramidLoss`, with its discriminator ``discriminator``.
 
-    ``metric`` maps two batches of images in [−1, 1] to distances (B,); ``rival(images, time, label)`` to logits (B,).
-    Terms: ``fidelity``, ``perceptual`` and ``adversarial``, those that have a weight; the discriminator's are ``fake``,
-    ``real`` and ``penalty``. The discriminator is frozen and in evaluation mode when the model learns, the model when
-    the discriminator does. It takes labels, but no captions.
+    ``metric`` maps two batches of images in [−1, 1] to distances (B,); ``discriminator(images, time, label)`` to
+    logits (B,). Terms: ``fidelity``, ``perceptual`` and ``adversarial``, those that have a weight; the
+    discriminator's are ``fake``, ``real`` and ``penalty``. The discriminator is frozen and in evaluation mode when
+    the model learns, the model when the discriminator does. It takes labels, but no captions.
 
     Raises `PathError` for a denoiser on another path.
     """
@@ -184,12 +190,12 @@ class Pyramid:
     loss: PyramidLoss = field(default_factory=PyramidLoss)
     path: PyramidPath = field(default_factory=PyramidPath)
     metric: Metric | None = None
-    rival: nn.Module | None = None
+    discriminator: nn.Module | None = None
 
     def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The model's losses of one batch."""
         parts: list[tuple[Tensor, dict[str, Tensor]]] = []
-        with _frozen(self.rival):
+        with _frozen(self.discriminator):
             for level in self._levels(noise, "level", batch):
                 posed = self._pose(model, level, batch, noise)
                 parts.append((posed.times, self._judge(self._answer(model, posed), posed, noise, progress)))
@@ -197,10 +203,10 @@ class Pyramid:
 
     def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
         """The discriminator's losses of one batch, at a level and with noise of its own; None if no level uses it."""
-        if self.rival is None:
+        if self.discriminator is None:
             return None
-        noise, lazy = noise.fork("rival"), self.loss.lazy
-        due = lazy == 1 or lazy * noise.uniform(("lazy", batch.positions[0])) < 1.0
+        noise, interval = noise.fork("rival"), self.loss.r1_interval
+        due = interval == 1 or interval * noise.uniform(("lazy", batch.positions[0])) < 1.0
         # Only where the model listens to it.
         heard = [float(weights.adversarial > 0.0) for weights in self.loss.weights(self.path)]
         parts: list[tuple[Tensor, dict[str, Tensor]]] = []
@@ -208,7 +214,7 @@ class Pyramid:
             posed = self._pose(model, level, batch, noise)
             with torch.no_grad(), _evaluating(model.net):
                 fake = self._answer(model, posed)
-            parts.append((posed.times, self._contested(fake, posed, noise, progress, due)))
+            parts.append((posed.times, self._discriminator_terms(fake, posed, noise, progress, due)))
         return _joined(parts) if parts else None
 
     def _judge(self, answer: Tensor, posed: NoisyLevel, noise: Noise, progress: float) -> dict[str, Tensor]:
@@ -220,12 +226,12 @@ class Pyramid:
             terms["fidelity"] = weights.fidelity * error.flatten(1).mean(1)
         if weights.perceptual and self.metric is not None:
             terms["perceptual"] = weights.perceptual * self.metric(answer, posed.below)
-        if weights.adversarial and self.rival is not None:
+        if weights.adversarial and self.discriminator is not None:
             logits = self._asked(answer, posed, noise, "shown", progress)
             terms["adversarial"] = weights.adversarial * functional.softplus(-logits)
         return terms
 
-    def _contested(
+    def _discriminator_terms(
         self, fake: Tensor, posed: NoisyLevel, noise: Noise, progress: float, due: bool
     ) -> dict[str, Tensor]:
         """The discriminator's losses at a level, (B,) each; the penalty is zero unless it is ``due``."""
@@ -236,20 +242,20 @@ class Pyramid:
         terms["real"] = 0.5 * functional.softplus(-logits)
         if real.requires_grad:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
-            terms["penalty"] = 0.5 * self.loss.lazy * weights.penalty * slope.square().flatten(1).sum(1)
+            terms["penalty"] = 0.5 * self.loss.r1_interval * weights.penalty * slope.square().flatten(1).sum(1)
         elif weights.penalty:
             terms["penalty"] = torch.zeros_like(terms["real"])  # the mean over steps is that of all of them
         return terms
 
     def _asked(self, images: Tensor, posed: NoisyLevel, noise: Noise, key: str, progress: float) -> Tensor:
         """D(images + ν), (B,), in float32."""
-        assert self.rival is not None
-        std = self.loss.blur * 0.99 ** (_FADING * progress)
+        assert self.discriminator is not None
+        std = self.loss.instance_noise * 0.99 ** (_FADING * progress)
         if std:
             images = images + std * noise.normal(("shown", key, posed.level), images.shape[1:]).to(images)
         time = torch.full((len(images),), self.path.timestep_of(float(posed.level)), device=images.device)
         with torch.autocast(images.device.type, enabled=False):
-            return self.rival(images.float(), time, posed.cond.get("label"))
+            return self.discriminator(images.float(), time, posed.cond.get("label"))
 
     def _answer(self, model: Denoiser, posed: NoisyLevel) -> Tensor:
         """ĝ, in float32."""
@@ -268,8 +274,8 @@ class Pyramid:
         event = path.state_shape(batch.clean.shape[1:], level)
         x = path.diffuse(batch.clean, level, noise.normal(("noise", level), event).to(batch.clean, non_blocking=True))
         cond = batch.cond
-        if cond and self.loss.drop > 0.0:
-            cond = without(cond, noise.uniform_per_sample("drop") < self.loss.drop)
+        if cond and self.loss.label_dropout > 0.0:
+            cond = without(cond, noise.uniform_per_sample("drop") < self.loss.label_dropout)
         below = path.down(batch.clean, 0, level - 1) / path.scale(level - 1)
         times = torch.full((len(x),), float(level), dtype=torch.float64)
         return NoisyLevel(level=level, x=x, below=below, times=times, cond=cond)

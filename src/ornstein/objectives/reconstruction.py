@@ -1,4 +1,4 @@
-"""The losses of an autoencoder: pixels, a perceptual metric, the width of its latents, and a critic."""
+"""The losses of an autoencoder: pixels, a perceptual metric, the width of its latents, and a discriminator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ReconstructionLoss:
     """|x − x̂| + λ·M(x̂, x) + β·KL/(3·H·W) + w·adversarial, x̂ decoded from a draw z ~ N(mean, e^{logvar}).
 
     The first term is the mean over pixels. KL is the divergence from N(0, 1) summed over the latent, in the unit of
-    Rombach et al. 2022, where 1e-6 leaves it almost free. The adversarial term is −critic(x̂) over patches, with
+    Rombach et al. 2022, where 1e-6 leaves it almost free. The adversarial term is −D(x̂) over patches, with
 
         w = adversarial · ‖∇ rest‖/‖∇ adversarial‖
 
@@ -42,9 +42,9 @@ class ReconstructionLoss:
     kl: float = 1e-6
     """Weight β of the divergence."""
     adversarial: float = 0.0
-    """Weight of the critic of patches, relative to the other terms; 0 has none, 0.5 is usual."""
+    """Weight of the discriminator of patches, relative to the other terms; 0 has none, 0.5 is usual."""
     adversarial_from: int = 50_000
-    """Images after which the critic begins to learn and to be listened to."""
+    """Images after which the discriminator begins to learn, and its verdict to count."""
 
     def __post_init__(self) -> None:
         for name in ("metric_weight", "kl", "adversarial", "adversarial_from"):
@@ -54,14 +54,14 @@ class ReconstructionLoss:
             raise ConfigError("objective.metric is empty: name a perceptual metric, or none")
         check_fields(self)
 
-    def with_parts(self, device: torch.device | str, critic: nn.Module | None) -> Reconstructing:
-        """The objective with its metric loaded, and its critic."""
+    def with_parts(self, device: torch.device | str, discriminator: nn.Module | None) -> Reconstructing:
+        """The objective with its metric loaded, and its discriminator."""
         metric: Metric | None = None
         if self.metric != "none" and self.metric_weight > 0.0:
             from ..metrics.perceptual import lpips
 
             metric = lpips(self.metric).to(device)
-        return Reconstructing(loss=self, metric=metric, rival=critic)
+        return Reconstructing(loss=self, metric=metric, discriminator=discriminator)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -74,7 +74,7 @@ class Reconstructing:
 
     loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
     metric: Metric | None = None
-    rival: nn.Module | None = None
+    discriminator: nn.Module | None = None
 
     def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """The losses of one batch."""
@@ -88,20 +88,20 @@ class Reconstructing:
             terms["metric"] = loss.metric_weight * self.metric(again, image)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
         terms["kl"] = loss.kl / image[0].numel() * divergence
-        if self.rival is not None and self.begun(batch):
+        if self.discriminator is not None and self.begun(batch):
             terms["adversarial"] = self._adversarial(model, again, terms)
         power = error.detach().square().flatten(1).mean(1).clamp_min(1e-10)
         watched = {"psnr": 10.0 * (4.0 / power).log10(), "latent_std": mean.detach().flatten(1).std(1)}
         return Losses(terms=terms, times=torch.zeros(len(image), dtype=torch.float64), watched=watched)
 
     def discriminator_loss(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses | None:
-        """The critic's hinge loss on pictures and their reconstructions (Lim & Ye 2017)."""
+        """The discriminator's hinge loss on pictures and their reconstructions (Lim & Ye 2017)."""
         del progress
-        if self.rival is None or not self.begun(batch):
+        if self.discriminator is None or not self.begun(batch):
             return None
         with torch.no_grad():
             again = asked(model.net, batch.clean, noise)[0].float()
-        real, fake = self.rival(batch.clean), self.rival(again)
+        real, fake = self.discriminator(batch.clean), self.discriminator(again)
         terms = {
             "real": functional.relu(1.0 - real).flatten(1).mean(1),
             "fake": functional.relu(1.0 + fake).flatten(1).mean(1),
@@ -109,14 +109,14 @@ class Reconstructing:
         return Losses(terms=terms, times=torch.zeros(len(real), dtype=torch.float64))
 
     def begun(self, batch: TrainBatch) -> bool:
-        """Whether the critic has its say about this batch."""
+        """Whether the discriminator is used for this batch."""
         return min(batch.positions) >= self.loss.adversarial_from
 
     def _adversarial(self, model: Denoiser, again: Tensor, terms: dict[str, Tensor]) -> Tensor:
-        assert self.rival is not None
-        # The critic's weights take no gradient here: they are not the model's to change.
-        frozen = {name: value.detach() for name, value in self.rival.state_dict().items()}
-        verdict: Tensor = torch.func.functional_call(self.rival, frozen, (again,))
+        assert self.discriminator is not None
+        # No gradient for the discriminator's weights: this is a loss of the model.
+        frozen = {name: value.detach() for name, value in self.discriminator.state_dict().items()}
+        verdict: Tensor = torch.func.functional_call(self.discriminator, frozen, (again,))
         plain = -verdict.flatten(1).mean(1)
         last = last_layer(model.net)
         rest = torch.stack([value.mean() for value in terms.values()]).sum()

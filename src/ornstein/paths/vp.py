@@ -27,7 +27,8 @@ from ..randomness import NoiseSource
 from ..scalars import T, Time, expand, widened
 from .base import AffinePath
 
-BetaKind = Literal["linear", "scaled-linear", "cosine"]
+BetaKind = Literal["linear", "scaled-linear", "cosine", "scaled_linear", "squaredcos_cap_v2"]
+_SPELLINGS: dict[str, BetaKind] = {"scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
 
 
 class Schedule(Protocol):
@@ -310,7 +311,11 @@ class VP(AffinePath):
     def table(
         cls, kind: BetaKind = "linear", steps: int = 1000, start: float | None = None, end: float | None = None
     ) -> VP:
-        """The usual tables: linear 1e-4…0.02, scaled-linear 0.00085…0.012, cosine with betas capped at 0.999."""
+        """The usual tables: linear 1e-4…0.02, scaled-linear 0.00085…0.012, cosine with betas capped at 0.999.
+
+        Diffusers' names ``scaled_linear`` and ``squaredcos_cap_v2`` are understood too.
+        """
+        kind = _SPELLINGS.get(kind, kind)
         if steps < 1:
             raise ConfigError(f"a table needs at least one step, got {steps}")
         if kind == "linear":

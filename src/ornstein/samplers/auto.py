@@ -1,6 +1,6 @@
 """`auto`: the sampler and the grid for a path and a number of evaluations.
 
-On affine paths `TrigFlowAdams` on `ornstein.grids.tangent`, with numbers that were tuned at ten counts on random
+On affine paths `TrigFlowAdams` on `ornstein.grids.cauchy`, with numbers that were tuned at ten counts on random
 mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's targets is among them) and are
 interpolated in between. Pictures in fewer than five evaluations are left to `DDIM` in equal steps of log-SNR. Where the
 path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that changes shape.
@@ -87,7 +87,7 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
         return DDIM(), grids.default(path, evaluations)
     at = _between(evaluations)
     large = _enlarged(at, math.log(max(size / _SMALL, 1.0)))
-    grid = grids.tangent(evaluations, first=large.first, last=large.last, centre=large.centre, width=large.width)
+    grid = grids.cauchy(evaluations, first=large.first, last=large.last, centre=large.centre, width=large.width)
     return _rule(at, explicit=size > _SMALL and evaluations >= _ROUGH), grid
 
 

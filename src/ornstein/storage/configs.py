@@ -50,7 +50,8 @@ def from_dict(cls: type[C], data: object, where: str = "") -> C:
         raise ConfigError(f"{where or 'the configuration'} must hold named values, not {data!r}")
     fields = {f.name: f for f in dataclasses.fields(cls)}  # pyright: ignore[reportArgumentType]
     hints = get_type_hints(cls)
-    given = {key: value for key, value in data.items() if key not in {"kind", *getattr(cls, "retired", ())}}
+    present = _in_present_words(cls, data, where)
+    given = {key: value for key, value in present.items() if key not in {"kind", *getattr(cls, "retired", ())}}
     if data.get("kind", kind_of(cls)) != kind_of(cls):
         raise ConfigError(f"{where or 'the configuration'} is of kind {data['kind']!r}, expected {kind_of(cls)!r}")
     for key in given:
@@ -63,6 +64,24 @@ def from_dict(cls: type[C], data: object, where: str = "") -> C:
         if required and name not in given:
             raise ConfigError(f"missing key {_joined(where, name)!r}")
     return cls(**{key: _read(hints[key], value, _joined(where, key)) for key, value in given.items()})
+
+
+def renamed_fields(cls: type) -> dict[str, str]:
+    """Old name in files → field, of a class and its bases: what their ``renamed: ClassVar[Mapping[str, str]]`` say."""
+    return {old: new for base in reversed(cls.__mro__) for old, new in base.__dict__.get("renamed", {}).items()}
+
+
+def _in_present_words(cls: type, data: Mapping[Any, Any], where: str) -> dict[Any, Any]:
+    """The values under the present names of their fields; files are read under the older ones for good."""
+    names, out = renamed_fields(cls), dict[Any, Any]()
+    for key, value in data.items():
+        name = names.get(key, key)
+        if name in out:
+            raise ConfigError(
+                f"{_joined(where, str(key))!r} and {_joined(where, str(name))!r} are one key: give it once"
+            )
+        out[name] = value
+    return out
 
 
 def flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -35,6 +35,7 @@ class AutoencoderConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "autoencoderconfig"
+    renamed: ClassVar[Mapping[str, str]] = {"critic_width": "discriminator_width", "critic_lr": "discriminator_lr"}
 
     takes_latents: ClassVar[bool] = False
 
@@ -53,17 +54,17 @@ class AutoencoderConfig(TrainConfig):
         default_factory=ReconstructionLoss
     )
     """The losses."""
-    critic_width: int = 32
-    """Channels of the critic's first layer, where there is a critic."""
-    critic_lr: float = 2e-4
-    """The critic's learning rate."""
+    discriminator_width: int = 32
+    """Channels of the discriminator's first layer, where there is a discriminator."""
+    discriminator_lr: float = 2e-4
+    """The discriminator's learning rate."""
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        if self.critic_width < 8 or self.critic_width % 8:
-            raise ConfigError(f"critic_width must be a multiple of 8, got {self.critic_width}")
-        if not 0.0 < self.critic_lr < float("inf"):
-            raise ConfigError(f"critic_lr must be positive, got {self.critic_lr}")
+        if self.discriminator_width < 8 or self.discriminator_width % 8:
+            raise ConfigError(f"discriminator_width must be a multiple of 8, got {self.discriminator_width}")
+        if not 0.0 < self.discriminator_lr < float("inf"):
+            raise ConfigError(f"discriminator_lr must be positive, got {self.discriminator_lr}")
 
     def specify(self, source: Source) -> AutoencoderSpec:
         """The network on this data."""
@@ -71,15 +72,15 @@ class AutoencoderConfig(TrainConfig):
         return AutoencoderSpec(shape=(3, self.size, self.size), network=self.network)
 
     def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
-        """The losses with their metric and critic."""
+        """The losses with their metric and discriminator."""
         del spec, averages
-        critic = None
+        judge = None
         if self.objective.adversarial > 0.0:
             with torch.random.fork_rng(devices=[]):
-                critic = PatchDiscriminator(width=self.critic_width)
-            critic = initialise(critic, mix(self.seed, "critic")).to(device)
-        return self.objective.with_parts(device, critic)
+                judge = PatchDiscriminator(width=self.discriminator_width)
+            judge = initialise(judge, mix(self.seed, "critic")).to(device)
+        return self.objective.with_parts(device, judge)
 
-    def rivalry(self) -> Optimizer:
-        """The critic's optimizer."""
-        return Optimizer(lr=self.critic_lr, betas=(0.5, 0.9), warmup=0)
+    def discriminator_settings(self) -> Optimizer:
+        """The discriminator's optimizer."""
+        return Optimizer(lr=self.discriminator_lr, betas=(0.5, 0.9), warmup=0)

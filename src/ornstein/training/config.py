@@ -13,6 +13,7 @@ from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Predic
 from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
 from ..options import Layout, check_fields
+from ..parameterizations import SPELLINGS
 from .conditions import Text
 from .limits import at_least
 from .validation import Selection
@@ -198,6 +199,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         at_least(1, size=self.size, images=self.images, batch=self.batch, keep=self.keep)
+        object.__setattr__(self, "predicts", SPELLINGS.get(self.predicts, self.predicts))
         if not self.out:
             raise ConfigError("out is empty: name the folder of the run, e.g. --out runs/first")
         if not self.sigma_data > 0.0:
@@ -266,7 +268,7 @@ class TrainConfig:
         """Optional divergence monitor; none by default."""
         return None
 
-    def rivalry(self) -> Optimizer:
+    def discriminator_settings(self) -> Optimizer:
         """The optimizer of the discriminator, if the objective has one (`ornstein.objectives.AdversarialObjective`)."""
         return self.optimizer
 

@@ -234,9 +234,9 @@ def _step(session: Session, batch: Batch) -> None:
     examples = _examples(session, batch)
     progress = min(session.images / config.images, 1.0)
     noise = session.noise(batch.positions)
-    if session.rival is not None:
-        contest = session.rival.objective.discriminator_loss
-        session.rival.learn(contest(session.denoiser, examples, noise, progress), session.images)
+    if session.discriminator is not None:
+        loss_of = session.discriminator.objective.discriminator_loss
+        session.discriminator.learn(loss_of(session.denoiser, examples, noise, progress), session.images)
     losses = session.objective(session.denoiser, examples, noise, progress)
     hardware.backward(losses.total)
     norm = _clip(session)
@@ -339,7 +339,7 @@ def _log(session: Session, sinks: events.Sinks, pace: float) -> dict[str, Any]:
         "epoch": round(session.images / len(session.source), 4),
         "lr": session.config.optimizer.rate(session.images - session.config.batch),
         **record(session.counted()),
-        **session.counted_rival(),
+        **session.counted_discriminator(),
         **session.validated(),
         **({} if session.guard is None else session.guard.record()),
         "time": {"seconds": round(session.seconds, 3), "images_per_second": round(pace, 2)},

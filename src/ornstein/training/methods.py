@@ -6,7 +6,7 @@ A method is a subclass of `TrainConfig` with its options, and whichever of five 
   random, such as those of another run);
 * ``select(source, device)``: the examples that are trained on, and what is measured on those that are held out;
 * ``make_objective(spec, device, averages)``: the `Objective`, which may have a network of its own
-  (`ornstein.objectives.AdversarialObjective`) with the optimizer ``rivalry()``;
+  (`ornstein.objectives.AdversarialObjective`) with the optimizer ``discriminator_settings()``;
 * ``averages()``: further averages of the weights;
 * ``monitor()``: what looks at every step for signs of a divergence.
 

@@ -59,6 +59,7 @@ class RarityLoss:
     """Cross-entropy of the class of rarity, or −log N(y; μ, s) of the normal score y, at a random noise level."""
 
     kind: ClassVar[str] = "rarityloss"
+    renamed: ClassVar[Mapping[str, str]] = {"drop": "label_dropout"}
 
     times: TimeLaw = "uniform"
     """Law of the training times on --path: uniform, log-normal, logit-normal, or auto (as for ddpm)."""
@@ -68,7 +69,7 @@ class RarityLoss:
     """Standard deviation of the normal law; by default 1.2 (log-normal) or 1 (logit-normal)."""
     stratified: bool = True
     """Spread the times of successive samples evenly; --objective.no-stratified draws each by itself."""
-    drop: float = 0.1
+    label_dropout: float = 0.1
     """With --condition label: part of the samples trained without their label."""
     crop: float = 0.8
     """Smallest side of a random crop, as a part of the image, enlarged to the image again; 1 never crops."""
@@ -81,7 +82,9 @@ class RarityLoss:
 
     def posing(self) -> Denoising:
         """The law of times and dropped labels, which is that of denoising."""
-        return Denoising(times=self.times, mean=self.mean, std=self.std, stratified=self.stratified, drop=self.drop)
+        return Denoising(
+            times=self.times, mean=self.mean, std=self.std, stratified=self.stratified, label_dropout=self.label_dropout
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,6 +211,7 @@ class RarityConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "rarityconfig"
+    renamed: ClassVar[Mapping[str, str]] = {"hold": "validation_fraction"}
 
     layout: ClassVar[Layout] = {**TrainConfig.layout, "": ("scores", *TrainConfig.layout[""])}
 
@@ -224,7 +228,7 @@ class RarityConfig(TrainConfig):
     default none, the classifier sees the image."""
     sites: tuple[str, ...] = ("mid.1.hidden",)
     """Sites of the run in --features whose features are taken."""
-    hold: float = 0.05
+    validation_fraction: float = 0.05
     """Part of each class kept for validation."""
     validate: int = 16_384
     """Images between two validations; they come with lines of the log."""
@@ -258,8 +262,11 @@ class RarityConfig(TrainConfig):
             raise ConfigError("a rarity classifier draws no samples: leave --every.samples out")
         if self.classes < 2:
             raise ConfigError(f"classes must be at least 2, got {self.classes}")
-        if not 0.0 <= self.hold < 1.0 or self.validate < 1:
-            raise ConfigError(f"hold must lie in [0, 1) and validate be at least 1, got {self.hold}, {self.validate}")
+        if not 0.0 <= self.validation_fraction < 1.0 or self.validate < 1:
+            raise ConfigError(
+                "validation_fraction must lie in [0, 1) and validate be at least 1, got "
+                f"{self.validation_fraction}, {self.validate}"
+            )
         if self.condition == "text":
             raise ConfigError("a rarity classifier is told labels or nothing: use --condition none or label")
 
@@ -310,7 +317,7 @@ class RarityConfig(TrainConfig):
         table, classes, held = self._rated()
         table.check(source)
         rows = np.flatnonzero((classes >= 0) & ~held)
-        about = digest(table.scores.tolist(), self.classes, self.hold, self.seed, self.condition)
+        about = digest(table.scores.tolist(), self.classes, self.validation_fraction, self.seed, self.condition)
         trained = ScoredDataset(source=source, rows=tuple(rows.tolist()), about=about)
         rows = np.flatnonzero(held)
         if not len(rows):
@@ -326,7 +333,7 @@ class RarityConfig(TrainConfig):
         if known < self.classes:
             raise ConfigError(f"--classes {self.classes} needs as many images with a score, got {known}: ask for fewer")
         classes = quantile_classes(table.scores, self.classes, self._groups(table))
-        return table, classes, held_out(classes, self.hold, self.seed)
+        return table, classes, held_out(classes, self.validation_fraction, self.seed)
 
     def _groups(self, table: Table) -> Any:
         return table.labels if self.condition == "label" else None

@@ -33,9 +33,9 @@ from ..samplers.heun import Heun
 from ..storage.weights import Tensors, fill, not_finite, read_tensors
 from . import checkpoint, ema, folder
 from .config import TrainConfig
+from .discriminator import PARTS as DISCRIMINATOR_PARTS
+from .discriminator import DiscriminatorTraining, files_of
 from .optimizers import adam
-from .rival import PARTS as RIVAL_PARTS
-from .rival import Rival
 from .tally import LossStatistics, emptied, merged
 from .validation import Validation
 from .watch import DivergenceMonitor
@@ -73,7 +73,7 @@ class Session:
     tally: LossStatistics
     others: dict[str, Conditioned]  # further averages
     guard: DivergenceMonitor | None
-    rival: Rival | None = None
+    discriminator: DiscriminatorTraining | None = None
     validation: Validation | None = None
     codec: Codec | None = None
     images: int = 0
@@ -115,7 +115,9 @@ class Session:
             tally=LossStatistics(denoiser.path, device),
             others=others,
             guard=config.monitor(),
-            rival=Rival.of(objective, config.rivalry(), denoiser.path, accelerator),
+            discriminator=DiscriminatorTraining.of(
+                objective, config.discriminator_settings(), denoiser.path, accelerator
+            ),
         )
 
     @property
@@ -155,7 +157,7 @@ class Session:
     @property
     def tallies(self) -> list[LossStatistics]:
         """The sums of the log: the model's, and the discriminator's."""
-        return [self.tally] if self.rival is None else [self.tally, self.rival.tally]
+        return [self.tally] if self.discriminator is None else [self.tally, self.discriminator.tally]
 
     def clear(self) -> None:
         """Begin the sums of the log anew."""
@@ -172,9 +174,13 @@ class Session:
         """The sums of the log over all processes (all of them must ask)."""
         return merged(self._gathered(self.tally.state()))
 
-    def counted_rival(self) -> dict[str, Any]:
+    def counted_discriminator(self) -> dict[str, Any]:
         """The discriminator's part of a line of the log, if there is one (all processes must call)."""
-        return {} if self.rival is None else self.rival.record(self._gathered(self.rival.tally.state()))
+        return (
+            {}
+            if self.discriminator is None
+            else self.discriminator.record(self._gathered(self.discriminator.tally.state()))
+        )
 
     def validated(self) -> dict[str, Any]:
         """What held-out examples say of the averaged weights, where a line of the log is due to tell it."""
@@ -201,7 +207,7 @@ class Session:
             "ema": self.average.state_dict(),
             **{name: module.state_dict() for name, module in self.others.items()},
             "optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
-            **({} if self.rival is None else self.rival.tensors()),
+            **({} if self.discriminator is None else self.discriminator.tensors()),
         }
 
     def not_finite(self) -> str:
@@ -222,7 +228,7 @@ class Session:
     def save(self) -> None:
         """Write a checkpoint (all processes must ask; the first one writes). It is unproven until `prove`."""
         tally, skipped = self.counted(), self.all_skipped()
-        rival = None if self.rival is None else merged(self._gathered(self.rival.tally.state()))
+        counted = None if self.discriminator is None else merged(self._gathered(self.discriminator.tally.state()))
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
@@ -230,7 +236,7 @@ class Session:
                 "logged": self.logged,
                 "seconds": self.seconds,
                 "tally": tally,
-                **({} if rival is None else {"rival": rival}),
+                **({} if counted is None else {"discriminator": counted}),
                 **({} if self.guard is None else {"guard": self.guard.state()}),
                 "skipped": skipped,
                 "scaler": None if scaler is None else scaler.state_dict(),
@@ -241,7 +247,7 @@ class Session:
 
     def restore(self, place: Path) -> None:
         """Go on from a checkpoint, bit for bit; `CheckpointError` if it is damaged or another model's."""
-        parts = (*checkpoint.PARTS, *self.others, *(RIVAL_PARTS if self.rival is not None else ()))
+        parts = (*checkpoint.PARTS, *self.others, *(files_of(place) if self.discriminator is not None else ()))
         state = checkpoint.read_state(place, parts)
         try:
             self._restore(place, state)
@@ -265,8 +271,8 @@ class Session:
         checkpoint.fill_optimizer(self.optimizer, read_tensors(path), self.names, path, without)
         if self.guard is not None:
             self.guard.load(state["guard"])
-        if self.rival is not None:
-            self.rival.restore(place, state)
+        if self.discriminator is not None:
+            self.discriminator.restore(place, state)
         self.images, self.step, self.logged = state["images"], state["step"], state["logged"]
         self.seconds, self.skipped = state["seconds"], state["skipped"]
         # The sums of all processes were added up when they were saved: one process carries them on.
@@ -290,8 +296,8 @@ class Session:
 
     def _unmoved(self) -> dict[str, list[str]]:
         found = {"optimizer": checkpoint.unmoved(self.optimizer, self.names)}
-        if self.rival is not None:
-            found[RIVAL_PARTS[1]] = checkpoint.unmoved(self.rival.optimizer, self.rival.names)
+        if self.discriminator is not None:
+            found[DISCRIMINATOR_PARTS[1]] = checkpoint.unmoved(self.discriminator.optimizer, self.discriminator.names)
         return found
 
     def follow(self) -> None:

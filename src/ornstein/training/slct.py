@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -18,7 +18,7 @@ from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, PathName, Predic
 from ..networks import NetworkChoice, UNetConfig
 from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
-from ..options import Layout, Option
+from ..options import Layout
 from ..paths.base import AffinePath
 from . import ema
 from .conditions import require_known
@@ -82,13 +82,14 @@ class SLCTConfig(TrainConfig):
 
     Example: ornstein train slct --data critters --size 32 --out runs/slct --images 4000000 --optimizer.lr 3e-4
 
-    The objective's every part can be changed for another one. --from RUN begins with a trained model's weights; its
-    path, predicts, network and condition are then used. The same command continues a run that was stopped.
+    The objective's every part can be changed for another one. --init-from RUN begins with a trained model's
+    weights; its path, predicts, network and condition are then used. The same command continues a run that was stopped.
     """
 
     kind: ClassVar[str] = "slctconfig"
+    renamed: ClassVar[Mapping[str, str]] = {"origin": "init_from"}
 
-    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "origin")}
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "init_from")}
 
     batch: int = 128
     """Images a step, over all processes."""
@@ -96,7 +97,7 @@ class SLCTConfig(TrainConfig):
     """The forward law; on all of them levels are counted in σ/α."""
     predicts: Prediction = "edm"
     """What the network's output means: edm is the boundary form of consistency models, others are anchored to it."""
-    origin: Annotated[str, Option(name="from")] = ""
+    init_from: str = ""
     """A run, checkpoint, card or shipped model whose averaged weights are the first ones; by default fresh ones."""
     sigma_min: float = 0.002
     """The level at which the model answers with its input."""
@@ -136,57 +137,62 @@ class SLCTConfig(TrainConfig):
         return max(self.curriculum // self.batch, 1)
 
     def specify(self, source: Source) -> ConsistencySpec:
-        """The model on this data, or that of ``origin``.
+        """The model on this data, or that of ``init_from``.
 
-        σ_min is no lower than the path goes, or was trained in ``origin``.
+        σ_min is no lower than the path goes, or was trained in ``init_from``.
 
-        Raises `ConfigError` for an origin of another image size or other labels, of pictures where these are latents or
-        the other way round, or one that is no single denoiser on a path with α and σ.
+        Raises `ConfigError` for an ``init_from`` of another image size or other labels, of pictures where these are
+        latents or the other way round, or one that is no single denoiser on a path with α and σ.
         """
-        alone = self._origin(source) if self.origin else self.plain(source)
+        alone = self._begun_from(source) if self.init_from else self.plain(source)
         known = {f.name: getattr(alone, f.name) for f in dataclasses.fields(alone)}
         if isinstance(alone, ConsistencySpec):
             return alone
         low = self.sigma_min
-        if low > 0.0 and (self.origin or self.path != "ve"):  # a fresh VE path is made to end there
+        if low > 0.0 and (self.init_from or self.path != "ve"):  # a fresh VE path is made to end there
             path = alone.denoiser(torch.nn.Identity()).path
             low = max(low, grids.affine(path).sigma_bar(path.t_min))
-        clock = "path" if self.origin else "log"
+        clock = "path" if self.init_from else "log"
         return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
 
-    def _origin(self, source: Source) -> DenoiserSpec:
+    def _begun_from(self, source: Source) -> DenoiserSpec:
         from ..runs import open_own
 
-        run = open_own(self.origin)
+        run = open_own(self.init_from)
         spec = run.spec
         affine = isinstance(run.denoiser.path, AffinePath)
         if not isinstance(spec, DenoiserSpec) or type(spec) not in {DenoiserSpec, ConsistencySpec} or not affine:
             raise ConfigError(
-                f"--from {self.origin} is not a single denoiser on a path with α and σ: give a run of train ddpm"
+                f"--init-from {self.init_from} is not a single denoiser on a path with α and σ: give a run of "
+                "train ddpm"
             )
         self._require_shape(run, shape_of(source))
-        require_known(spec, source, f"--from {self.origin}")
+        require_known(spec, source, f"--init-from {self.init_from}")
         return spec
 
     def _require_shape(self, run: TrainedModel, shape: tuple[int, int, int]) -> None:
-        """`ConfigError` for data of another shape than the samples of ``origin``, and for latents of another codec."""
+        """`ConfigError` for data of another shape than the samples of ``init_from``, and for latents of another
+        codec."""
         from ..latents import KLCodec
         from .latents import first_codec
 
         if (run.codec is None) != (not self.codec):
             hint = "leave --codec out" if run.codec is None else "give the --codec that it was trained with"
-            raise ConfigError(f"--from {self.origin} makes {'pictures' if run.codec is None else 'latents'}: {hint}")
+            raise ConfigError(
+                f"--init-from {self.init_from} makes {'pictures' if run.codec is None else 'latents'}: {hint}"
+            )
         if run.spec.shape[0] != shape[0]:
             raise ConfigError(
-                f"--from {self.origin} makes samples of {run.spec.shape[0]} channels, and the data have {shape[0]}: "
+                f"--init-from {self.init_from} makes samples of {run.spec.shape[0]} channels, and the data have "
+                f"{shape[0]}: "
                 "give the --codec that it was trained with"
             )
         if run.spec.shape != shape:
             side = run.picture[-1]
-            raise ConfigError(f"--from {self.origin} makes images of {side} pixels: give --size {side}")
+            raise ConfigError(f"--init-from {self.init_from} makes images of {side} pixels: give --size {side}")
         if isinstance(run.codec, KLCodec) and run.codec.weights != getattr(first_codec(self), "weights", ""):
             raise ConfigError(
-                f"--from {self.origin} makes latents of another autoencoder than --codec {self.codec}: "
+                f"--init-from {self.init_from} makes latents of another autoencoder than --codec {self.codec}: "
                 "give the --codec that it was trained with"
             )
         theirs = run.details["train"].get("latents", {}) if self.codec else {}
@@ -194,16 +200,17 @@ class SLCTConfig(TrainConfig):
             ours = getattr(self.latents, name)
             if theirs.get(name, ours) != ours:
                 raise ConfigError(
-                    f"--from {self.origin} makes latents with --latents.{name} {theirs[name]}, and here it is {ours}: "
+                    f"--init-from {self.init_from} makes latents with --latents.{name} {theirs[name]}, and here "
+                    f"it is {ours}: "
                     f"give --latents.{name} {theirs[name]}"
                 )
 
     def prepare(self, model: Conditioned) -> None:
-        """The average weights of the run in ``origin``, if there is one."""
-        if self.origin:
+        """The average weights of the run in ``init_from``, if there is one."""
+        if self.init_from:
             from ..runs import open_own
 
-            model.load_state_dict(open_own(self.origin).model.state_dict())
+            model.load_state_dict(open_own(self.init_from).model.state_dict())
 
     def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their curriculum; their target is the average of that name, in training mode as the network
@@ -299,9 +306,9 @@ class CMConfig(ICTConfig):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ECTConfig(ICTConfig):
-    """Tune a diffusion model into a consistency model (ECT): levels in a ratio that closes, from --from RUN.
+    """Tune a diffusion model into a consistency model (ECT): levels in a ratio that closes, from --init-from RUN.
 
-    Example: ornstein train ect --from runs/diffusion --data critters --size 32 --out runs/ect --images 500000
+    Example: ornstein train ect --init-from runs/diffusion --data critters --size 32 --out runs/ect --images 500000
     """
 
     kind: ClassVar[str] = "ectconfig"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 
@@ -16,12 +16,13 @@ from ..networks import NetworkChoice, UNetConfig
 from ..networks.discriminator import DiscriminatorConfig
 from ..objectives import Objective
 from ..objectives.pyramid import PyramidLoss
-from ..options import Layout, Option
+from ..options import Layout
 from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
 from ..storage.weights import fill, read_tensors
 from .config import Optimizer, TrainConfig, require_fit
+from .discriminator import files_of
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -51,12 +52,13 @@ class UDPMConfig(TrainConfig):
     """
 
     kind: ClassVar[str] = "udpmconfig"
+    renamed: ClassVar[Mapping[str, str]] = {"origin": "init_from", "rival": "discriminator_optimizer"}
 
-    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "origin")}
+    layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "init_from")}
 
     takes_latents: ClassVar[bool] = False
 
-    origin: Annotated[str, Option(name="from")] = ""
+    init_from: str = ""
     """A run of udpm of the same model, path and network; its averaged weights and its discriminator are the first ones.
     A card has no discriminator. By default both are fresh."""
     path: PyramidPath = field(default_factory=PyramidPath)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -74,7 +76,7 @@ class UDPMConfig(TrainConfig):
     """The optimizer."""
     discriminator: DiscriminatorConfig = field(default_factory=lambda: DiscriminatorConfig(dropout=0.2))
     """The discriminator."""
-    rival: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0))
+    discriminator_optimizer: Optimizer = field(default_factory=lambda: Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0))
     """The discriminator's optimizer."""
 
     def __post_init__(self) -> None:
@@ -94,7 +96,8 @@ class UDPMConfig(TrainConfig):
     def specify(self, source: Source) -> UDPMSpec:
         """The model on this data.
 
-        Raises `ConfigError` where the data lacks what ``condition`` asks for, and for an ``origin`` of another model.
+        Raises `ConfigError` where the data lacks what ``condition`` asks for, and for an ``init_from`` of another
+        model.
         """
         from .conditions import told
 
@@ -109,7 +112,7 @@ class UDPMConfig(TrainConfig):
             text=known.text,
             classes=known.classes,
         )
-        if self.origin:
+        if self.init_from:
             self._require_same(spec)
         return spec
 
@@ -117,42 +120,44 @@ class UDPMConfig(TrainConfig):
         """`ConfigError` naming what another model differs in."""
         from ..runs import open_own
 
-        theirs = open_own(self.origin).spec
+        theirs = open_own(self.init_from).spec
         if not isinstance(theirs, UDPMSpec):
-            raise ConfigError(f"--from {self.origin} is no run of train udpm: give the folder of one")
+            raise ConfigError(f"--init-from {self.init_from} is no run of train udpm: give the folder of one")
         ours, given = (flat(to_dict(one)) for one in (spec, theirs))
         for key in sorted({*ours, *given}):
             if ours.get(key) != given.get(key):
                 raise ConfigError(
-                    f"--from {self.origin} is another model, with {key} {given.get(key)} and not {ours.get(key)}: "
-                    "give the data and options that it was trained with"
+                    f"--init-from {self.init_from} is another model, with {key} {given.get(key)} and not "
+                    f"{ours.get(key)}: give the data and options that it was trained with"
                 )
 
     def prepare(self, model: Conditioned) -> None:
-        """The average weights of the run in ``origin``, if there is one."""
-        if self.origin:
+        """The average weights of the run in ``init_from``, if there is one."""
+        if self.init_from:
             from ..runs import open_own
 
-            model.load_state_dict(open_own(self.origin).model.state_dict())
+            model.load_state_dict(open_own(self.init_from).model.state_dict())
 
     def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their metric and, unless it has no weight, the discriminator."""
         del averages
         network = replace(self.discriminator, classes=len(spec.labels))
         objective = self.objective.on(self.path, self.size, network, seed=mix(self.seed, "rival"), device=device)
-        if self.origin and objective.rival is not None:
+        if self.init_from and objective.discriminator is not None:
             from ..runs import open_own
 
-            weights = open_own(self.origin).weights.with_name("rival.safetensors")
+            folder = open_own(self.init_from).weights.parent
+            weights = folder / f"{files_of(folder)[0]}.safetensors"
             if weights.is_file():
                 try:
-                    fill(objective.rival, read_tensors(weights), weights)
+                    fill(objective.discriminator, read_tensors(weights), weights)
                 except CheckpointError as error:
                     raise CheckpointError(
-                        f"--from {self.origin}: {error}: give the --discriminator options that it was trained with"
+                        f"--init-from {self.init_from}: {error}: give the --discriminator options that it was "
+                        "trained with"
                     ) from None
         return objective
 
-    def rivalry(self) -> Optimizer:
+    def discriminator_settings(self) -> Optimizer:
         """The discriminator's own."""
-        return self.rival
+        return self.discriminator_optimizer

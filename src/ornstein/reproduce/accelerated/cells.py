@@ -104,13 +104,13 @@ def gaussian(
 ) -> float:
     """√KL on G8, or on ``copies`` of N(.5, .3), exactly.
 
-    ``schedule``: "log-snr" or "paper" (`ornstein.grids.provable`); ``prior`` starts from N(0, I) in place of the exact
+    ``schedule``: "log-snr" or "paper" (`ornstein.grids.li2024`); ``prior`` starts from N(0, I) in place of the exact
     law; ``stretch`` multiplies the score.
     """
     target = TARGETS["G8"]() if copies == 0 else GaussianTarget([0.5] * copies, [0.3] * copies)
     assert isinstance(target, GaussianTarget)
     path = LONG if schedule == "paper" else PATH
-    times = (grids.provable(steps) if schedule == "paper" else measuring_grid("log-snr", steps, LOW, TOP))(path)
+    times = (grids.li2024(steps) if schedule == "paper" else measuring_grid("log-snr", steps, LOW, TOP))(path)
     start = GaussianTarget(torch.zeros(target.dim), torch.ones(target.dim)) if prior else None
     wrong = None if stretch == 1.0 else Stretched(aligned(target).denoiser(path), stretch)
     found = gaussian_law(rule_of(rule), target, path, times, start=start, denoiser=wrong)

@@ -56,7 +56,7 @@ def schedules(dim: int, active: int, rounds: int, c1: float, steps: int, draws: 
     variances = generator("reproduce", "midpoint", "variances", seed, dim, active).uniform(0.0, 10.0, active)
     v = np.append(variances, 0.0)  # the directions of no variance are all alike
     rng = generator("reproduce", "midpoint", "schedules", seed, steps)
-    bars = closed.bars_of(grids.logits(steps, c0=2.0, c1=c1, beyond=steps // rounds), WIDE)
+    bars = closed.bars_of(grids.li2025(steps, c0=2.0, c1=c1, beyond=steps // rounds), WIDE)
     levels = closed.drawn(bars, rounds, rng.random((rounds + 1, draws)), rng.random((rounds, draws)))
     top = closed.inside(bars, steps, rng.random(draws))
     parts = closed.parts_of(rng, levels, draws)
@@ -154,7 +154,7 @@ def sweeps(steps: int, rounds: int, most: int, batch: int, seed: int, c1: float 
     with the same start, times and noise), but not before four sweeps, or after ``most``.
     """
     noise = Noise.of(seed, range(batch), dtype=torch.float64)
-    times = grids.rounds(grids.logits(steps, c0=2.0, c1=c1, beyond=steps // rounds), rounds, draw=noise)(WIDE)
+    times = grids.rounds(grids.li2025(steps, c0=2.0, c1=c1, beyond=steps // rounds), rounds, draw=noise)(WIDE)
     model, x, end = _coupled(M2(), times, noise)
     rule = RandomizedMidpoint("score", opening="single")
     sequential = run(solve(rule, WIDE, x, times, noise), model)

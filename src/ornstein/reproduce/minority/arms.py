@@ -157,7 +157,14 @@ def pictures(
     boost = arm.weight if arm.method == "boost" else 1.0
     batch = min(samples, 64)
     found = sampling.sample(
-        rule(counted), samples, sampler=arm.sampler, grid=grid, seed=1000 + seed, batch=batch, boost=boost, skip=skip
+        rule(counted),
+        samples,
+        sampler=arm.sampler,
+        grid=grid,
+        seed=1000 + seed,
+        batch=batch,
+        prior_scale=boost,
+        skip_steps=skip,
     )
     batches = math.ceil(samples / batch)
     spent = {

@@ -169,7 +169,7 @@ def teaching(setting: Setting, files: Path) -> RarityConfig:
         out=str(setting.folder(files, "classifier")),
         size=setting.size,
         classes=RARITIES,
-        hold=0.1,
+        validation_fraction=0.1,
         images=setting.taught,
         batch=BATCH,
         seed=setting.seed,

@@ -60,7 +60,7 @@ def network(width: int, patch: int = 1) -> UNetConfig:
 
 def objective(arm: str) -> PyramidLoss:
     """The losses of an arm of the pyramid: each leaves one more of the published ones out."""
-    full = PyramidLoss(penalty=_PENALTY, lazy=LAZY)
+    full = PyramidLoss(penalty=_PENALTY, r1_interval=LAZY)
     fit = replace(full, adversarial=(0.0,))
     return {FULL: full, FIT: fit, PLAIN: replace(fit, metric="none", distance="l2")}[arm]
 
@@ -92,7 +92,7 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int, width:
         objective=objective(arm),
         discriminator=DiscriminatorConfig(width=max(8, 3 * width // 4), dropout=0.2),
         optimizer=adversarial if arm == FULL else plain,
-        rival=adversarial,
+        discriminator_optimizer=adversarial,
     )
 
 
@@ -107,13 +107,13 @@ def operations(arm: str, size: int, width: int) -> float:
         return _counted(lambda batch, noise: losses(model, batch, noise, 0.5), spec.shape)
     total = 0.0
     for level, share in enumerate(losses.loss.frequencies(losses.path), 1):
-        alone = replace(losses.loss, odds=tuple(float(other == level) for other in LEVELS))
+        alone = replace(losses.loss, level_probabilities=tuple(float(other == level) for other in LEVELS))
         one = replace(losses, loss=alone)
         total += share * _counted(lambda batch, noise, one=one: one(model, batch, noise, 0.5), spec.shape)
-        if losses.rival is None:
+        if losses.discriminator is None:
             continue
         for lazy, part in ((1, 1.0 / LAZY), (10**12, 1.0 - 1.0 / LAZY)):  # steps with the penalty, and those without
-            one = replace(losses, loss=replace(alone, lazy=lazy))
+            one = replace(losses, loss=replace(alone, r1_interval=lazy))
             both = _counted(lambda batch, noise, one=one: one.discriminator_loss(model, batch, noise, 0.5), spec.shape)
             total += share * part * both
     return total

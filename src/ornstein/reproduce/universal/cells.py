@@ -31,12 +31,12 @@ from ...samplers import DDIM, Ancestral, Sampler, run, solve
 def recurring(grid: grids.Grid, times: int) -> grids.Grid:
     """Every step ``times`` times, but the one to the clean end once, as the stored cells were measured.
 
-    The paper and `grids.recur` repeat that step too.
+    The paper and `grids.resample` repeat that step too.
     """
 
     def rule(path: Path) -> tuple[float, ...]:
         *nodes, end = grid(path)
-        return (*grids.recur(nodes, times)(path), end)
+        return (*grids.resample(nodes, times)(path), end)
 
     return grids.Grid(f"recurring({times})", rule)
 

@@ -1,4 +1,4 @@
-"""`ornstein middle`: search the intermediate noise levels of multistep consistency sampling on data."""
+"""`ornstein tune-steps`: search the intermediate noise levels of multistep consistency sampling on data."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ CANDIDATES = (0.1, 0.2, 0.35, 0.6, 1.0, 2.0, 5.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class MiddleArgs:
+class TuneStepsArgs:
     """Search the middle levels of a consistency model, and keep them with the run, whose grids then use them.
 
     Level by level from the noisiest: candidates are tried, then levels between the best one and its neighbours. All
     are scored by the Fréchet distance between samples of the same noise and data.
 
-    Example: ornstein middle runs/slct --against critters --n 500
+    Example: ornstein tune-steps runs/slct --reference critters --n 500
     """
 
     run: Annotated[str, Option(positional=True, value="MODEL")]
     """A run of slct, ict, cm or ect."""
-    against: str = "critters"
+    reference: str = "critters"
     """The data to compare with, as for train --data; other data than the test set of a paper's table."""
     evaluations: Annotated[int, Limits(least=2)] = 2
     """Evaluations to search for: one level less than that."""
@@ -41,7 +41,7 @@ class MiddleArgs:
     """Further levels tried around the best one."""
     features: str = "lite0"
     """Feature network of the distance: lite0, inception or dinov2."""
-    average: Positive | None = None
+    ema: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     seed: int = 0
     """Stream of samples."""
@@ -97,7 +97,7 @@ class Search:
         raise AssertionError
 
 
-def middle(args: MiddleArgs) -> int:
+def tune_steps(args: TuneStepsArgs) -> int:
     """Search, print, and write sampling.json."""
     from pathlib import Path
 
@@ -112,7 +112,7 @@ def middle(args: MiddleArgs) -> int:
         )
     if args.n < 2 or args.batch < 1:
         raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
-    run = open_run(args.run, ema=True if args.average is None else args.average, device=args.device)
+    run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     if not isinstance(run, TrainedModel) or not isinstance(run.spec, ConsistencySpec):
         raise UsageError(f"{args.run} is no consistency model: its samplers need no middle levels")
     if not args.dry and run.folder == place(args.run) != Path(args.run):
@@ -128,7 +128,7 @@ def middle(args: MiddleArgs) -> int:
     best = search.tried[found]
     result = {
         "run": args.run,
-        "against": args.against,
+        "reference": args.reference,
         "features": args.features,
         "n": args.n,
         "middle": list(found),
@@ -147,7 +147,7 @@ def middle(args: MiddleArgs) -> int:
     return 0
 
 
-def distance_to_data(args: MiddleArgs, run: TrainedModel, spec: object) -> Callable[[tuple[float, ...]], float]:
+def distance_to_data(args: TuneStepsArgs, run: TrainedModel, spec: object) -> Callable[[tuple[float, ...]], float]:
     """The Fréchet distance of samples that climb to these levels."""
     from .. import metrics
     from ..metrics.frechet import frechet_distance
@@ -156,7 +156,7 @@ def distance_to_data(args: MiddleArgs, run: TrainedModel, spec: object) -> Calla
 
     assert isinstance(spec, ConsistencySpec)
     height, width = run.picture[-2:]
-    data = open_data(args.against, args.n, (height, width), "lanczos")
+    data = open_data(args.reference, args.n, (height, width), "lanczos")
     net = metrics.features(args.features, device=args.device)
     note(f"looking at {data.count} images of {data.name}")
     real = metrics.statistics(data.images, net).moments

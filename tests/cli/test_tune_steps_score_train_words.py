@@ -1,4 +1,4 @@
-"""The sentences and documents of middle, score, train, train-guide, guides and eval of a codec, number by number."""
+"""The sentences and documents of tune-steps, score, train, train-guide, guides and eval of a codec, in numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import torch
 
 import ornstein as orn
 from ornstein import guides, metrics, rarity, runs, sampling, training
-from ornstein.cli import middle
+from ornstein.cli import tune_steps
 from ornstein.cli.main import main
-from ornstein.cli.middle import MiddleArgs, Search, distance_to_data
+from ornstein.cli.tune_steps import Search, TuneStepsArgs, distance_to_data
 from ornstein.data import open_source, to_uint8
 from ornstein.guides.own import training as guide_training
 from ornstein.metrics.frechet import frechet_distance
@@ -67,13 +67,13 @@ def test_middle_keeps_and_says_the_levels(
 ) -> None:
     asked: list[Any] = []
 
-    def distance(args: MiddleArgs, run: runs.TrainedModel, spec: object) -> Any:
-        asked.append((args.against, run.folder, spec is run.spec))
+    def distance(args: TuneStepsArgs, run: runs.TrainedModel, spec: object) -> Any:
+        asked.append((args.reference, run.folder, spec is run.spec))
         return lambda levels: 100.0 + sum(abs(math.log(level / 0.7)) for level in levels) - 50.0 * len(levels)
 
-    monkeypatch.setattr(middle, "distance_to_data", distance)
-    words = (ect, "--candidates", 0.5, 1.0, "--refine", 1, "--evaluations", 3, "--n", 7, "--against", "critters:9")
-    status, out, _ = call(capsys, "middle", *words)
+    monkeypatch.setattr(tune_steps, "distance_to_data", distance)
+    words = (ect, "--candidates", 0.5, 1.0, "--refine", 1, "--evaluations", 3, "--n", 7, "--reference", "critters:9")
+    status, out, _ = call(capsys, "tune-steps", *words)
     assert status == 0
     assert asked == [("critters:9", ect, True)]
     half = math.sqrt(0.5)
@@ -81,12 +81,12 @@ def test_middle_keeps_and_says_the_levels(
     kept = ect / "sampling.json"
     assert out == f"0.707, 0.5: FD-lite0 {best:.4g}, 100 with one evaluation; {kept} keeps it\n"
     stored = json.loads(kept.read_text("utf-8"))
-    status, out, _ = call(capsys, "middle", *words, "--json", "--dry")
+    status, out, _ = call(capsys, "tune-steps", *words, "--json", "--dry")
     found = json.loads(out)
     assert stored == {key: value for key, value in found.items() if key != "run"}
     assert found["run"] == str(ect)
-    assert (found["against"], found["features"], found["n"]) == ("critters:9", "lite0", 7)
-    assert found["middle"] == [half, 0.5]
+    assert (found["reference"], found["features"], found["n"]) == ("critters:9", "lite0", 7)
+    assert found["tune-steps"] == [half, 0.5]
     assert (found["distance"], found["distance_of_one_evaluation"]) == (pytest.approx(best), 100.0)
     levels = [one["levels"] for one in found["tried"]]
     assert levels == sorted(levels)
@@ -94,13 +94,13 @@ def test_middle_keeps_and_says_the_levels(
     assert all(one["distance"] == pytest.approx(100 + sum(abs(math.log(x / 0.7)) for x in one["levels"])
                                                 - 50 * len(one["levels"])) for one in found["tried"])  # fmt: skip
     kept.unlink()
-    status, out, _ = call(capsys, "middle", *words, "--dry")
+    status, out, _ = call(capsys, "tune-steps", *words, "--dry")
     assert out == f"0.707, 0.5: FD-lite0 {best:.4g}, 100 with one evaluation\n"
     assert not kept.exists()
 
 
-def test_edges_of_middle(capsys: pytest.CaptureFixture[str], ect: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(middle, "distance_to_data", lambda *_: lambda levels: float(len(levels)))
+def test_edges_of_tune_steps(capsys: pytest.CaptureFixture[str], ect: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tune_steps, "distance_to_data", lambda *_: lambda levels: float(len(levels)))
     for words, said in (
         (("--evaluations", 1), "--evaluations must be at least 2 and --refine at least 0, got 1 and 3"),
         (("--refine", -1), "--evaluations must be at least 2 and --refine at least 0, got 2 and -1"),
@@ -109,13 +109,15 @@ def test_edges_of_middle(capsys: pytest.CaptureFixture[str], ect: Path, monkeypa
         (("--candidates", 0.002), "--candidates must lie between 0.002 and 80"),
         (("--candidates", 1.0, 80.0), "--candidates must lie between 0.002 and 80"),
     ):
-        status, out, err = call(capsys, "middle", ect, *words)
+        status, out, err = call(capsys, "tune-steps", ect, *words)
         assert (status, out) == (2, "")
         assert said in err
-    assert call(capsys, "middle", ect, "--n", 2, "--batch", 1, "--refine", 0, "--candidates", 0.0021, "--dry")[0] == 0
-    status, _, err = call(capsys, "middle", "critters", "--dry")
+    assert (
+        call(capsys, "tune-steps", ect, "--n", 2, "--batch", 1, "--refine", 0, "--candidates", 0.0021, "--dry")[0] == 0
+    )
+    status, _, err = call(capsys, "tune-steps", "critters", "--dry")
     assert (status, "critters is no consistency model" in err) == (2, True)
-    status, _, err = call(capsys, "middle", "critters-ect")
+    status, _, err = call(capsys, "tune-steps", "critters-ect")
     assert (status, "comes with the library and stays as it is" in err) == (2, True)
 
 
@@ -130,7 +132,7 @@ def test_the_distance_of_levels_is_that_of_their_samples(
 
     monkeypatch.setattr(metrics, "features", lambda name, weights=None, device="cpu": Mean())
     run: Any = open_own(ect)
-    args = MiddleArgs(run=str(ect), against="critters:6", n=4, seed=3, batch=3)
+    args = TuneStepsArgs(run=str(ect), reference="critters:6", n=4, seed=3, batch=3)
     score = distance_to_data(args, run, run.spec)
     real = metrics.statistics(open_source("critters:4", size=64), Mean())  # type: ignore[arg-type]
     for levels, name in (((), "one evaluation"), ((0.7, 0.2), "0.7, 0.2")):
@@ -222,7 +224,7 @@ def test_train_says_what_came_of_it(
     assert call(capsys, *words) == (1, "", "ornstein: the loss is not finite\n")
 
 
-@pytest.mark.parametrize(("words", "noted"), [((), True), (("--from", "critters-64"), False)])
+@pytest.mark.parametrize(("words", "noted"), [((), True), (("--init-from", "critters-64"), False)])
 def test_ect_says_that_it_begins_from_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: Any, noted: bool
 ) -> None:
@@ -318,7 +320,7 @@ def test_a_codec_is_measured_by_its_reconstructions(
     assert asked == [(8, 6, 64, 4, 3, "lite0", "cpu")]
     assert json.loads(out) == {
         "what": "critters-latents",
-        "against": "critters:6",
+        "reference": "critters:6",
         "count": 4,
         "psnr": 30.5,
         "l1": 0.25,
@@ -329,17 +331,17 @@ def test_a_codec_is_measured_by_its_reconstructions(
         "factor": 8,
         "channels": 8,
     }
-    status, out, err = call(capsys, "eval", "critters-latents", "--against", "critters:6", "--size", 32)
+    status, out, err = call(capsys, "eval", "critters-latents", "--reference", "critters:6", "--size", 32)
     assert (status, err) == (0, "reconstructing 6 images of critters:6\n")
     assert asked[-1] == (8, 6, 32, 1000, 16, "lite0", "cpu")
     rows = [line.split(None, 1) for line in out.splitlines()]
-    assert rows[:4] == [["what", "critters-latents"], ["against", "critters:6"], ["count", "4"], ["psnr", "30.5"]]
+    assert rows[:4] == [["what", "critters-latents"], ["reference", "critters:6"], ["count", "4"], ["psnr", "30.5"]]
     assert all(line.index(line.split(None, 1)[1], 10) == 17 for line in out.splitlines())
     for words, said in (
         (("--n", 0), "--n and --batch must be at least 1, got 0 and 16"),
         (("--batch", 0), "--n and --batch must be at least 1, got 1000 and 0"),
         (("--size", 12), "--size 12 does not divide by 8"),
-        (("critters", "--against", "discs"), "the data is named twice, critters and --against discs"),
+        (("critters", "--reference", "discs"), "the data is named twice, critters and --reference discs"),
     ):
         status, _, err = call(capsys, "eval", "critters-latents", *words)
         assert (status, said in err) == (2, True), err

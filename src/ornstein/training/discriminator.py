@@ -20,11 +20,18 @@ from .tally import LossStatistics, emptied, merged, record
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-PARTS = ("rival", "rival_optimizer")
+PARTS = ("discriminator", "discriminator_optimizer")
+_OLD = ("rival", "rival_optimizer")  # in older checkpoints
+
+
+def files_of(folder: Path) -> tuple[str, str]:
+    """The names of a discriminator's files in a checkpoint, without their ending: `PARTS`, or those of older ones."""
+    old = not (folder / f"{PARTS[0]}.safetensors").is_file() and (folder / f"{_OLD[0]}.safetensors").is_file()
+    return _OLD if old else PARTS
 
 
 @dataclass(slots=True, kw_only=True)
-class Rival:
+class DiscriminatorTraining:
     """The discriminator in training: its weights and optimizer belong to the checkpoint, its sums to the log.
 
     Its gradients are averaged over the processes; it runs in float32 whatever the precision of the model.
@@ -39,11 +46,13 @@ class Rival:
     tally: LossStatistics
 
     @classmethod
-    def of(cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator) -> Rival | None:
+    def of(
+        cls, objective: Objective, settings: Optimizer, path: Forward, accelerator: Accelerator
+    ) -> DiscriminatorTraining | None:
         """The discriminator of an objective that has one; else None."""
         from .optimizers import adam
 
-        module = objective.rival if isinstance(objective, AdversarialObjective) else None
+        module = objective.discriminator if isinstance(objective, AdversarialObjective) else None
         if module is None:
             return None
         module.to(accelerator.device).train()
@@ -84,17 +93,18 @@ class Rival:
     def tensors(self) -> dict[str, Tensors]:
         """Its parts of a checkpoint."""
         return {
-            "rival": self.module.state_dict(),
-            "rival_optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
+            "discriminator": self.module.state_dict(),
+            "discriminator_optimizer": checkpoint.optimizer_tensors(self.optimizer, self.names),
         }
 
     def restore(self, folder: Path, state: dict[str, Any]) -> None:
         """Go on from a checkpoint; `CheckpointError` if it has no discriminator, or another one."""
-        weights, moments = (folder / f"{part}.safetensors" for part in PARTS)
+        names = files_of(folder)
+        weights, moments = (folder / f"{name}.safetensors" for name in names)
         fill(self.module, read_tensors(weights), weights, exact=True)
-        without = state["unmoved"][PARTS[1]] if "unmoved" in state else self.names.values()
+        without = state["unmoved"][names[1]] if "unmoved" in state else self.names.values()
         checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments, without)
-        tally = state.get("rival")
+        tally = state.get("discriminator", state.get("rival"))
         # As the model's sums: one process carries those of all on.
         if tally and self.accelerator.is_main_process:
             self.tally.load(tally)
@@ -104,4 +114,4 @@ class Rival:
     def record(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """Its part of a line of the log, from the sums of all processes."""
         total = merged(states)
-        return {"rival": record(total)} if total["steps"] else {}
+        return {"discriminator": record(total)} if total["steps"] else {}
