@@ -41,8 +41,9 @@ class Parameter:
         """Its name as it is typed; that of the value for a word without a name."""
         if self.option.positional:
             return self.option.value
-        last = self.option.name or self.path[-1].replace("_", "-")
-        return "--" + ".".join([*self.path[:-1], f"no-{last}" if self.default is True else last])
+        *above, last = (name.replace("_", "-") for name in self.path)
+        last = self.option.name or last
+        return "--" + ".".join([*above, f"no-{last}" if self.default is True else last])
 
     @property
     def flags(self) -> Fields:
