@@ -86,17 +86,6 @@ def test_prompts_that_cannot_be_read_cost_one_line(
 
 
 def test_the_record_names_the_prompts(capsys: pytest.CaptureFixture[str], text_run: Path, tmp_path: Path) -> None:
-    words = [
-        "sample",
-        str(text_run),
-        "--n",
-        "1",
-        *SHORT,
-        "--out",
-        str(tmp_path / "x"),
-        "--prompt",
-        "a critter",
-        "--json",
-    ]
+    words = ["--n", "1", *SHORT, "--out", str(tmp_path / "x"), "--prompt", "a critter", "--json"]
     assert main(["sample", str(text_run), *words]) == 0
     assert json.loads(capsys.readouterr().out)["prompts"] == ["a critter"]

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import printable
-from ..storage.files import digest, read_json, write_json
 from .output import note
 
 RECORD = "samples.json"
@@ -18,6 +17,8 @@ _EACH = ("images", "grid", "seconds_per_image", "first")  # what differs between
 
 def record_samples(out: Path, settings: Mapping[str, Any], written: Sequence[str]) -> None:
     """Note a call's settings in its folder, and say so where pictures of other calls are left there."""
+    from ..storage.files import digest, write_json
+
     names = {Path(name).name for name in written}
     others = _pictures(out) - names
     mine = {key: value for key, value in settings.items() if key not in _EACH}
@@ -56,6 +57,8 @@ def _pictures(folder: Path) -> set[str]:
 
 def _calls(folder: Path) -> list[dict[str, Any]]:
     """The calls on record, those whose form is damaged left out."""
+    from ..storage.files import read_json
+
     found = read_json(folder / RECORD) if folder.is_dir() else None
     calls = found.get("calls") if isinstance(found, dict) else None
     return [
