@@ -212,7 +212,7 @@ def test_self_guidance_sees_pictures_by_a_named_distance():
 def test_the_variance_law_of_boost_and_skip(path, v):
     """κ²(γσ)² + v·σ²/(α²v + σ²) with the exact reverse kernel."""
     model, t = normal(path, v), path.time_of(-7.0)
-    x = drawn(model, 8, 1000, sampler=Exactly(v), grid=(path.t_range[1], t, 0.0), boost=4.0, skip=1)
+    x = drawn(model, 8, 1000, sampler=Exactly(v), grid=(path.t_range[1], t, 0.0), prior_scale=4.0, skip_steps=1)
     assert float(x.var()) == pytest.approx(predicted(path, t, v), rel=0.06)
 
 
@@ -222,7 +222,7 @@ def test_the_published_numbers_of_boost_and_skip():
     steps = [k / 1000 for k in range(1000, -1, -1)]
     assert predicted(path, steps[100], v) == pytest.approx(139.0, abs=0.05)
     assert predicted(path, steps[100], 1.0) == pytest.approx(1.0, abs=0.005)
-    x = drawn(normal(path, v), 4, 1000, sampler="ancestral", grid=steps, boost=4.0, skip=100)
+    x = drawn(normal(path, v), 4, 1000, sampler="ancestral", grid=steps, prior_scale=4.0, skip_steps=100)
     assert float(x.var()) == pytest.approx(139.3, rel=0.06)  # 4,000 values: a standard error of 2.2 %
 
 
@@ -250,17 +250,19 @@ class Exactly:
 def test_no_boost_is_no_change_and_skips_are_steps_of_the_grid():
     model = normal(VP())
     plain = drawn(model, 2, 5, sampler="ancestral", steps=6)
-    assert torch.equal(drawn(model, 2, 5, sampler="ancestral", steps=6, boost=1.0, skip=0), plain)
+    assert torch.equal(drawn(model, 2, 5, sampler="ancestral", steps=6, prior_scale=1.0, skip_steps=0), plain)
     times = grids.default(VP(), 6)(VP())
     assert grids.skip(grids.default(VP(), 6), 2)(VP()) == times[2:]
-    ours = drawn(model, 2, 5, sampler="ddim", steps=6, boost=3.0, skip=2)
+    ours = drawn(model, 2, 5, sampler="ddim", steps=6, prior_scale=3.0, skip_steps=2)
     torch.testing.assert_close(ours, 3.0 * drawn(model, 2, 5, sampler="ddim", grid=times[2:]))
-    last = list(orn.stream(model, 2, shape=(5,), dtype=torch.float64, sampler="ddim", steps=6, boost=3.0, skip=2))[-1]
+    last = list(
+        orn.stream(model, 2, shape=(5,), dtype=torch.float64, sampler="ddim", steps=6, prior_scale=3.0, skip_steps=2)
+    )[-1]
     assert torch.equal(last.x, ours)
     with pytest.raises(GridError, match="6 of 6 steps"):
-        drawn(model, 1, 2, steps=6, skip=6)
+        drawn(model, 1, 2, steps=6, skip_steps=6)
     with pytest.raises(ConfigError, match="positive"):
-        drawn(model, 1, 2, steps=6, boost=0.0)
+        drawn(model, 1, 2, steps=6, prior_scale=0.0)
 
 
 # --------------------------------------------------------------------------------------------------------- the prompt

@@ -148,7 +148,7 @@ def test_a_published_checkpoint_is_sampled_by_the_command(udpm_file, tmp_path, c
     assert len(written["images"]) == 2
     assert main([*words, "--label", "3"]) == 2
     assert "unknown label '3' of 3 classes: choose 0 … 2" in capsys.readouterr().err
-    assert main(["sample", str(udpm_file), "--average", "0.5", "--out", str(out)]) == 2
+    assert main(["sample", str(udpm_file), "--ema", "0.5", "--out", str(out)]) == 2
     assert "is a UDPM checkpoint, which has no average 0.5" in capsys.readouterr().err
     (tmp_path / "bad.pt").write_bytes(b"nothing")
     assert main(["sample", str(tmp_path / "bad.pt"), "--out", str(out)]) == 2

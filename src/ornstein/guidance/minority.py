@@ -2,7 +2,7 @@
 
 `Minority` asks a trained classifier of rarity (Um, Lee & Ye 2024). `SelfMinority` and `MinorityPrompt` need none: they
 ask the model itself how far it reconstructs its own clean estimate, and make that larger, by the state or by an extra
-token of the prompt. Boost-and-Skip needs no gradient at all: ``ornstein.sample(…, boost=…, skip=…)``.
+token of the prompt. Boost-and-Skip needs no gradient at all: ``ornstein.sample(…, prior_scale=…, skip_steps=…)``.
 """
 
 from __future__ import annotations
