@@ -249,7 +249,7 @@ def test_strict_keeps_extras_and_conditions_of_guidance() -> None:
     def double(x: Tensor, time: Tensor, shift: Tensor) -> Tensor:
         return torch.cat([net(x, time, shift), torch.sin(x)], 1)
 
-    wide = orn.Denoiser(double, VP.table(), "noise", shape=SHAPE)
+    wide = orn.Denoiser(double, VP.table(), "noise", shape=SHAPE, learned_variance=True)
     cond = {"shift": torch.tensor([0.1, -0.4, 0.7])}
     guided = orn.guidance.CFG(weight=3.0, null={"shift": torch.zeros(1)})(wide)
     for denoiser, sampler in ((wide, "ancestral-learned"), (guided, "ddim")):

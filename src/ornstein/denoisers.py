@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Protocol, cast, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from . import checks
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .grids import Grid
@@ -24,9 +26,84 @@ TimestepOf = Callable[[Path, Time], Time]
 Family = Callable[[int | None], Grid]
 """Grids by their number of evaluations; None asks for the usual one."""
 
+_CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DenoiserInfo:
+    """What a denoiser knows about itself beside its estimates; every wrapper passes it on.
+
+    Attributes:
+        shape: of one clean sample, (C, H, W).
+        device: where the network lives.
+        dtype: of the network's parameters; None for a function without parameters.
+        codec: what turns its samples into pictures, if they are latents.
+        grid: the grids that suit the network, by number of evaluations.
+        cond: the condition that is bound; None where nobody knows.
+        network: what is evaluated: a module or a function.
+        time_name: the network's keyword for the time, if it has one.
+        times_together: whether states at several times are one evaluation of the network (`Denoiser.predict_times`).
+    """
+
+    shape: tuple[int, ...] | None = None
+    device: torch.device = _CPU
+    dtype: torch.dtype | None = None
+    codec: Codec | None = None
+    grid: Family | None = None
+    cond: Cond | None = None
+    network: Net | None = None
+    time_name: str | None = None
+    times_together: bool = False
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The network, if it is a module."""
+        return self.network if isinstance(self.network, nn.Module) else None
+
+    def check_conditions(self) -> None:
+        """Compare the bound condition with the network's own arguments, without evaluating it.
+
+        Raises:
+            UsageError: a name that the network does not take, one that it needs, or no second argument for the time.
+        """
+        arguments = _arguments(self.network)
+        if arguments is None or not self.times_together:  # a staged network is called with keywords of its own
+            return
+        plain = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+        rest = any(a.kind == a.VAR_POSITIONAL for a in arguments)
+        if self.time_name is None and len(plain) < 2 and not rest:
+            names = [a.name for a in arguments if a.kind == a.KEYWORD_ONLY]
+            hint = f"name it with Denoiser(…, time_name={names[0]!r})" if names else "give it one"
+            raise UsageError(f"the network takes no time as its second argument: {hint}")
+        first = {a.name for a in plain[: 2 if self.time_name is None else 1]} | {self.time_name}
+        known = [a for a in arguments if a.name not in first and a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
+        bound, names = self.cond or {}, [a.name for a in known]
+        if not any(a.kind == a.VAR_KEYWORD for a in arguments):
+            for name in bound:
+                if name not in names:
+                    have = f"choose among {', '.join(names)}" if names else "it takes none"
+                    raise UsageError(f"the network does not know the condition {name!r}: {have}")
+        missing = [a.name for a in known if a.default is a.empty and a.name not in bound]
+        if missing and self.cond is not None:
+            raise UsageError(f"the network needs the condition {missing[0]!r}: pass cond={{{missing[0]!r}: …}}")
+
+
+def _arguments(network: Net | None) -> list[inspect.Parameter] | None:
+    """The arguments of a network; None where they cannot be read."""
+    if network is None:
+        return None
+    try:
+        call = network.forward if isinstance(network, nn.Module) else network
+        return list(inspect.signature(call).parameters.values())
+    except (TypeError, ValueError):
+        return None
+
 
 class DenoiserLike(Protocol):
-    """What samplers and guidance work on; a guidance maps one of these to another."""
+    """What samplers and guidance work on; a guidance maps one of these to another.
+
+    One that knows more about itself than its path also has ``info``, a `DenoiserInfo`; see `info_of`.
+    """
 
     @property
     def path(self) -> Path:
@@ -46,6 +123,21 @@ class DenoiserLike(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsItself(Protocol):
+    """A denoiser with ``info``."""
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What it knows about itself, and of what it wraps."""
+        ...
+
+
+def info_of(denoiser: object) -> DenoiserInfo:
+    """What a denoiser knows about itself: its ``info``, or nothing where a stranger's class has none."""
+    return denoiser.info if isinstance(denoiser, KnowsItself) else DenoiserInfo()
+
+
 Guidance = Callable[[DenoiserLike], DenoiserLike]
 
 
@@ -53,17 +145,27 @@ Guidance = Callable[[DenoiserLike], DenoiserLike]
 class Denoiser:
     """Any network as a denoiser.
 
-    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). A module gets
-    its input in the precision of its parameters, and its output is cast back to that of the state. ``predicts`` is
-    "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`. ``timestep_of`` maps (path, t) to
-    the time input that the network was trained with; by default the path's own. ``shape`` is the clean event (C, H,
-    W), which `ornstein.sample` needs. ``codec`` is what turns its samples into pictures, if they are latents:
-    `ornstein.sample` decodes with it, and guidance by energies of pictures looks through it.
+    ``net(x, time, **cond)`` returns a tensor, or an object with a ``sample`` tensor (diffusers). It may work in place
+    and reuse its output: it gets copies, and its output is copied. What it returns must have the shape of x and, in
+    `ornstein.sample`, be finite.
 
-    ``grid`` are the grids that suit this network, such as the climbing ones of a consistency model; by default the
-    path's.
+    Args:
+        net: a module or a function. A module gets its input in the precision of its parameters, and its output is cast
+            back to that of the state.
+        path: the forward law that it was trained on.
+        predicts: "clean", "noise", "v", "velocity", "edm", "consistency" or a `Parameterization`.
+        shape: the clean event (C, H, W), which `ornstein.sample` needs.
+        timestep_of: maps (path, t) to the time input that the network was trained with; by default the path's own.
+        time_name: the network's keyword for the time; by default the time is its second argument.
+        integer_time: round the time input to whole numbers (int64): an ``nn.Embedding`` of time needs them.
+        learned_variance: the network returns 2·C channels, whose second half is the variance (Nichol & Dhariwal 2021).
+        cond: the condition: keyword arguments, each a tensor of B rows or of one row that is repeated.
+        grid: the grids that suit this network, such as the climbing ones of a consistency model; by default the path's.
+        codec: what turns its samples into pictures, if they are latents: `ornstein.sample` decodes with it, and
+            guidance by energies of pictures looks through it.
 
-    A condition is a mapping of keyword arguments, each a tensor of B rows or of one row that is repeated.
+    Raises:
+        ConfigError: an argument that is not of its kind; the message names it.
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: 0.0 * x, path=orn.VP(), predicts="noise")
@@ -76,14 +178,27 @@ class Denoiser:
     predicts: str | Parameterization = "noise"
     shape: tuple[int, ...] | None = field(default=None, kw_only=True)
     timestep_of: TimestepOf | None = field(default=None, kw_only=True)
+    time_name: str | None = field(default=None, kw_only=True)
+    integer_time: bool = field(default=False, kw_only=True)
+    learned_variance: bool = field(default=False, kw_only=True)
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
     grid: Family | None = field(default=None, kw_only=True)
     codec: Codec | None = field(default=None, kw_only=True, repr=False)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, Path):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ConfigError(f"path must be a forward path such as ornstein.VP(), got {self.path!r}")
-        object.__setattr__(self, "cond", dict(self.cond))
+        checks.function("net", self.net, "a module or a function (x, time, **cond) → tensor")
+        checks.instance("path", self.path, Path, "a forward path such as ornstein.VP()")
+        if self.shape is not None:
+            object.__setattr__(self, "shape", checks.event(self.shape, ConfigError))
+        if self.timestep_of is not None:
+            checks.function("timestep_of", self.timestep_of, "a function (path, t) → number")
+        if self.time_name is not None and not (isinstance(self.time_name, str) and self.time_name.isidentifier()):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"time_name must be the name of an argument, got {checks.brief(self.time_name)}")
+        if self.grid is not None:
+            checks.function("grid", self.grid, "a function from a number of evaluations to a grid")
+        for name in ("integer_time", "learned_variance"):
+            checks.flag(name, getattr(self, name), ConfigError)
+        object.__setattr__(self, "cond", dict(checks.conditions(self.cond, ConfigError)))
         reading = parameterization(self.predicts)
         refuse_noise_without_signal(reading, self.path)
         object.__setattr__(self, "predicts", reading)
@@ -116,7 +231,7 @@ class Denoiser:
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The estimate at x (B, *event) and time t (host float, or (B,) in training)."""
-        return self.parameterization.to_estimate(self.path, x, t, self.raw(x, t))
+        return self._estimate(self.path, x, t, self.raw(x, t))
 
     def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
         """Estimates of the same state under several conditions, in one batch of len(conds)·B rows.
@@ -137,7 +252,7 @@ class Denoiser:
         times = t.repeat(len(conds)) if isinstance(t, Tensor) and t.ndim else t
         raw = self.raw(x.repeat(len(conds), *(1,) * (x.ndim - 1)), times, stacked)
         return [
-            self.parameterization.to_estimate(self.path.with_condition(cond), x, t, part)
+            self._estimate(self.path.with_condition(cond), x, t, part)
             for cond, part in zip(conds, raw.tensor_split(len(conds)), strict=True)
         ]
 
@@ -160,16 +275,36 @@ class Denoiser:
         time = torch.cat([self._time(part, t) for part, t in zip(x, times, strict=True)])
         cond = {key: torch.cat([value] * count) for key, value in _rows(self.cond, x.shape[1]).items()}
         raw = self._asked(fed, time, cond).to(x.dtype).tensor_split(count)
-        return [
-            self.parameterization.to_estimate(self.path, part, t, out)
-            for part, t, out in zip(x, times, raw, strict=True)
-        ]
+        return [self._estimate(self.path, part, t, out) for part, t, out in zip(x, times, raw, strict=True)]
 
     @property
     def device(self) -> torch.device:
         """Where the network lives (the CPU for a function without parameters)."""
         parameter = self._parameter()
-        return torch.device("cpu") if parameter is None else parameter.device
+        return _CPU if parameter is None else parameter.device
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What wrappers pass on."""
+        parameter = self._parameter()
+        return DenoiserInfo(
+            shape=self.shape,
+            device=_CPU if parameter is None else parameter.device,
+            dtype=None if parameter is None else parameter.dtype,
+            codec=self.codec,
+            grid=self.grid,
+            cond=self.cond,
+            network=self.net,
+            time_name=self.time_name,
+            times_together=self._staged() is None,
+        )
+
+    def __repr__(self) -> str:
+        what = self.predicts if isinstance(self.predicts, str) else type(self.predicts).__name__
+        net = type(self.net).__name__ if isinstance(self.net, nn.Module) else _name(self.net)
+        cond = f", cond={{{', '.join(self.cond)}}}" if self.cond else ""
+        text = f"Denoiser({net}, {_short(self.path)}, {what}, shape={self.shape}{cond})"
+        return text if len(text) <= 200 else f"{text[:198]}…)"
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         """The time number of each row of x, (B,) float32."""
@@ -179,19 +314,72 @@ class Denoiser:
         """How a `Staged` parameterization calls its network; by name, for isinstance costs ten times as much."""
         return getattr(self.parameterization, "ask", None)
 
+    def _estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        estimate = self.parameterization.to_estimate(path, x, t, raw)
+        if "variance" in estimate.extras and not self.learned_variance:
+            raise UsageError(
+                f"the network returned {tuple(raw.shape)} for a state of {tuple(x.shape)}: twice the channels are a "
+                "learned variance, which is declared by Denoiser(…, learned_variance=True)"
+            )
+        return estimate
+
     def _asked(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
-        """The network's output on rows that are ready for it."""
+        """The network's output on rows that are ready for it: a copy, of a copy of them."""
         parameter = self._parameter()
-        if parameter is not None and parameter.is_floating_point():
-            fed = fed.to(parameter.dtype)
-        answer: object = self.net(fed, time, **_rows(cond, fed.shape[0]), **keywords)
-        out = getattr(answer, "sample", answer)
-        if not isinstance(out, Tensor):
-            raise UsageError(f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer)}")
-        return out
+        cast = fed.dtype if parameter is None or not parameter.is_floating_point() else parameter.dtype
+        fed = fed.to(cast, copy=True)
+        if self.integer_time:
+            time = time.round().to(torch.int64)
+        rows = _rows(cond, fed.shape[0])
+        before = [_version(value) for value in cond.values()]
+        answer: object = (
+            self.net(fed, time, **rows, **keywords)
+            if self.time_name is None
+            else self.net(fed, **{self.time_name: time}, **rows, **keywords)
+        )
+        if [_version(value) for value in cond.values()] != before:
+            raise UsageError(
+                f"the network changes its condition ({', '.join(cond)}) in place: let it work on a clone, for the next "
+                "evaluation needs it unchanged"
+            )
+        return _output(answer, fed)
 
     def _parameter(self) -> Tensor | None:
         return next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
+
+
+def _output(answer: object, fed: Tensor) -> Tensor:
+    """A copy of the tensor that a network returned, for its memory may be reused at the next evaluation."""
+    out = getattr(answer, "sample", answer)
+    if not isinstance(out, Tensor):
+        raise UsageError(
+            f"a network must return a tensor, or an object with a 'sample' tensor, got {type(answer).__name__}"
+        )
+    if not out.is_floating_point():
+        raise UsageError(f"a network must return floating-point numbers, got {out.dtype}")
+    if out.ndim == 0 or out.shape[0] != fed.shape[0]:
+        raise UsageError(
+            f"the network returned {tuple(out.shape)} for an input of {tuple(fed.shape)}: it must return a row for "
+            "each row of its input"
+        )
+    if out.device != fed.device:
+        raise UsageError(f"the network returned a tensor on {out.device} for an input on {fed.device}: move it there")
+    return out.clone()
+
+
+def _version(value: Tensor) -> int | None:
+    """How often a tensor was changed in place; None where torch does not count."""
+    return None if value.is_inference() else value._version
+
+
+def _name(function: object) -> str:
+    name: object = getattr(function, "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def _short(path: object) -> str:
+    text = " ".join(repr(path).split())
+    return text if len(text) <= 80 else f"{type(path).__name__}(…)"
 
 
 def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
@@ -225,6 +413,14 @@ class CachedDenoiser:
     def path(self) -> Path:
         """The inner denoiser's path."""
         return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
+
+    def __repr__(self) -> str:
+        return f"CachedDenoiser({self.inner!r})"
 
     def with_condition(self, cond: Cond) -> CachedDenoiser:
         """A fresh cache around the bound denoiser."""
@@ -263,37 +459,6 @@ def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[
         return denoiser.predict_times(x, times)
     _check_times(x, times)
     return [denoiser(part, t) for part, t in zip(x, times, strict=True)]
-
-
-def asks_together(denoiser: DenoiserLike) -> bool:
-    """Whether `predict_times` is one call of the network: not for a `Staged` parameterization, nor a cache of one."""
-    denoiser = cast("DenoiserLike", denoiser_of(denoiser))
-    if isinstance(denoiser, CachedDenoiser):
-        return asks_together(denoiser.inner)
-    if isinstance(denoiser, Denoiser):
-        return denoiser._staged() is None  # pyright: ignore[reportPrivateUsage]
-    return isinstance(denoiser, AsksTogether)
-
-
-def codec_of(denoiser: object) -> Codec | None:
-    """What decodes the samples of a denoiser, or of the one inside it; None if they are pictures already."""
-    while denoiser is not None:
-        codec: Codec | None = getattr(denoiser, "codec", None)
-        if codec is not None:
-            return codec
-        denoiser = getattr(denoiser, "inner", None)
-    return None
-
-
-def grid_of(denoiser: object) -> Family | None:
-    """The grids of a denoiser, or of the one inside it; None if it has none of its own."""
-    denoiser = denoiser_of(denoiser)
-    while denoiser is not None:
-        family: Family | None = getattr(denoiser, "grid", None)
-        if family is not None:
-            return family
-        denoiser = denoiser_of(getattr(denoiser, "inner", None))
-    return None
 
 
 def denoiser_of(model: object) -> object:

@@ -95,6 +95,12 @@ class Estimate:
         put(self, "_noise", noise)
         put(self, "_velocity", velocity)
 
+    @property
+    def prediction(self) -> Tensor:
+        """One prediction that it holds already, whichever: nothing is computed."""
+        held = self._clean if self._noise is None else self._noise
+        return cast("Tensor", self._velocity if held is None else held)
+
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"an Estimate is immutable: make another with replace(), instead of setting {name!r}")
 

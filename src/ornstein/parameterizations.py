@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from . import scalars
-from .errors import ConfigError, PathError
+from . import checks, scalars
+from .errors import ConfigError, PathError, UsageError
 from .estimates import Estimate
 from .paths.base import AffinePath, Path
 from .paths.pyramid import PyramidPath
@@ -41,6 +41,15 @@ class Parameterization(Protocol):
         ...
 
 
+@runtime_checkable
+class _Complete(Protocol):
+    """The three functions of a `Parameterization`, for a check."""
+
+    precondition: Any
+    to_estimate: Any
+    target: Any
+
+
 class Staged(Protocol):
     """A parameterization that calls its network more than once: `Denoiser.raw` leaves the calls to it.
 
@@ -58,12 +67,21 @@ def _affine(path: Path, who: str) -> AffinePath:
     return path
 
 
-def _split(raw: Tensor, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """A learned-variance network has twice the channels: the second half goes to ``extras["variance"]``."""
-    if raw.ndim > 1 and raw.shape[1] == 2 * x.shape[1]:
+def _split(raw: Tensor, x: Tensor, path: Path) -> tuple[Tensor, dict[str, Tensor]]:
+    """A learned-variance network has twice the channels: the second half goes to ``extras["variance"]``.
+
+    Raises:
+        UsageError: an output of another shape than the state, which would be broadcast over it.
+    """
+    if raw.shape == x.shape or isinstance(path, PyramidPath):
+        return raw, {}
+    if raw.ndim > 1 and raw.ndim == x.ndim and raw.shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:]):
         prediction, variance = raw.chunk(2, dim=1)
         return prediction, {"variance": variance}
-    return raw, {}
+    raise UsageError(
+        f"the network returned {tuple(raw.shape)} for a state of {tuple(x.shape)}: it must return the shape of its "
+        "input (or twice its channels, with learned_variance=True)"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +95,7 @@ class Clean:
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """clean = raw."""
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         return Estimate(x, t, path, clean=prediction, extras=extras)
 
     def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
@@ -97,7 +115,7 @@ class NoisePrediction:
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """noise = raw."""
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         return Estimate(x, t, _affine(path, "noise"), noise=prediction, extras=extras)
 
     def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
@@ -121,7 +139,7 @@ class V:
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """clean from v."""
         affine = _affine(path, "v")
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         alpha, sigma = affine.alpha(t), affine.sigma(t)
         norm = alpha**2 + sigma**2
         clean = expand(alpha / norm, x) * x - expand(sigma / norm, x) * prediction
@@ -145,7 +163,7 @@ class Velocity:
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """velocity = raw."""
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         return Estimate(x, t, _affine(path, "velocity"), velocity=prediction, extras=extras)
 
     def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
@@ -185,7 +203,7 @@ class EDM:
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """c_skip·u + c_out·F."""
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         _, skip, out = self._scales(path, t)
         return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
 
@@ -224,7 +242,7 @@ class Consistency:
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """c_skip·u + c_out·F."""
-        prediction, extras = _split(raw, x)
+        prediction, extras = _split(raw, x, path)
         _, skip, out = self._scales(path, t)
         return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
 
@@ -385,6 +403,7 @@ def parameterization(predicts: str | Parameterization) -> Parameterization:
         ConfigError: the name is none of these.
     """
     if not isinstance(predicts, str):
+        checks.instance("predicts", predicts, _Complete, "a name such as 'noise', or a Parameterization")
         return predicts
     named: dict[str, Callable[[], Parameterization]] = {
         "clean": Clean,
@@ -418,5 +437,5 @@ def refuse_noise_without_signal(reading: Parameterization, path: Path) -> None:
 def clock_tensor(value: Time, x: Tensor) -> Tensor:
     """The network's time input, shape (B,) float32: the only tensor ever made of a time."""
     if isinstance(value, Tensor):
-        return to_device(value, x.device, torch.float32).expand(x.shape[0])
+        return to_device(value, x.device, torch.float32).expand(x.shape[0]).clone()
     return torch.full((x.shape[0],), value, dtype=torch.float32, device=x.device)

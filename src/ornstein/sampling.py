@@ -4,22 +4,25 @@ from __future__ import annotations
 
 import math
 import os
+import threading
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import grids
-from .denoisers import DenoiserLike, codec_of, grid_of
+from . import checks, grids
+from .denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
 from .errors import GridError, UsageError
-from .grids import GridLike, times_of
+from .estimates import Estimate
+from .grids import Grid, GridLike, times_of
 from .guidance.boost import Boosted
 from .interpolation import Latents
 from .paths import PyramidPath
-from .paths.base import Cond, Path
+from .paths.base import AffinePath, Cond, Path
 from .randomness import Noise, NoiseSource
 from .samplers import DDIM, Event, Sampler, auto, default_for, run, solve, steps_for
 from .samplers import sampler as sampler_named
@@ -69,7 +72,10 @@ def resolve(
         UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
         GridError: steps that the path does not have (see `usual_steps`).
     """
-    event = tuple(shape) if shape is not None else getattr(model, "shape", None)
+    _check_model(model)
+    _check_choice(sampler, steps, evaluations, grid)
+    info = info_of(model)
+    event = info.shape if shape is None else checks.event(shape)
     if event is None:
         raise UsageError("the model does not know the shape of a sample: pass shape=(channels, height, width)")
     if sum(given is not None for given in (steps, evaluations, grid)) > 1:
@@ -77,7 +83,7 @@ def resolve(
     rule: Sampler
     if sampler is None:
         sampler = default_for(model.path)
-    own = grid_of(model)
+    own = info.grid
     if sampler == "auto" and own is not None and grid is None:
         rule, times = DDIM(), times_of(own(steps if evaluations is None else evaluations), model.path)
     elif sampler == "auto":
@@ -97,8 +103,49 @@ def resolve(
         times = times_of(grids.default(model.path, usual_steps(model.path, steps)), model.path)
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
-    device = getattr(model, "device", torch.device("cpu"))
-    return SamplingPlan(sampler=rule, times=times, shape=event, device=device, dtype=dtype)
+    return SamplingPlan(sampler=rule, times=times, shape=event, device=info.device, dtype=checks.precision(dtype))
+
+
+def _check_model(model: Any) -> None:
+    """Refuse what is no denoiser, with the likeliest remedy."""
+    if isinstance(model, type):
+        raise UsageError(f"the model is the class {model.__name__}, not an object: make one")
+    if isinstance(model, nn.Module) and not hasattr(model, "path"):
+        raise UsageError(
+            f"the model is a bare network ({type(model).__name__}): wrap it, ornstein.Denoiser(network, path=…, "
+            "predicts=…, shape=…)"
+        )
+    if not callable(model) or not isinstance(getattr(model, "path", None), Path):
+        raise UsageError(
+            f"the model must be a denoiser, such as ornstein.Denoiser or ornstein.load(…), got {checks.brief(model)}"
+        )
+
+
+def _check_choice(sampler: Any, steps: Any, evaluations: Any, grid: Any) -> None:
+    if sampler is not None and not isinstance(sampler, str):
+        if isinstance(sampler, type):
+            raise UsageError(f"the sampler is the class {sampler.__name__}, not an object: write {sampler.__name__}()")
+        if not callable(getattr(sampler, "step", None)):
+            raise UsageError(f"the sampler must be a name or an object with a step, got {checks.brief(sampler)}")
+    for name, value in (("steps", steps), ("evaluations", evaluations)):
+        if value is not None:
+            checks.whole(name, value, 1, GridError)
+    if grid is not None and not isinstance(grid, Grid | str):
+        if callable(grid):
+            name = getattr(grid, "__name__", type(grid).__name__)
+            raise GridError(f"the grid is the function {name}, which makes grids: write {name}(20)")
+        checks.numbers("the grid", grid, GridError)
+
+
+def _check_call(n: Any, seed: Any, first: Any, prior_scale: Any, skip_steps: Any, cond: Any) -> None:
+    """Refuse numbers and conditions that are none; n, first and skip_steps are whole numbers."""
+    checks.whole("n", n, 1)
+    checks.whole("seed", seed)
+    checks.whole("first", first, 0)
+    checks.whole("skip_steps", skip_steps, 0)
+    checks.real("prior_scale", prior_scale, least=0.0, error=UsageError)
+    if cond is not None:
+        checks.conditions(cond)
 
 
 def _chosen(path: Path, evaluations: int, grid: GridLike | None, size: int) -> tuple[Sampler, tuple[float, ...]]:
@@ -165,14 +212,17 @@ def sample(
     >>> orn.sample(model, n=2, steps=5).abs().max().item()
     0.0
     """
-    if n < 1:
-        raise UsageError(f"n must be at least 1, got {n}")
+    _check_call(n, seed, first, prior_scale, skip_steps, cond)
+    checks.flag("strict", strict)
+    checks.flag("decode", decode)
+    if batch is not None:
+        checks.whole("batch", batch, 1)
+    if noise is not None:
+        checks.function("noise", noise, "one of ornstein.interpolation", UsageError)
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
-    if batch is not None and batch < 1:
-        raise UsageError(f"batch must be at least 1, got {batch}")
     size = 1 if strict else n if batch is None else batch
     parts: list[Tensor] = []
-    codec = codec_of(model) if decode else None
+    codec = info_of(model).codec if decode else None
     with _repeatable(strict):
         for start in range(0, n, size):
             rows = range(start, min(start + size, n))
@@ -180,7 +230,9 @@ def sample(
             samples = range(first + rows.start, first + rows.stop)
             source = None if noise is None else noise(rows, request.device, request.dtype)
             x, source = _begin(part.path, request, seed, samples, prior_scale, source)
-            clean = run(solve(request.sampler, part.path, x, request.times, source), part)
+            watched = _Watched(part)
+            clean = run(solve(request.sampler, part.path, x, request.times, source), cast("DenoiserLike", watched))
+            watched.check_result(clean, request.sampler)
             parts.append(clean if codec is None else _decoded(codec, clean))
     return torch.cat(parts)
 
@@ -210,12 +262,87 @@ def stream(
     >>> [event.evaluation for event in orn.stream(model, sampler=orn.samplers.Heun(), grid=orn.grids.karras(3))]
     [1, 2, 3, 4, 5, 5]
     """
-    if n < 1:
-        raise UsageError(f"n must be at least 1, got {n}")
+    _check_call(n, seed, first, prior_scale, skip_steps, cond)
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
     bound = model if cond is None else model.with_condition(cond)
     x, noise = _begin(bound.path, request, seed, range(first, first + n), prior_scale)
-    return stream_steps(solve(request.sampler, bound.path, x, request.times, noise), bound)
+    watched = _Watched(bound)
+    steps_ = solve(request.sampler, bound.path, x, request.times, noise)
+    return _checked(stream_steps(steps_, cast("DenoiserLike", watched)), watched, request.sampler)
+
+
+def _checked(events: Iterator[Event], watched: _Watched, sampler: Sampler) -> Iterator[Event]:
+    for event in events:
+        if event.final:
+            watched.check_result(event.x, sampler)
+        yield event
+
+
+@dataclass(slots=True)
+class _Watched:
+    """The denoiser of one descent, whose answers must be finite.
+
+    The host looks at the first answer and at the result; in between the device notes what it sees, so that nothing
+    waits for it, and the message can still name the evaluation that failed.
+    """
+
+    denoiser: DenoiserLike
+    finite: list[tuple[float, Tensor]] = field(default_factory=list[tuple[float, Tensor]])
+
+    def __post_init__(self) -> None:
+        info = info_of(self.denoiser)
+        info.check_conditions()
+        _warn_of_training(info)
+
+    def __call__(self, x: Tensor, t: float) -> Estimate:
+        answer = self.denoiser(x, t)
+        if not isinstance(answer, Estimate):  # pyright: ignore[reportUnnecessaryIsInstance] - a stranger's denoiser
+            raise UsageError(f"a denoiser must return an ornstein.Estimate, got {type(answer).__name__}")
+        if answer.x.device.type != "meta":
+            self.finite.append((t, torch.isfinite(answer.prediction).all()))
+        if len(self.finite) == 1:
+            self._check_answers()
+        return answer
+
+    def check_result(self, x: Tensor, sampler: Sampler) -> None:
+        """Raise `UsageError` unless every answer, and the state x at the end, is finite."""
+        self._check_answers()
+        if x.device.type != "meta" and not bool(torch.isfinite(x).all()):
+            raise UsageError(
+                f"{type(sampler).__name__} left the range of {str(x.dtype).removeprefix('torch.')}: every estimate was "
+                "finite, its result is not; take more steps, another sampler or a wider dtype"
+            )
+
+    def _check_answers(self) -> None:
+        flags = torch.stack([flag for _, flag in self.finite]).tolist() if self.finite else []
+        if all(flags):
+            return
+        index = flags.index(False)
+        t, plain = self.finite[index][0], isinstance(self.denoiser, Denoiser)
+        at = f"t = {t:g}"
+        if isinstance(path := self.denoiser.path, AffinePath):
+            at += f", noise level σ/α = {path.sigma_bar(t):.3g}"
+        remedy = (
+            "look at the network's weights and precision"
+            if plain
+            else "weaken the guides, take more steps, or look at the network's weights"
+        )
+        raise UsageError(f"evaluation {index + 1}, at {at}, gave numbers that are not finite: {remedy}")
+
+
+def _warn_of_training(info: DenoiserInfo) -> None:
+    """One line where the network's training mode changes what it returns."""
+    net = info.module
+    if net is None or not net.training:
+        return
+    for part in net.modules():
+        random = isinstance(part, nn.modules.dropout._DropoutNd) and part.p > 0.0  # pyright: ignore[reportPrivateUsage]
+        if part.training and (random or isinstance(part, nn.modules.batchnorm._BatchNorm)):  # pyright: ignore[reportPrivateUsage]
+            warnings.warn(
+                f"the network is in training mode and has {type(part).__name__} layers: call eval() before sampling",
+                stacklevel=4,
+            )
+            return
 
 
 def _begin(
@@ -234,8 +361,9 @@ def skipped(request: SamplingPlan, steps: int) -> SamplingPlan:
 def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:
     out: dict[str, Tensor] = {}
     for key, value in cond.items():
-        if value.shape[0] not in (1, n):
-            raise UsageError(f"condition {key!r} has {value.shape[0]} rows: it needs {n}, or one to repeat")
+        count = value.shape[0] if value.ndim else 0
+        if count not in (1, n):
+            raise UsageError(f"condition {key!r} has {count} rows: it needs {n}, or one to repeat")
         out[key] = value if value.shape[0] == 1 else value[rows.start : rows.stop]
     return out
 
@@ -246,19 +374,35 @@ def _decoded(codec: Codec, latents: Tensor) -> Tensor:
     return codec.decode(latents)
 
 
+class _Deterministic:
+    """Torch's deterministic mode, which belongs to the process: on while a strict call runs, in any thread."""
+
+    def __init__(self) -> None:
+        self.lock, self.calls, self.before = threading.Lock(), 0, (False, False)
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.calls == 0:
+                self.before = (
+                    torch.are_deterministic_algorithms_enabled(),
+                    torch.is_deterministic_algorithms_warn_only_enabled(),
+                )
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA refuses such products without it
+                torch.use_deterministic_algorithms(True)
+            self.calls += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self.lock:
+            self.calls -= 1
+            if self.calls == 0:
+                torch.use_deterministic_algorithms(self.before[0], warn_only=self.before[1])
+
+
+_deterministic = _Deterministic()
+
+
 @contextmanager
 def _repeatable(strict: bool) -> Iterator[None]:
     """Deterministic kernels for the length of a strict call."""
-    if not strict:
+    with _deterministic if strict else nullcontext():
         yield
-        return
-    before, warn_only = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-    )
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA refuses deterministic products without it
-    torch.use_deterministic_algorithms(True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before, warn_only=warn_only)

@@ -192,7 +192,7 @@ def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
 
 def test_a_consistency_model_climbs_on_its_own_grid(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     model = orn.load("critters-ect")
-    own = sampling.grid_of(model)
+    own = model.info.grid
     assert own is not None
     assert own(None)(model.path) == own(1)(model.path) != own(2)(model.path)
     for words, grid in (

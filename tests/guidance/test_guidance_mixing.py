@@ -255,8 +255,8 @@ def test_conditions_are_bound_through_every_guidance() -> None:
         split = orn.sample(guidance(free), 3, steps=2, cond=ONE, dtype=torch.float64, shape=(2, 4, 4), strict=True)
         torch.testing.assert_close(whole, split, rtol=1e-12, atol=1e-12)
     guided = guide.CFG(weight=2.0, null=TWO)(denoiser)
-    assert guided.shape == (2, 4, 4)
-    assert guided.device == torch.device("cpu")
+    assert guided.info.shape == (2, 4, 4)
+    assert guided.info.device == torch.device("cpu")
     assert torch.equal(orn.sample(guided, 3, steps=2), orn.sample(guided, 3, steps=2, shape=(2, 4, 4)))
 
 
@@ -320,7 +320,7 @@ def test_guidance_runs_with_every_sampler(sampler: str) -> None:
         clean = 0.25 * a * x / (0.25 * a**2 + s**2) + 0.0 * label[:, None].to(x.dtype)
         return torch.cat([clean, torch.zeros_like(clean)], 1)  # the second half: a learned variance
 
-    denoiser = Denoiser(net, path, "clean", shape=(2,)).with_condition(ONE)
+    denoiser = Denoiser(net, path, "clean", shape=(2,), learned_variance=True).with_condition(ONE)
     near = guide.Measured(operator=lambda x: x, target=torch.tensor([[0.5, -0.5]]), std=0.2)
     guidance = guide.compose(
         guide.interval(guide.CFG(weight=3.0, null=TWO), log_snr=(-3.0, 3.0)),

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ornstein import guidance as guide
-from ornstein.denoisers import Denoiser
+from ornstein.denoisers import Denoiser, DenoiserInfo
 from ornstein.estimates import Estimate
 from ornstein.guidance.base import CachedEvaluation, bare, condition_of, network_of
 from ornstein.guidance.checkpointing import blocks_of, checkpointed
@@ -22,6 +22,10 @@ class Asked:
 
     def __init__(self, cond=None) -> None:
         self.path, self.cond, self.calls = VE(), cond, []
+
+    @property
+    def info(self) -> DenoiserInfo:
+        return DenoiserInfo(cond=self.cond)
 
     def __call__(self, x: Tensor, t) -> Estimate:
         self.calls.append((x, t))
@@ -71,7 +75,7 @@ def test_an_answer_serves_the_same_question_alone():
     assert len(inner.calls) == known
     assert CachedEvaluation.of(shared) is shared
     assert bare(shared) is inner
-    assert (shared.cond, shared.path) == (TOLD, inner.path)
+    assert (condition_of(shared), shared.path) == (TOLD, inner.path)
 
 
 def test_without_a_condition_the_denoiser_itself_is_the_question():
@@ -113,7 +117,8 @@ def test_what_is_inside_a_guided_denoiser_is_found():
     assert network_of(guided) is module
     assert condition_of(guided) is not None
     assert condition_of(guided).keys() == TOLD.keys()  # pyright: ignore[reportOptionalMemberAccess]
-    assert (guided.shape, guided.path, guided.device, guided.codec) == ((2, 2, 4), inner.path, inner.device, None)
+    info = guided.info
+    assert (info.shape, guided.path, info.device, info.codec) == ((2, 2, 4), inner.path, inner.device, None)
     assert network_of(Denoiser(lambda x, time: x, VP())) is None
     assert condition_of(object()) is None
     unwrapped = bare(guide.Threshold()(CachedEvaluation(inner)))

@@ -6,7 +6,7 @@ from torch import nn
 
 import ornstein as orn
 from ornstein import grids
-from ornstein.denoisers import codec_of
+from ornstein.denoisers import info_of
 from ornstein.guidance import CFG, Backward, Colour, SelfMinority, Universal, add, compose, interval
 from ornstein.interop.diffusers import from_pipeline
 from ornstein.latents import KLCodec, Normalisation
@@ -82,7 +82,7 @@ def energy(pictures):
 def test_the_same_guide_brings_every_model_closer(model, name):
     denoiser, grid = model
     guide = GUIDES[name]
-    if name == "in pictures" and codec_of(denoiser) is None:
+    if name == "in pictures" and info_of(denoiser).codec is None:
         pytest.skip("needs a codec")
     if name == "in pictures" and denoiser.codec.about:
         pytest.skip("an autoencoder with random weights encodes nothing that it would decode")
@@ -151,7 +151,7 @@ def test_the_codec_shows_through_everything():
         CFG(weight=2.0, null={})(denoiser),
     ]
     for one in wrapped:
-        assert codec_of(one) is codec
+        assert info_of(one).codec is codec
     assert orn.sample(denoiser, 1, steps=2).shape == (1, 3, 16, 16)
     assert orn.sample(denoiser, 1, steps=2, decode=False).shape == (1, 4, 8, 8)
     own = Universal(energies=lambda z: z[:, 3].square().flatten(1).mean(1), strength=0.1, decode=lambda z: z)

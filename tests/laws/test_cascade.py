@@ -45,7 +45,8 @@ def networks(*, front_out: int = 3, see_state: bool = False) -> Stages:
 def model(path=TABLE, front=None, net: nn.Module | None = None, **options) -> orn.Denoiser:
     reading = Cascade(front=front or NoisePrediction(), **options)
     net = net or networks(see_state=reading.see_state)
-    return orn.Denoiser(net, path, reading, shape=(3, 8, 8))
+    wide = net.front.head.weight.shape[0] == 6
+    return orn.Denoiser(net, path, reading, shape=(3, 8, 8), learned_variance=wide)
 
 
 def examples(n: int = 4) -> tuple[TrainBatch, Noise]:
@@ -145,7 +146,8 @@ def test_the_right_answer_reads_as_the_clean_image(path, front, residual):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_gate_of_zero_is_the_front_bit_for_bit(name):
     stages = networks(front_out=6 if "learned" in name else 3)
-    plain = orn.Denoiser(stages.front, TABLE, "noise", shape=(3, 8, 8))
+    learned = "learned" in name
+    plain = orn.Denoiser(stages.front, TABLE, "noise", shape=(3, 8, 8), learned_variance=learned)
     options = {"n": 2, "sampler": name, "steps": 4, "seed": 5}
     expected = orn.sample(plain, **options)
     assert torch.equal(orn.sample(forced(model(net=stages), 0.0), **options), expected)
@@ -188,7 +190,7 @@ def test_a_front_in_half_precision_and_a_back_in_single():
 
 def test_the_variance_of_a_front_is_kept():
     stages = networks(front_out=6)
-    plain = orn.Denoiser(stages.front, TABLE, "noise", shape=(3, 8, 8))
+    plain = orn.Denoiser(stages.front, TABLE, "noise", shape=(3, 8, 8), learned_variance=True)
     x = white("x").float()
     refined = model(net=stages)
     torch.testing.assert_close(refined(x, 0.5).extras["variance"], plain(x, 0.5).extras["variance"])

@@ -1,5 +1,6 @@
 """Denoisers: rows of conditions, the validity of a cached estimate, and attributes of a wrapped denoiser."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein import grids
-from ornstein.denoisers import CachedDenoiser, Denoiser, asks_together, at_times, codec_of, grid_of
+from ornstein.denoisers import CachedDenoiser, Denoiser, DenoiserInfo, at_times, info_of
 from ornstein.errors import ConfigError, UsageError
 from ornstein.estimates import Estimate
 from ornstein.modulation import Site, modulated
@@ -169,35 +170,32 @@ def test_a_memo_is_invalid_after_whatever_could_change_the_estimate() -> None:
 
 
 class Outer:
-    """A wrapper like a guidance, without attributes of its own."""
+    """A wrapper like a guidance, which passes on what it wraps."""
 
     def __init__(self, inner: Any) -> None:
         self.inner, self.path = inner, inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        return replace(info_of(self.inner), times_together=False)
 
     def __call__(self, x: Tensor, t: Any) -> Estimate:
         return self.inner(x, t)
 
 
-def test_codec_and_grid_are_those_of_the_denoiser_inside() -> None:
-    codec, other = SimpleNamespace(decode=None), SimpleNamespace(decode=None)
+def test_what_a_denoiser_knows_is_known_to_what_wraps_it() -> None:
+    codec = SimpleNamespace(decode=None)
     family = lambda count: grids.karras(count or 3)  # noqa: E731
-    inner = model(codec=codec, grid=family)
+    inner = model(codec=codec, grid=family, shape=(2, 4, 4))
     for wrapped in (inner, CachedDenoiser(inner), Outer(CachedDenoiser(inner)), CachedDenoiser(CachedDenoiser(inner))):
-        assert codec_of(wrapped) is codec
-        assert grid_of(wrapped) is family
-    for bare in (model(), CachedDenoiser(model()), Outer(model()), None, object()):
-        assert codec_of(bare) is None
-        assert grid_of(bare) is None
-    named = Outer(inner)
-    named.codec = other  # type: ignore[attr-defined]
-    assert codec_of(named) is other  # the nearest counts
-    assert grid_of(named) is family
-    assert [asks_together(d) for d in (inner, CachedDenoiser(inner), Outer(inner), CachedDenoiser(Outer(inner)))] == [
-        True,
-        True,
-        False,
-        False,
-    ]  # type: ignore[arg-type]
+        info = info_of(wrapped)
+        assert (info.codec, info.grid, info.shape) == (codec, family, (2, 4, 4))
+        assert (info.device, info.network) == (torch.device("cpu"), inner.net)
+    for bare in (None, object()):  # a stranger's denoiser without info
+        info = info_of(bare)
+        assert (info.codec, info.grid, info.shape, info.cond, info.network) == (None,) * 5
+    together = [info_of(d).times_together for d in (inner, CachedDenoiser(inner), Outer(inner), object())]
+    assert together == [True, True, False, False]
 
 
 def test_at_times_of_a_wrapper_is_one_call_after_the_other() -> None:

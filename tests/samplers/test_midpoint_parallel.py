@@ -12,7 +12,7 @@ from torch import Tensor
 import ornstein as orn
 from ornstein import grids
 from ornstein.cascade import Cascade
-from ornstein.denoisers import AsksTogether, CachedDenoiser, Denoiser, asks_together, at_times
+from ornstein.denoisers import AsksTogether, CachedDenoiser, Denoiser, at_times, info_of
 from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.lab.targets import M2
 from ornstein.paths import VE, VP, AffinePath, Flow, ShiftedPath
@@ -178,14 +178,14 @@ def test_one_call_is_told_from_many() -> None:
     """A memo answers together only where the denoiser inside does; a staged parameterization never."""
     plain, exact = Denoiser(lambda x, time: 0.1 * x, VP()), M2().denoiser(VP())
     cascade = Denoiser(lambda x, time: x, VP.table(), Cascade())
-    assert [asks_together(d) for d in (plain, CachedDenoiser(plain), exact, CachedDenoiser(exact))] == [
+    assert [info_of(d).times_together for d in (plain, CachedDenoiser(plain), exact, CachedDenoiser(exact))] == [
         True,
         True,
         False,
         False,
     ]
-    assert not asks_together(cascade)
-    assert not asks_together(CachedDenoiser(CachedDenoiser(cascade)))
+    assert not info_of(cascade).times_together
+    assert not info_of(CachedDenoiser(CachedDenoiser(cascade))).times_together
 
 
 @pytest.mark.parametrize("path", [VP(), VE(), Flow()], ids=["vp", "ve", "flow"])

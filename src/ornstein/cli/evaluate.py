@@ -112,10 +112,9 @@ def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | N
 
 def _steps(args: EvalArgs, run: Any) -> int:
     """--steps, or what is usual: 20, or the evaluations that the model's own grid or its levels have."""
-    from ..denoisers import grid_of
     from ..sampling import usual_steps
 
-    own = grid_of(run.denoiser)
+    own = run.denoiser.info.grid
     if args.steps is not None or own is None:
         return usual_steps(run.denoiser.path, args.steps)
     times = own(None)(run.denoiser.path)

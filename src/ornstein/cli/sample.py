@@ -176,11 +176,11 @@ def _shared(args: SampleArgs) -> int | None:
 
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids, sampling
-    from ..denoisers import grid_of
+    from ..denoisers import info_of
     from ..samplers import default_for, steps_for
     from ..samplers import sampler as sampler_named
 
-    own = grid_of(model)
+    own = info_of(model).grid
     families = {
         "default": lambda steps: grids.default(model.path, steps) if own is None else own(steps),
         "karras": grids.karras,

@@ -8,23 +8,20 @@ state, so one of them serves every model, sampler and batch, and two equal calls
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-from .. import grids
-from ..denoisers import DenoiserLike, codec_of
+from .. import checks, grids
+from ..denoisers import DenoiserInfo, DenoiserLike, info_of
 from ..errors import PathError, UsageError
 from ..estimates import Estimate
 from ..networks.sites import bindings
 from ..paths.base import AffinePath, Cond, Path
 from ..scalars import Time
-
-if TYPE_CHECKING:
-    from ..latents import Codec
 
 Strength = float | Callable[[Any], Any]
 """A number, or a function of the log-SNR (a float in sampling, (B,) in training) that gives one."""
@@ -77,24 +74,12 @@ class Guided:
         return self.inner.path
 
     @property
-    def cond(self) -> Cond | None:
-        """The condition that the inner denoiser is bound to, if known."""
-        return condition_of(self.inner)
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
-    @property
-    def shape(self) -> tuple[int, ...] | None:
-        """The clean event, if the inner denoiser knows it."""
-        return getattr(self.inner, "shape", None)
-
-    @property
-    def codec(self) -> Codec | None:
-        """What decodes the samples, if they are latents."""
-        return codec_of(self.inner)
-
-    @property
-    def device(self) -> torch.device:
-        """Where the network lives."""
-        return getattr(self.inner, "device", torch.device("cpu"))
+    def __repr__(self) -> str:
+        return f"{checks.brief(self.guidance)} around {self.inner!r}"
 
     def with_condition(self, cond: Cond) -> Guided:
         """The same guidance around the bound denoiser."""
@@ -119,13 +104,8 @@ def bare(denoiser: DenoiserLike) -> DenoiserLike:
 
 
 def condition_of(denoiser: object) -> Cond | None:
-    """The condition that a denoiser, or the one inside it, is bound to; None if unknown."""
-    while denoiser is not None:
-        cond = getattr(denoiser, "cond", None)
-        if isinstance(cond, Mapping):
-            return cast("Cond", cond)
-        denoiser = getattr(denoiser, "inner", None)
-    return None
+    """The condition that a denoiser is bound to; None if unknown."""
+    return info_of(denoiser).cond
 
 
 @runtime_checkable
@@ -144,13 +124,8 @@ def null_beside(null: Cond, denoiser: object) -> Cond:
 
 
 def network_of(denoiser: object) -> nn.Module | None:
-    """The module inside a denoiser, if there is one."""
-    while denoiser is not None:
-        net = getattr(denoiser, "net", None)
-        if isinstance(net, nn.Module):
-            return net
-        denoiser = getattr(denoiser, "inner", None)
-    return None
+    """The module that a denoiser evaluates, if there is one."""
+    return info_of(denoiser).module
 
 
 def detached(estimate: Estimate, x: Tensor) -> Estimate:
@@ -214,9 +189,9 @@ class CachedEvaluation:
         return self.inner.path
 
     @property
-    def cond(self) -> Cond | None:
-        """The condition, if known."""
-        return self._cond
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
     def with_condition(self, cond: Cond) -> CachedEvaluation:
         """The bound denoiser, with the same memory."""

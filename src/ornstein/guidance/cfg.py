@@ -53,7 +53,8 @@ class CFG(Rule):
         x̂_0 ← φ·x̂_0·std(c)/std(x̂_0) + (1 − φ)·x̂_0,
 
     std over all numbers of a sample. It acts on the clean estimate, whatever the network predicts; their formula is
-    applied to the network's output, so values do not carry over for networks that predict noise.
+    applied to the network's output, so values do not carry over for networks that predict noise. A sample without
+    spread – flat, or of one number – has nothing to be brought back and stays as it is.
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time, label: 0 * x + label[:, None], path=orn.VP(), predicts="clean")
@@ -87,7 +88,12 @@ class CFG(Rule):
 def _rescaled(guided: Estimate, c: Estimate, share: float) -> Estimate:
     clean = guided.clean
     kind = torch.promote_types(clean.dtype, torch.float32)
-    ratio = c.clean.flatten(1).to(kind).std(1) / clean.flatten(1).to(kind).std(1).clamp_min(torch.finfo(kind).tiny)
+    wanted, rows = c.clean.flatten(1).to(kind), clean.flatten(1).to(kind)
+    if rows.shape[1] < 2:
+        return guided
+    std = rows.std(1)
+    flat = std <= 4.0 * torch.finfo(clean.dtype).eps * rows.abs().amax(1)  # the spread is rounding alone
+    ratio = torch.where(flat, 1.0, wanted.std(1) / torch.where(flat, 1.0, std))
     return guided.replace(clean=clean * expand(share * ratio + (1.0 - share), clean))
 
 

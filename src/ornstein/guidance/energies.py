@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .. import checks
 from ..errors import ConfigError, UsageError
 from .base import finite_rows
 
@@ -124,6 +125,17 @@ def _fits(target: Tensor, clean: Tensor, what: str) -> Tensor:
     return target.to(clean.device, clean.dtype)
 
 
+def images(clean: Tensor, who: str) -> Tensor:
+    """The samples, if they are images (B, C, H, W).
+
+    Raises:
+        UsageError: signals, points or anything else.
+    """
+    if clean.ndim != 4:
+        raise UsageError(f"{who} needs images (C, H, W), got samples of shape {tuple(clean.shape[1:])}")
+    return clean
+
+
 def _sliced(target: Tensor, which: slice) -> Tensor:
     return target if target.shape[0] == 1 else target[which]
 
@@ -174,7 +186,13 @@ def inpainting(target: Tensor, mask: Tensor, *, std: float = 0.1) -> Measured:
 
 def super_resolution(target: Tensor, factor: int, *, std: float = 0.05) -> Measured:
     """Agree with a small picture: A·x_0 is the mean of every factor × factor pixels; ``target`` (1 or B, C, h, w)."""
-    return Measured(operator=lambda x: functional.avg_pool2d(x, factor), target=target, std=std)
+    checks.whole("factor", factor, 1, ConfigError)
+    images(target, "super_resolution")
+
+    def shrunk(x: Tensor) -> Tensor:
+        return functional.avg_pool2d(images(x, "super_resolution"), factor)
+
+    return Measured(operator=shrunk, target=target, std=std)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -189,6 +207,7 @@ class Colour:
 
     def __call__(self, clean: Tensor) -> Tensor:
         """(B,)."""
+        images(clean, "Colour")
         weights = torch.ones_like(clean[:1, :1]) if self.mask is None else _fits(self.mask, clean, "a mask")
         mean = (weights * clean).sum((2, 3)) / weights.sum((2, 3))
         target = _fits(self.target, mean, "a colour")
@@ -215,6 +234,7 @@ class Palette:
 
     def __call__(self, clean: Tensor) -> Tensor:
         """(B,)."""
+        images(clean, "Palette")
         colours = self.colours.to(clean.device, clean.dtype)
         if colours.ndim != 2 or colours.shape[1] != clean.shape[1]:
             raise UsageError(
@@ -227,6 +247,7 @@ class Palette:
 
 def gradients(clean: Tensor) -> Tensor:
     """Sobel's horizontal and vertical differences of the brightness (mean of the channels), (B, 2, H, W)."""
+    images(clean, "a map of edges")
     row, column = (torch.tensor(v, dtype=clean.dtype, device=clean.device) for v in ([1.0, 2.0, 1.0], [-1.0, 0.0, 1.0]))
     kernels = torch.stack((torch.outer(row, column), torch.outer(column, row)))[:, None] / 8.0
     return functional.conv2d(functional.pad(clean.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate"), kernels)
@@ -267,6 +288,7 @@ class Smoothness:
 
     def __call__(self, clean: Tensor) -> Tensor:
         """(B,)."""
+        images(clean, "Smoothness")
         down = (clean[:, :, 1:, :-1] - clean[:, :, :-1, :-1]).square()
         right = (clean[:, :, :-1, 1:] - clean[:, :, :-1, :-1]).square()
         return (down + right + 1e-4).sqrt().flatten(1).mean(1)

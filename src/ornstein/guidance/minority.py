@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import grids
-from ..denoisers import DenoiserLike, codec_of
+from ..denoisers import DenoiserLike, info_of
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..grids import GridLike
@@ -186,7 +186,7 @@ class SelfMinority(Rule):
             ]
         leaf = clean.requires_grad_()
         pair = cast("Pair", self.distance)
-        codec = codec_of(inner) if isinstance(pair, _Seen) else None
+        codec = info_of(inner).codec if isinstance(pair, _Seen) else None
         decode: Callable[[Tensor], Tensor] = (lambda latent: latent) if codec is None else codec.decode
         far = torch.stack([pair(decode(leaf), decode(other)) for other in others]).mean(0)
         return torch.autograd.grad(far.sum(), leaf)[0].to(clean)

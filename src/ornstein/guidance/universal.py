@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import scalars
-from ..denoisers import DenoiserLike, codec_of
+from ..denoisers import DenoiserLike, info_of
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..paths.base import Cond
@@ -183,7 +183,7 @@ class Universal(Rule):
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
         """The guided estimate."""
-        if self.decode is None and (codec := codec_of(inner)) is not None:
+        if self.decode is None and (codec := info_of(inner).codec) is not None:
             return replace(self, decode=codec.decode, encode=codec.encode).estimate(inner, x, t)
         forward, backward = self._forward(inner, t), self.backward
         if backward is not None and (backward.steps == 0 or backward.rate == 0.0):

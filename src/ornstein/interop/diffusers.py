@@ -266,6 +266,7 @@ def from_pipeline(
         law.predicts,
         shape=_shape(net, codec, size),
         timestep_of=law.timestep_of,
+        learned_variance=getattr(net.config, "out_channels", None) == 2 * net.config.in_channels,
         codec=codec,
         grid=law.grid,
     )

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import grids
-from ..denoisers import Denoiser
+from ..denoisers import Denoiser, DenoiserInfo
 from ..errors import UsageError
 from ..estimates import Estimate
 from ..latents.codec import Codec
@@ -100,9 +100,9 @@ class OpenedModel(ABC):
     # ---- a denoiser like any other
 
     @property
-    def inner(self) -> Denoiser:
-        """The denoiser."""
-        return self.denoiser
+    def info(self) -> DenoiserInfo:
+        """What the denoiser knows about itself."""
+        return self.denoiser.info
 
     @property
     def net(self) -> Any:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserLike
+from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
 from ornstein.errors import UsageError
 from ornstein.estimates import Estimate
 from ornstein.paths.base import Cond, Path
@@ -150,6 +150,11 @@ class Affine:
     def path(self) -> Path:
         """The inner path."""
         return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One evaluation on all rows and on zero."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserLike
+from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
 from ornstein.errors import ConfigError, PathError
 from ornstein.estimates import Estimate
 from ornstein.paths.base import Cond, LocationPath
@@ -89,6 +89,11 @@ class PerturbedDenoiser:
         if not isinstance(path, LocationPath):
             raise PathError(f"{type(path).__name__} has no std(t): its score has no noise to be read from")
         return path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One evaluation of the inner denoiser: ẑ = −σ·ŝ."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserLike
+from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
 from ornstein.errors import ConfigError, PathError
 from ornstein.estimates import Estimate
 from ornstein.paths.base import AffinePath, Cond, Path
@@ -239,6 +239,10 @@ class _Rounded:
     @property
     def path(self) -> Path:
         return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         return Estimate(x, t, self.path, clean=self.inner(x, t).clean.to(torch.float32).to(x.dtype))

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..denoisers import DenoiserLike, asks_together, at_times
+from ..denoisers import DenoiserLike, at_times, info_of
 from ..errors import ConfigError, GridError
 from ..grids import Grid, affine, log_snr
 from ..grids import rounds as rounds_of
@@ -38,8 +38,8 @@ class Parallel:
     question may hold many states, and ``evaluations`` counts these. ``sweeps`` and ``deviations`` have one entry for
     each descent: how many sweeps it took, and how far the last one moved its end (root mean square over the batch, in
     units of √(α² + σ²); infinite after a single sweep, which has nothing to compare with). ``add`` says whether
-    the denoiser answered each question in one call (`ornstein.denoisers.asks_together`); otherwise the depth is what
-    such a one would need. ``seconds`` is wall time.
+    the denoiser answered each question in one call (`ornstein.denoisers.DenoiserInfo.times_together`); otherwise the
+    depth is what such a one would need. ``seconds`` is wall time.
     """
 
     x: Tensor
@@ -112,7 +112,7 @@ def picard(
         evaluations=evaluations,
         sweeps=tuple(taken),
         deviations=tuple(deviations),
-        together=asks_together(denoiser),
+        together=info_of(denoiser).times_together,
         seconds=time.perf_counter() - begun,
     )
 

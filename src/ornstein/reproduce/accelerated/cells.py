@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import grids
-from ...denoisers import DenoiserLike
+from ...denoisers import DenoiserInfo, DenoiserLike, info_of
 from ...estimates import Estimate
 from ...grids import Grid
 from ...lab.assumptions import Rippled
@@ -85,6 +85,11 @@ class Stretched:
     def path(self) -> Any:
         """The inner path."""
         return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One question to the inner denoiser."""

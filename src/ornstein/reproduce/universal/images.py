@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.nn import functional
 
 from ... import grids, sampling
 from ... import guidance as guide
-from ...denoisers import Denoiser, DenoiserLike
+from ...denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
 from ...estimates import Estimate
 from ...guidance.energies import Measured
 from ...paths.base import Cond, Path
@@ -175,15 +175,16 @@ class Counted:
     inner: DenoiserLike
     evaluations: int = 0
     gradients: int = 0
-    shape: tuple[int, ...] | None = field(default=None)
-
-    def __post_init__(self) -> None:
-        self.shape = getattr(self.inner, "shape", None)
 
     @property
     def path(self) -> Path:
         """The inner path."""
         return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The inner answer."""
