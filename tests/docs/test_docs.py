@@ -219,7 +219,9 @@ def test_a_row_of_the_table_of_samplers(name: str) -> None:
     count = re.sub(r"(\d)n", r"\1 * n", evaluations).replace("−", "-")
     assert eval(count, {"n": n}) == len(orn.plan(rule, path, times))
     # Half of the output is a variance, for the sampler that reads one.
-    model = orn.Denoiser(lambda x, time: torch.cat([0.5 * x, 0 * x], 1), path=path, predicts="noise")
+    model = orn.Denoiser(
+        lambda x, time: torch.cat([0.5 * x, 0 * x], 1), path=path, predicts="noise", learned_variance=True
+    )
     ends = [orn.run(orn.solve(rule, path, torch.ones(1, 1, 2, 2), times, orn.Noise.of(k, [0])), model) for k in (0, 1)]
     assert stochastic == ("no" if torch.equal(*ends) else "yes")
 

@@ -81,7 +81,9 @@ def ours(
     x = start()
     if scheduler.init_noise_sigma > 1.5:  # the scheduler works on x/α
         x = x * float(scheduler.init_noise_sigma) * path.alpha(times[0])
-    model = Denoiser(lambda state, time: network(state, time, heads), path=path, predicts="noise")
+    model = Denoiser(
+        lambda state, time: network(state, time, heads), path=path, predicts="noise", learned_variance=heads == 2
+    )
     return run(solve(method, path, x, times, noise), model)
 
 
