@@ -18,7 +18,6 @@ import torch
 from ..data import Batch, batches, open_source
 from ..data.loader import read
 from ..errors import OrnsteinError, StorageError
-from ..objectives import TrainBatch
 from ..randomness import mix
 from ..storage.configs import to_dict
 from ..storage.console import tell
@@ -138,7 +137,8 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
             for line in session.note_skipped(batch):
                 sinks.note(line)
             before = session.images
-            _step(session, batch)
+            session.learn(batch)
+            _look(session)
             if after_step is not None:
                 after_step(session)
             sinks.advance(session.images)
@@ -223,56 +223,13 @@ def _stream(session: Session) -> Generator[Batch, None, None]:
     )
 
 
-def _step(session: Session, batch: Batch) -> None:
-    """One step; nothing in here waits for the device."""
-    config, hardware, optimizer = session.config, session.accelerator, session.stepper
-    # Layers that draw for themselves (dropout) are re-seeded at every step, so that nothing need be remembered.
-    torch.manual_seed(mix(config.seed, "step", session.step, hardware.process_index))
-    rate = config.optimizer.rate(session.images)
-    for group in session.optimizer.param_groups:
-        group["lr"] = rate
-    examples = _examples(session, batch)
-    progress = min(session.images / config.images, 1.0)
-    noise = session.noise(batch.positions)
-    if session.discriminator is not None:
-        loss_of = session.discriminator.objective.discriminator_loss
-        session.discriminator.learn(loss_of(session.denoiser, examples, noise, progress), session.images)
-    losses = session.objective(session.denoiser, examples, noise, progress)
-    hardware.backward(losses.total)
-    norm = _clip(session)
-    admitted = session.accepts(losses, norm)
-    if admitted:
-        optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    session.step += 1
-    session.images += config.batch
-    session.follow()
-    if admitted:
-        session.tally.add(losses, norm)
+def _look(session: Session) -> None:
+    """What must hold after a step: no divergence and, where a look at the loss waits for nothing, a finite loss."""
     _require_sound(session)
-    if (
-        hardware.device.type == "cpu" or session.unproven is not None
-    ):  # elsewhere a look at the loss would wait for the device: after a checkpoint, and at the next line of the log
+    # On an accelerator a look waits for the device: after a checkpoint alone, and at the next line of the log.
+    if session.accelerator.device.type == "cpu" or session.unproven is not None:
         _require_finite(session)
         session.prove()
-
-
-def _examples(session: Session, batch: Batch) -> TrainBatch:
-    return TrainBatch(
-        clean=session.clean(batch),
-        cond=session.cond(batch.labels, batch.captions),
-        positions=batch.positions,
-    )
-
-
-def _clip(session: Session) -> torch.Tensor | None:
-    """Clip the gradients of each part by itself; the norm of them all before that."""
-    bound = session.config.optimizer.clip or math.inf
-    if len(session.parts) == 1:
-        return session.accelerator.clip_grad_norm_(session.parts[0], bound)
-    session.accelerator.unscale_gradients()
-    norms = [torch.nn.utils.clip_grad_norm_(part, bound) for part in session.parts]
-    return torch.linalg.vector_norm(torch.stack(norms))
 
 
 def _require_finite(session: Session) -> None:
@@ -312,7 +269,7 @@ def _require_good(session: Session, batch: Batch | None = None) -> None:
         torch.manual_seed(mix(session.config.seed, "step", session.step, 0))
         progress = min(session.images / session.config.images, 1.0)
         noise = session.noise(batch.positions)
-        losses = session.objective(session.denoiser, _examples(session, batch), noise, progress)
+        losses = session.objective(session.denoiser, session.examples(batch), noise, progress)
         bad = "" if math.isfinite(float(losses.total.detach())) else "the loss"
     if bad:
         what = bad if bad == "the loss" else f"the weight {bad}"

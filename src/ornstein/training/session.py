@@ -24,7 +24,7 @@ from ..errors import CheckpointError, ConfigError
 from ..latents import Codec
 from ..latents.dataset import moments_of
 from ..models.spec import Conditioned, ModelSpec, Shows
-from ..objectives import Losses, Objective
+from ..objectives import Losses, Objective, TrainBatch
 from ..paths.base import AffinePath
 from ..randomness import Noise, mix
 from ..samplers.ancestral import Ancestral
@@ -165,6 +165,46 @@ class Session:
             tally.clear()
         if self.guard is not None:
             self.guard.clear()
+
+    def learn(self, batch: Batch) -> None:
+        """One step; nothing in here waits for the device."""
+        config = self.config
+        # Layers that draw for themselves (dropout) are re-seeded at every step, so that nothing need be remembered.
+        torch.manual_seed(mix(config.seed, "step", self.step, self.accelerator.process_index))
+        rate = config.optimizer.rate(self.images)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        examples, noise = self.examples(batch), self.noise(batch.positions)
+        progress = min(self.images / config.images, 1.0)
+        if self.discriminator is not None:
+            loss_of = self.discriminator.objective.discriminator_loss
+            self.discriminator.learn(loss_of(self.denoiser, examples, noise, progress), self.images)
+        losses = self.objective(self.denoiser, examples, noise, progress)
+        self.accelerator.backward(losses.total)
+        norm = self._clip()
+        admitted = self.accepts(losses, norm)
+        if admitted:
+            self.stepper.step()
+        self.stepper.zero_grad(set_to_none=True)
+        self.step += 1
+        self.images += config.batch
+        self.follow()
+        if admitted:
+            self.tally.add(losses, norm)
+
+    def examples(self, batch: Batch) -> TrainBatch:
+        """A batch as the objective takes it, on the device."""
+        cond = self.cond(batch.labels, batch.captions)
+        return TrainBatch(clean=self.clean(batch), cond=cond, positions=batch.positions)
+
+    def _clip(self) -> Tensor | None:
+        """Clip the gradients of each part by itself; the norm of them all before that."""
+        bound = self.config.optimizer.clip or math.inf
+        if len(self.parts) == 1:
+            return self.accelerator.clip_grad_norm_(self.parts[0], bound)
+        self.accelerator.unscale_gradients()
+        norms = [torch.nn.utils.clip_grad_norm_(part, bound) for part in self.parts]
+        return torch.linalg.vector_norm(torch.stack(norms))
 
     def accepts(self, losses: Losses, norm: Tensor | None) -> bool:
         """Whether the optimizer may have this batch: always, where nothing guards it."""
