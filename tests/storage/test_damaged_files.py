@@ -111,7 +111,7 @@ def test_a_damaged_file_opens_or_is_one_line(home, tmp_path_factory, name, damag
 
 # ------------------------------------------------------------------------------------------- promises of a description
 
-HUGE = [0, -1, 10**8, 10**9, 10**12, 10**18, 2**63 - 1]
+HUGE = [0, -1, 10**8, 10**12, 2**63 - 1]
 
 
 @pytest.mark.parametrize("value", HUGE)

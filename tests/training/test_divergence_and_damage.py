@@ -50,7 +50,7 @@ def finite(out: Path) -> bool:
 # ----------------------------------------------------------------------------------------------------------- divergence
 
 
-@pytest.mark.parametrize("rate", [1e10, 1e30, 1e39])
+@pytest.mark.parametrize("rate", [1e30, 1e39])
 @pytest.mark.parametrize("every", [BATCH, 100 * BATCH])
 def test_the_last_good_checkpoint_stays_and_the_remedy_works(begun, tmp_path, rate, every):
     """Whatever the rate and the interval: never a weight of NaN, and the same folder goes on as if nothing had been."""
