@@ -325,7 +325,10 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
 
 def _index(folder: Path) -> dict[str, Any]:
     path = folder / "model_index.json"
-    return load_json(path, UsageError, "copy it again")
+    found = load_json(path, UsageError, "copy it again", must_hold=None)
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} does not describe a pipeline: copy it again")
+    return found
 
 
 def _check(net: Any, kind: PipelineKind, name: str, pipe: Any) -> None:
