@@ -68,6 +68,9 @@ def _plots(report: Report, folder: Path) -> None:
 _COLOURS = {"agrees": "green", "higher": "green", "exact": "green", "open": "yellow", "below": "bold red"}
 
 
+_WIDE = {"error in", "last pair", "steps", "evaluations"}  # columns that a narrow terminal goes without
+
+
 def _table(report: Report) -> None:
     from rich import box
     from rich.console import Console
@@ -75,32 +78,32 @@ def _table(report: Report) -> None:
 
     from ornstein.lab.plots import shown
 
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for title in ("sampler", "target", "error in"):
-        table.add_column(title, no_wrap=True)
-    for title in ("declared", "measured", "last pair", "steps", "evaluations", "error"):
-        table.add_column(title, justify="right", no_wrap=True)
-    table.add_column("verdict")
+    titles = ["sampler", "target", "error in", "declared", "measured", "last pair", "steps", "evaluations", "error"]
+    shown_here = [title for title in titles if console.width >= 110 or title not in _WIDE] + ["verdict"]
+    for title in shown_here:
+        table.add_column(title, justify="left" if title in {*titles[:3], "verdict"} else "right", no_wrap=True)
     previous = ""
     for one in report.series:
         if previous and previous != one.sampler:
             table.add_section()
         last = "–" if one.fit.last is None else f"{one.fit.last:.2f}"
         steps, evaluations, error = _headline(one)
-        table.add_row(
-            "" if previous == one.sampler else one.sampler,
-            one.target,
-            one.measure,
-            f"{one.declared:g}",
-            shown(one).removeprefix("order "),
-            last,
-            steps,
-            evaluations,
-            error,
-            f"[{_COLOURS[one.verdict]}]{one.verdict}[/]",
-        )
+        cells = {
+            "sampler": "" if previous == one.sampler else one.sampler,
+            "target": one.target,
+            "error in": one.measure,
+            "declared": f"{one.declared:g}",
+            "measured": shown(one).removeprefix("order "),
+            "last pair": last,
+            "steps": steps,
+            "evaluations": evaluations,
+            "error": error,
+            "verdict": f"[{_COLOURS[one.verdict]}]{one.verdict}[/]",
+        }
+        table.add_row(*(cells[title] for title in shown_here))
         previous = one.sampler
-    console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(table)
     for skip in report.skipped:
         console.print(f"[dim]{skip.sampler} on {skip.target} not measured: {skip.reason}[/]", highlight=False)

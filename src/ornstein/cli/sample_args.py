@@ -19,7 +19,7 @@ class SampleArgs(LatentArgs):
     """
 
     layout: ClassVar[Layout] = {
-        "": (*["run", "n", "steps", "sampler", "seed", "label", "prompt", "guidance_scale", "guide", "out", "device"],),
+        "": ("run", "n", "steps", "sampler", "seed", "label", "prompt", "guidance_scale", "guide", "out", "device"),
         "Steps and noise": ("evaluations", "grid", "first", "resample", "prior_scale", "skip_steps", "interpolate"),
         "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
