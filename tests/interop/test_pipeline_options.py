@@ -332,7 +332,7 @@ def test_damaged_indices_are_one_line(pixels, tmp_path):
     shutil.copytree(pixels, folder)
     for content, message in (
         ("[1]", r"model_index\.json does not describe a pipeline: copy it again$"),
-        ("{", r"model_index\.json cannot be read \(JSONDecodeError\): copy it again$"),
+        ("{", r"model_index\.json cannot be read \(not JSON: .*\): copy it again$"),
         ("{}", r"copy is a None, which from_pipeline does not know"),
     ):
         (folder / "model_index.json").write_text(content)
