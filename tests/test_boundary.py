@@ -419,3 +419,22 @@ def test_all_samplers_accept_a_network_that_works_in_place() -> None:
         assert torch.equal(orn.sample(model(Careless().input_in_place), 2, steps=3, sampler=name), wanted)
     with pytest.raises(UsageError, match="unknown sampler"):
         orn.sample(model(), sampler="heum")
+
+
+def test_wrong_arguments_of_guidances_are_one_line() -> None:
+    for value in ("4", True, math.inf, None, guide.CFG, torch.ones(2, 2)):
+        refusal(lambda value=value: guide.CFG(weight=value, null={}))
+        refusal(lambda value=value: guide.APG(weight=value, null={}))
+        refusal(
+            lambda value=value: guide.CFG(weight=1.0, null={}, rescale=value) if value is not True else guide.add(3)
+        )
+        refusal(lambda value=value: guide.CFG(weight=1.0, null=value))
+    for value in (3, guide.CFG, "cfg", None):
+        refusal(lambda value=value: guide.compose(value))
+        refusal(lambda value=value: guide.add(guide.Threshold(), value))
+
+
+def test_betas_are_numbers_in_one_dimension() -> None:
+    for value in (torch.ones(3, 3), np.full((3, 3), 0.1), "linear", 3, [0.1, "a"], [0.1, None], VP):
+        refusal(lambda value=value: VP.from_betas(value))
+    assert VP.from_betas(torch.full((4,), 0.1)).sigma(1.0) > 0.5

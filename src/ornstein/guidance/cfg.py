@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from .. import scalars
+from .. import checks, scalars
 from ..denoisers import DenoiserLike
 from ..errors import ConfigError
 from ..estimates import Estimate
@@ -70,6 +70,9 @@ class CFG(Rule):
     rescale: float = 0.0
 
     def __post_init__(self) -> None:
+        checks.strength("weight", self.weight)
+        checks.conditions(self.null, ConfigError, "null")
+        checks.real("rescale", self.rescale)
         if not 0.0 <= self.rescale <= 1.0:
             raise ConfigError(f"rescale must lie in [0, 1], got {self.rescale}")
 
@@ -117,7 +120,10 @@ class APG(Rule):
     norm: float | None = None
 
     def __post_init__(self) -> None:
-        if self.norm is not None and not self.norm > 0.0:
+        checks.strength("weight", self.weight)
+        checks.conditions(self.null, ConfigError, "null")
+        checks.real("parallel", self.parallel)
+        if self.norm is not None and not checks.real("norm", self.norm) > 0.0:
             raise ConfigError(f"norm must be positive (or None for no limit), got {self.norm}")
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:

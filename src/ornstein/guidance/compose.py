@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import grids, scalars
+from .. import checks, grids, scalars
 from ..denoisers import DenoiserLike, Guidance
 from ..errors import ConfigError
 from ..estimates import Estimate
@@ -73,6 +73,8 @@ def compose(*guidances: Guidance) -> Composition:
     >>> compose(Threshold(), Threshold())(model)(torch.ones(1, 1, 2, 2), 1.0).clean.amax().item()
     1.0
     """
+    for guidance in guidances:
+        checks.function("a guidance", guidance, "a function from a denoiser to a denoiser")
     return Composition(tuple(guidances))
 
 
@@ -83,6 +85,8 @@ def add(*guidances: Guidance) -> Sum:
     ``add(CFG(weight=w, …), PAG(scale=s))`` is u + w·(c − u) + s·(c − c̃) at three evaluations. Guidances that
     do nothing leave no trace: the result of one that acts alone is bit for bit its own.
     """
+    for guidance in guidances:
+        checks.function("a guidance", guidance, "a function from a denoiser to a denoiser")
     return Sum(tuple(guidances))
 
 

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .. import scalars
+from .. import checks, scalars
 from ..errors import ConfigError
 from ..randomness import NoiseSource
 from ..scalars import T, Time, expand, widened
@@ -305,7 +305,7 @@ class VP(AffinePath):
     @classmethod
     def from_betas(cls, betas: Sequence[float]) -> VP:
         """A discrete table, such as a pretrained model's."""
-        return cls(Table(betas=tuple(float(b) for b in betas)))
+        return cls(Table(betas=checks.numbers("betas", betas, ConfigError)))
 
     @classmethod
     def table(
