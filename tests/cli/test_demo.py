@@ -61,7 +61,7 @@ def test_demo_writes_one_self_contained_page(
     assert [(one["model"], one["evaluations"]) for one in result["few"]] == few
     assert {1, 2, 3} <= {count for _, count in few}, "the models made for one, two and three evaluations are shown"
     assert (result["live"] is None) == (live == 0)
-    assert html.count("data:image/png;base64,") >= len(result["cells"]) + len(few) + 2
+    assert html.count("data:image/png;base64,") >= len(result["cells"]) + len(few) + 8
     # Each panel names the command that repeats it.
     assert len(re.findall(r"<pre>ornstein (sample|train|demo) ", html)) >= 4
     assert not list(tmp_path.glob(".*tmp"))

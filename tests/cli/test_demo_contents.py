@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,10 +15,11 @@ import torch
 
 import ornstein as orn
 from ornstein import grids, sampling
-from ornstein.cli import demo, demo_args, demo_few, demo_page
+from ornstein.cli import demo, demo_args, demo_few, demo_guides, demo_page
 from ornstein.cli.demo import compare, reference
 from ornstein.cli.demo_args import Cell, DemoArgs, live_command
 from ornstein.cli.demo_few import Few
+from ornstein.cli.demo_guides import Led
 from ornstein.cli.main import main, parse
 from ornstein.cli.sample import SampleArgs
 from ornstein.page import Curve
@@ -89,7 +91,7 @@ def charts(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[Curve], dict[str,
 
 
 ARGS = DemoArgs(out=Path("o/d"), model="mine", images=64, n=2, seed=3)
-NAMES, COUNTS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc"), (5, 10, 20, 50)
+NAMES, COUNTS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc", "auto"), (5, 10, 20, 50)
 
 
 @pytest.fixture
@@ -103,7 +105,14 @@ def whole(tiny_run: Path, charts: list[Any], tmp_path: Path) -> tuple[Page, Trai
         for name, n, side in (("a", 1, 64), ("b", 3, 16))
     ]
     fine = torch.zeros(2, 3, 16, 16)
-    html = demo_page.page(ARGS, run, cells, pictures, fine, shown, None)
+    led = [
+        Led(guide=guide, images=torch.zeros(2, 3, 64, 64), command=f"lead {i}") for i, guide in enumerate(("", "a:b"))
+    ]
+    opening = [
+        demo_guides.first(ARGS, led[0]), demo_few.section(ARGS, shown), demo_guides.guided(ARGS, led),
+        demo_guides.rare(ARGS, led),
+    ]  # fmt: skip
+    html = demo_page.page(ARGS, run, cells, pictures, fine, opening, None)
     return Page(html), run, cells
 
 
@@ -133,10 +142,18 @@ def test_every_section_shows_its_numbers(
         "data",
         "discs",
     ]
-    same, distance, seconds, few, fine, measured = page.sections[1:]
+    first, few, guided, rare, same, distance, seconds, fine, measured = page.sections[1:]
+    name, _, _, n = demo_guides.BEST
+    assert [alt for alt, *_ in first["pictures"]] == [f"{n} pictures by {name}"], "the best is seen first"
+    assert first["pre"] == "lead 0"
+    assert guided["rows"][1:] == [
+        [label, (f"2 pictures, {label}", 134, 68)] for label in ("no guide", "a:b")
+    ]  # fmt: skip
+    assert [row[0] for row in rare["rows"][1:]] == ["as the model draws", "a:b"]
+    assert guided["pre"] == rare["pre"] == "lead 0\nlead 1"
     heads = [f"{n} evaluations" for n in COUNTS]
 
-    assert same["h2"] == "The same noise under five samplers"
+    assert same["h2"] == "The same noise under six samplers"
     assert same["rows"][0] == ["sampler", *heads]
     assert same["rows"][1:] == [
         [name, *((f"2 images by {name} with {n} evaluations", 22, 12) for n in COUNTS)] for name in NAMES
@@ -172,7 +189,8 @@ def test_every_section_shows_its_numbers(
         "ornstein sample mine --sampler unipc-3 --grid log-snr --steps 200 --seed 3 --n 2 --out o/d/fine"
     )
     assert measured["h2"] == "Distance to the data"
-    assert len(page.sections) == 7, "nothing is known of the training of this model"
+    assert "its first picture is noise" in same["p"], "a panel with noise on it says why"
+    assert len(page.sections) == 10, "nothing is known of the training of this model"
     assert len(charts) == 3
 
 
@@ -181,7 +199,7 @@ def test_distances_measured_beforehand(
 ) -> None:
     page, _, _ = whole
     data = json.loads((Path(orn.__file__).parent / "weights" / "critters" / "distances.json").read_text("utf-8"))
-    section = page.sections[6]
+    section = page.sections[9]
     names = [name for name in NAMES if any(cell["sampler"] == name for cell in data["cells"])]
     counts = sorted({cell["evaluations"] for cell in data["cells"]})
     by = {(cell["sampler"], cell["evaluations"]): cell for cell in data["cells"]}
@@ -212,10 +230,13 @@ def test_the_training_of_the_model_and_the_live_run(
     assert section["h2"] == "Training"
     assert section["notes"] == ["A remark."]
     assert section["pre"] == f"made so\n{live_command(ARGS)}"
-    assert section["captions"] == ["The live run after 64 images: a start, no more",
+    after = "The live run after 64 images: a start, for minutes more see ornstein train --minutes"
+    assert section["captions"] == [after,
                                    "The shipped model's training, by noise level (log-SNR)",
                                    "The live run, just now"]  # fmt: skip
-    assert section["pictures"] == [("The live run after 64 images: a start, no more", 8 * 18 + 2, 20)]
+    assert section["pictures"] == [
+        ("The live run after 64 images: a start, for minutes more see ornstein train --minutes", 8 * 18 + 2, 20)
+    ]
     (levels, how), (live, options) = charts[-2:]
     assert levels == [Curve(name="low", x=[1, 2], y=[3, 4]), Curve(name="high", x=[1, 2], y=[5, 6])]
     assert (how["log_x"], how["log_y"], how["marks"]) == (True, True, False)
@@ -243,6 +264,19 @@ def test_cells_are_samples_of_the_same_noise_beside_a_fine_solution(
             expected = sampling.sample(run.denoiser, 2, sampler=cell.sampler, evaluations=5, seed=4)
             assert torch.equal(images, expected)
         assert cell.seconds_per_image == 3.0
+
+
+def test_led_pictures_are_what_their_command_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_guides, "STEPS", 2)
+    plain, blue = demo_guides.led(DemoArgs(out=Path("o"), n=1, seed=5), ("", "colour:#2266dd:20"), "x")
+    model = orn.load("critters")
+    torch.testing.assert_close(plain.images, sampling.sample(model, 1, sampler="ddim", steps=2, seed=5).clamp(-1, 1))
+    assert not torch.equal(plain.images, blue.images)
+    for place, one in enumerate((plain, blue)):
+        words = parse(SampleArgs, "ornstein sample", shlex.split(one.command)[2:])
+        assert (words.run, words.sampler, words.steps, words.seed, words.n) == ("critters", "ddim", 2, 5, 1)
+        assert words.out == Path(f"o/x-{place}")
+        assert list(words.guide or ()) == ([one.guide] if one.guide else [])
 
 
 def test_pictures_of_few_evaluations_are_what_their_command_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +324,8 @@ def test_the_demo_itself(
     monkeypatch.setattr(demo_page, "EVALUATIONS", (5, 6))
     monkeypatch.setattr(demo, "FINE", 7)
     monkeypatch.setattr(demo_few, "SHOWN", (("critters-udpm", None, (3,)),))
+    monkeypatch.setattr(demo_guides, "BEST", ("critters-udpm", "ancestral", 3, 1))
+    monkeypatch.setattr(demo_guides, "led", lambda *_: [])
     monkeypatch.setattr(demo_page, "page", lambda *args: f"page with {args[-1]}")
     words = ["demo", "--model", str(tiny_run), "--n", "1", "--seed", "2", "--out", str(tmp_path / "d")]
     assert main([*words, "--images", "0", "--json"]) == 0
@@ -304,9 +340,9 @@ def test_the_demo_itself(
     ]
     assert [one["model"] for one in found["few"]] == ["critters-udpm"]
     assert found["seconds"] > 0
-    assert "5 samplers at 5, 6 evaluations" in err
+    assert "6 samplers at 5, 6 evaluations" in err
     assert main([*words, "--images", "48"]) == 0
     assert capsys.readouterr().out == f"the page is {(tmp_path / 'd' / 'index.html').resolve()}\n"
     assert (tmp_path / "d" / "index.html").read_text() == f"page with {tmp_path / 'd' / 'live'}"
     args = parse(DemoArgs, "ornstein demo", [*words[1:], "--images", "48"])
-    assert trained == [parse_training(live_command(args).split()[2:])]
+    assert trained == [parse_training(live_command(args).split()[2:]).config]

@@ -208,16 +208,16 @@ def test_train_says_what_came_of_it(
     summary = SimpleNamespace(out="runs/x", images=640, loss=0.123456, images_per_second=12.345, skipped_count=0,
                               finished_before=False)  # fmt: skip
     asked: list[Any] = []
-    monkeypatch.setattr(training, "train", lambda config: asked.append(config) or summary)
+    monkeypatch.setattr(training, "train", lambda config, **_: asked.append(config) or summary)
     words = ("train", "ddpm", "--data", "critters:8", "--out", tmp_path / "x", "--images", 99)
     assert call(capsys, *words) == (0, "640 images, loss 0.1235, 12.3 images/s: ornstein sample runs/x\n", "")
     assert (asked[0].data, asked[0].images) == ("critters:8", 99)
     summary.skipped_count = 3
     assert ", 3 files skipped: ornstein sample runs/x\n" in call(capsys, *words)[1]
     summary.finished_before = True
-    assert call(capsys, *words)[1] == "runs/x has seen its 640 images already: raise --images to go on\n"
+    assert call(capsys, *words)[1] == "runs/x has seen its 640 images already: raise --images or --minutes to go on\n"
 
-    def diverged(config: object) -> None:
+    def diverged(config: object, **_: object) -> None:
         raise training.DivergedError("the loss is not finite")
 
     monkeypatch.setattr(training, "train", diverged)
@@ -229,7 +229,7 @@ def test_ect_says_that_it_begins_from_nothing(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: Any, noted: bool
 ) -> None:
     summary = SimpleNamespace(out="x", images=1, loss=1.0, images_per_second=1.0, skipped_count=0, finished_before=True)
-    monkeypatch.setattr(training, "train", lambda config: summary)
+    monkeypatch.setattr(training, "train", lambda config, **_: summary)
     status, _, err = call(capsys, "train", "ect", "--data", "critters:8", "--out", tmp_path / "x", *words)
     assert (status, "begins with a random network" in err) == (0, noted)
 

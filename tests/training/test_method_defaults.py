@@ -34,13 +34,14 @@ from ornstein.training.watch import DivergenceConfig
 
 CPU = torch.device("cpu")
 COMMON = {
-    "data": "critters", "out": "x", "size": 64, "images": 1_000_000, "codec": "", "latents.statistics": "element",
-    "latents.std": 0.5, "latents.draw": True, "batch": 32, "seed": 0, "flip": False, "condition": "none",
+    "data": "", "out": "x", "size": 64, "images": 1_000_000, "minutes": 0.0, "codec": "",
+    "latents.statistics": "element", "latents.std": 0.5, "latents.draw": True,
+    "batch": 32, "seed": 0, "flip": False, "condition": "none",
     "path": "vp-cosine", "predicts": "clean", "sigma_data": 0.5, "text.words": 4096, "text.length": 24,
     "text.width": 96, "text.layers": 1, "optimizer.lr": 1e-3, "optimizer.betas": [0.9, 0.99], "optimizer.eps": 1e-8,
-    "optimizer.weight_decay": 0.0, "optimizer.warmup": 10_000, "optimizer.decay": 0, "optimizer.clip": 1.0,
-    "ema.sigma_rel": 0.1, "precision": "no", "every.log": 2048, "every.checkpoint": 65_536, "every.seconds": 600.0,
-    "every.samples": 65_536, "keep": 2, "workers": None, "device": "auto", "strict": False, "tensorboard": True,
+    "optimizer.weight_decay": 0.0, "optimizer.warmup": None, "optimizer.decay": 0, "optimizer.clip": 1.0,
+    "ema.sigma_rel": 0.1, "precision": "no", "every.log": None, "every.checkpoint": None, "every.seconds": 600.0,
+    "every.samples": None, "keep": 2, "workers": None, "device": "auto", "strict": False, "tensorboard": True,
 }  # fmt: skip
 # Dao et al. 2025 and their code: RAdam of 1e-4 with coupled decay of 1e-4 and no clipping, batches of 128, levels from
 # .002 to 80 (Song et al. 2023).

@@ -173,7 +173,7 @@ def test_a_document_says_what_was_trained_on_what(tmp_path):
             card.read_spec({"model": model}, path)
 
 
-FREE = {"out", "data", "codec", "images", "workers", "keep", "device", "tensorboard"}
+FREE = {"out", "data", "codec", "images", "minutes", "workers", "keep", "device", "tensorboard"}
 
 
 def changed(value):

@@ -24,6 +24,7 @@ def demo(args: DemoArgs) -> int:
     from ..errors import UsageError
     from ..runs import open_own
     from ..storage.files import write_text
+    from . import demo_few, demo_guides
     from .demo_few import few
     from .demo_page import page
 
@@ -33,11 +34,20 @@ def demo(args: DemoArgs) -> int:
     started = time.perf_counter()
     run = open_own(args.model)
     make_folder(args.out)
+    leading = demo_guides.best(args)
     live = _train(args) if args.images else None
     note(f"sampling {args.model}: {len(SAMPLERS)} samplers at {', '.join(map(str, EVALUATIONS))} evaluations")
     fine = reference(run, args.n, args.seed)
     cells, pictures = compare(run, fine, args.n, args.seed)
     shown = few(args)
+    guided = demo_guides.led(args, demo_guides.GUIDES, "guided")
+    rare = demo_guides.led(args, demo_guides.RARE, "rare")
+    opening = (
+        demo_guides.first(args, leading),
+        demo_few.section(args, shown),
+        demo_guides.guided(args, guided),
+        demo_guides.rare(args, rare),
+    )
     result: dict[str, Any] = {
         "model": args.model,
         "seed": args.seed,
@@ -47,7 +57,7 @@ def demo(args: DemoArgs) -> int:
         "live": None if live is None else str(live),
         "seconds": time.perf_counter() - started,
     }
-    html = page(args, run, cells, pictures, fine, shown, live)
+    html = page(args, run, cells, pictures, fine, opening, live)
     target = args.out / "index.html"
     write_text(target, html)
     result["page"] = str(target)
@@ -60,8 +70,11 @@ def demo(args: DemoArgs) -> int:
 
 def _train(args: DemoArgs) -> Path:
     """The live run; a second demo in the same folder finds it finished."""
+    from dataclasses import replace
+
+    from ..networks import UNetConfig
     from ..training import TrainConfig, train
-    from ..training.config import Every, Optimizer
+    from ..training.config import Every
 
     out = args.out / "live"
     note(f"training live on {args.images} images of critters")
@@ -71,8 +84,9 @@ def _train(args: DemoArgs) -> Path:
             out=str(out),
             images=args.images,
             seed=1,
-            optimizer=Optimizer(warmup=1024),
-            every=Every(log=512, checkpoint=65_536, samples=0),
+            batch=8,
+            network=replace(UNetConfig.small(), patch=4, smooth=8),
+            every=Every(samples=0),
             tensorboard=False,
         )
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..options import Count, Index
 
-SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc")
+SAMPLERS = ("ddpm", "ddim", "heun", "dpmpp-2m", "unipc", "auto")
 
 
 EVALUATIONS = (5, 10, 20, 50)
@@ -51,5 +51,5 @@ def live_command(args: DemoArgs) -> str:
     """The command that repeats the live training."""
     return (
         f"ornstein train ddpm --data critters --out {args.out}/live --images {args.images} --seed 1 "
-        "--optimizer.warmup 1024 --every.log 512 --every.checkpoint 65536 --every.samples 0 --no-tensorboard"
+        "--batch 8 --condition none --every.samples 0 --no-tensorboard --network.patch 4 --network.smooth 8"
     )

@@ -78,7 +78,8 @@ def section(args: DemoArgs, shown: Sequence[Few]) -> Section:
         title="One, two and three evaluations",
         text="critters-ect is a consistency model that was tuned from the diffusion model below it, critters-64, in "
         "the latents of a small autoencoder. critters-udpm doubles the side of a picture with each of three "
-        "evaluations, up to 32 pixels; below it critters, a diffusion model of 64 pixels. Seconds include decoding.",
+        "evaluations, up to 32 pixels; below it critters, a diffusion model of 64 pixels. A diffusion model in one "
+        "evaluation draws the mean of what could be there: its faces are all alike. Seconds include decoding.",
         table=Table(head=["model", "evaluations", "seconds an image", "pictures"], rows=rows),
         command="\n".join(one.command for one in shown),
     )

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..page import Curve, Picture, Section, Table, chart, picture, render
-from . import demo_few
 from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..runs import TrainedModel
-    from .demo_few import Few
 
 COLUMNS = 3
 
@@ -27,15 +25,15 @@ def page(
     cells: Sequence[Cell],
     pictures: dict[tuple[str, int], Tensor],
     fine: Tensor,
-    shown: Sequence[Few],
+    opening: Sequence[Section],
     live: Path | None,
 ) -> str:
     """The whole page."""
     sections = [
+        *opening,
         _samples(args, run, cells, pictures),
         _distances(args, cells),
         _seconds(args, cells),
-        demo_few.section(args, shown),
         _fine(args, fine),
     ]
     if (measured := _measured()) is not None:
@@ -50,8 +48,8 @@ def page(
         *((key, str(value)) for key, value in card.items() if key == "data"),
     ]
     lead = (
-        "One small diffusion model, several samplers, the same noise. Every panel below was computed on this machine "
-        "just now unless it says otherwise, and names the command that repeats it."
+        "Small diffusion models of DiceBear's critters (CC0), trained on a CPU. Every panel was computed on this "
+        "machine just now unless it says otherwise, and names the command that repeats it."
     )
     return render("Critters, drawn from noise", lead, sections, facts)
 
@@ -76,9 +74,11 @@ def _samples(
         rows.append(row)
     commands = "\n".join(_sample_command(args, name, EVALUATIONS[1]) for name in SAMPLERS)
     return Section(
-        title="The same noise under five samplers",
-        text="Columns are network evaluations for one image. ddpm is ancestral sampling and adds fresh noise at every "
-        "step; the others solve the probability-flow ODE, so a column that has converged shows the same critters.",
+        title="The same noise under six samplers",
+        text="Columns are network evaluations for one image. The last row, auto, chooses sampler and grid by their "
+        "number. ddpm is ancestral sampling: it adds fresh noise at every step and arrives at other critters. The "
+        "others solve the probability-flow ODE, so that a converged column shows the same ones. heun takes two "
+        "evaluations a step: 5 are too few for it, and its first picture is noise.",
         table=Table(head=["sampler", *(f"{n} evaluations" for n in EVALUATIONS)], rows=rows),
         command=commands,
     )
@@ -217,14 +217,20 @@ def _training(args: DemoArgs, run: TrainedModel, live: Path | None) -> Section |
         from ..sampling import sample
 
         images = sample(open_run(live).denoiser, 8, sampler="dpmpp-2m", steps=15, seed=args.seed)
-        pictures.append(picture(images, f"The live run after {args.images} images: a start, no more", columns=8))
+        pictures.append(
+            picture(
+                images,
+                f"The live run after {args.images} images: a start, for minutes more see ornstein train --minutes",
+                columns=8,
+            )
+        )
     card = run.details.get("card", {})
     command, remark = card.get("command", ""), card.get("note", "")
     commands = [line for line in (command, live_command(args) if live is not None else "") if line]
     return Section(
         title="Training",
-        text="Loss on the network's output. The loss at a given noise level has a floor above zero, so flat "
-        "is not bad.",
+        text="Pictures after so short a training are blots of the right colours, not yet critters. The loss is on the "
+        "network's output; at a given noise level it has a floor above zero, so flat is not bad.",
         charts=charts,
         pictures=pictures,
         notes=[remark] if remark else [],

@@ -133,6 +133,7 @@ def read_guides(
         placement=placement,
     )
     made = make(guide, shape=run.picture, device=run.denoiser.device, choices=sources)
+    _note_home(run, [str(row["kind"]) for row in made.records if row["source"] == "own" and row["kind"] != "edges"])
     if manner.backward is not None and made.guidances and not made.energies:
         raise UsageError(f"--backward {backward} descends on energies, and none of these guides is one: leave it out")
     for guidance in made.guidances:
@@ -146,6 +147,22 @@ def read_guides(
         "resample": resample,
     }
     return RequestedGuides(guides=made, manner=manner, record=record)
+
+
+def _note_home(run: OpenedModel, kinds: Sequence[str]) -> None:
+    """One line where networks of the embedded drawings guide a model that was trained on something else."""
+    from ..data import embedded
+
+    data = str(run.details.get("train", {}).get("data", ""))
+    drawn = {"dicebear", *embedded.known_styles()}
+    if data and all(part.strip().split(":")[0] in drawn for part in data.split("+")):
+        return
+    if kinds:
+        what = " and ".join(dict.fromkeys(kinds))
+        note(
+            f"--guide {what}: the network behind it knows critters and other drawings, and {run.folder} is a model of "
+            f"{data or 'something else'}: see ornstein guides for networks of photographs (--guide-source)"
+        )
 
 
 def _check_fit(run: OpenedModel, guidance: object) -> None:

@@ -38,6 +38,11 @@ def parse(kind: Any, prog: str, args: Sequence[str]) -> Any:
         raise UsageError(f"{error}{hint}") from None
 
 
+def given(kind: Any, args: Sequence[str]) -> frozenset[str]:
+    """The fields, such as "optimizer.lr", that readable arguments set."""
+    return frozenset(".".join(one.path) for one, _ in _sorted(list(parameters(kind, _chosen(args))), args))
+
+
 class ParseError(UsageError):
     """Words that are no options or no values of one; the help tells more."""
 

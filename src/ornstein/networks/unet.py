@@ -49,6 +49,8 @@ class UNetConfig:
     * ``head_width``: channels of an attention head; 32 to 64 is fastest on every device.
     * ``patch``: squares of ``patch`` × ``patch`` pixels become channels at the input and pixels again at the output, so
       that the network runs on ``patch``² times fewer positions.
+    * ``smooth``: channels of a last convolution over single pixels, which sees the noisy image beside them and leaves
+      no seams between patches; 0 for none.
     * ``classes``: number of classes, 0 for none. ``text_width``: channels of the text tokens, 0 for no text.
       ``vector_width``: length of the vector condition, 0 for none.
     * ``norm``: see `Norm`; ``norm_size`` is the side of the images, if the bias of ``nonscaling`` norms shall depend on
@@ -76,6 +78,9 @@ class UNetConfig:
     """Channels of an attention head."""
     patch: Count = 1
     """Squares of patch × patch pixels become channels at the input, and pixels again at the output."""
+    smooth: Index = 0
+    """Channels of a last convolution over single pixels, which sees the noisy image beside them and leaves no seams
+    between patches; 0 for none."""
     classes: Annotated[Index, HIDDEN] = 0
     """Number of labels, which follows from --condition and the data."""
     text_width: Annotated[Index, HIDDEN] = 0
@@ -98,7 +103,9 @@ class UNetConfig:
         checks.positive(channels=self.channels, out_channels=self.outputs, width=self.width, head_width=self.head_width)
         checks.positive(patch=self.patch)
         checks.multiple(8, "normalisation works on groups of channels", width=self.width)
-        checks.not_negative(classes=self.classes, text_width=self.text_width, vector_width=self.vector_width)
+        checks.not_negative(
+            smooth=self.smooth, classes=self.classes, text_width=self.text_width, vector_width=self.vector_width
+        )
         checks.choice(("group", "rms", "nonscaling", "none"), norm=self.norm)
         checks.not_negative(norm_size=self.norm_size)
         checks.multiple(self.factor, "every level has a whole side", norm_size=self.norm_size)
@@ -271,7 +278,11 @@ class UNet(nn.Module):
         self.mid = nn.ModuleList(UNetBlock(config, last, widths[last], widths[last], f"mid.{i}") for i in range(2))
         self.up = nn.ModuleList(self._decoder_level(level) for level in range(last, -1, -1))
         self.norm = Norm(config.norm, widths[0], config.side(0))
-        self.head = zeroed(nn.Conv2d(widths[0], config.outputs * config.patch**2, 3, padding=1))
+        if config.smooth:
+            self.head = nn.Conv2d(widths[0], config.smooth * config.patch**2, 3, padding=1)
+            self.smooth = zeroed(nn.Conv2d(config.smooth + config.channels, config.outputs, 3, padding=1))
+        else:
+            self.head = zeroed(nn.Conv2d(widths[0], config.outputs * config.patch**2, 3, padding=1))
 
     def _encoder_level(self, level: int) -> nn.ModuleList:
         config, width, depth = self.config, self.config.widths[level], self.config.depths[level]
@@ -329,4 +340,6 @@ class UNet(nn.Module):
                 h = block(h, skips.pop(), cond) if isinstance(block, JoinBlock) else block(h, cond)
         h = self.head(functional.silu(self.norm(h)))
         h = functional.pixel_shuffle(h, config.patch) if config.patch > 1 else h
+        if config.smooth:
+            h = self.smooth(torch.cat((functional.silu(h), x), dim=1))
         return h.to(dtype=x.dtype, memory_format=torch.contiguous_format)

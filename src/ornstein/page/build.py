@@ -30,6 +30,11 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[str | Picture]]
 
+    @property
+    def shows(self) -> bool:
+        """Whether a cell is a picture; such a table becomes a list on a phone."""
+        return any(isinstance(cell, Picture) for row in self.rows for cell in row)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Section:

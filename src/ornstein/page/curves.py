@@ -80,7 +80,7 @@ def chart(
         elif len(curves) > 1:
             axes.legend(frameon=False, fontsize=9)
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
     # The XML prologue has no place inside an HTML page, and ids must not clash between charts.
     svg = text[text.index("<svg") :]

@@ -37,6 +37,8 @@ class AutoencoderConfig(TrainConfig):
     kind: ClassVar[str] = "autoencoderconfig"
     renamed: ClassVar[Mapping[str, str]] = {"critic_width": "discriminator_width", "critic_lr": "discriminator_lr"}
 
+    coarser: ClassVar[bool] = False
+
     takes_latents: ClassVar[bool] = False
 
     path: Absent[PathName] = "flow"
@@ -65,6 +67,11 @@ class AutoencoderConfig(TrainConfig):
             raise ConfigError(f"discriminator_width must be a multiple of 8, got {self.discriminator_width}")
         if not 0.0 < self.discriminator_lr < float("inf"):
             raise ConfigError(f"discriminator_lr must be positive, got {self.discriminator_lr}")
+
+    def natural_condition(self, source: Source) -> Condition:
+        """None."""
+        del source
+        return "none"
 
     def specify(self, source: Source) -> AutoencoderSpec:
         """The network on this data."""

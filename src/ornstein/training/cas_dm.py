@@ -19,7 +19,7 @@ from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
 from ..options import Choice, Layout, Positive
 from .conditions import require_known
-from .config import TrainConfig, require_fit
+from .config import Condition, TrainConfig, require_fit
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -38,6 +38,7 @@ class CascadeConfig(TrainConfig):
 
     kind: ClassVar[str] = "cascadeconfig"
 
+    coarser: ClassVar[bool] = False
     layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "front")}
 
     takes_latents: ClassVar[bool] = False  # its metric compares pictures
@@ -66,6 +67,10 @@ class CascadeConfig(TrainConfig):
         TrainConfig.__post_init__(self)
         if self.back is not None:
             require_fit(self.back, "back", self.size)
+
+    def natural_condition(self, source: Source) -> Condition:
+        """Labels, if the data has them; with a front, its conditions."""
+        return "none" if self.front else TrainConfig.natural_condition(self, source)
 
     def specify(self, source: Source) -> CascadeSpec:
         """The first network as `TrainConfig` says, or as the run in ``front`` is; then the second.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
 
+_WARMUP = 10_000  # images, where no budget is known
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
@@ -41,15 +43,15 @@ class Optimizer:
     """Added to the root of the second moment."""
     weight_decay: float = 0.0
     """Decoupled decay of matrices and kernels; gains and biases are never decayed."""
-    warmup: int = 10_000
-    """Images over which the learning rate grows from 0."""
+    warmup: int | None = None
+    """Images over which the learning rate grows from 0; by default a twentieth of the budget, at most 10,000."""
     decay: int = 0
     """After this many images the learning rate falls as 1/√images (EDM2); 0 keeps it constant."""
     clip: float = 1.0
     """Largest norm of the gradient; 0 never clips."""
 
     def __post_init__(self) -> None:
-        at_least(0, optimizer__warmup=self.warmup, optimizer__decay=self.decay, optimizer__clip=self.clip)
+        at_least(0, optimizer__warmup=self.warmup or 0, optimizer__decay=self.decay, optimizer__clip=self.clip)
         at_least(0, optimizer__weight_decay=self.weight_decay)
         if not 0.0 < self.lr < float("inf") or not 0.0 < self.eps < float("inf"):
             raise ConfigError(f"optimizer.lr and optimizer.eps must be positive numbers, got {self.lr} and {self.eps}")
@@ -68,7 +70,8 @@ class Optimizer:
         rate = self.lr
         if self.decay:
             rate /= max(images / self.decay, 1.0) ** 0.5
-        return rate * min((images + 1) / self.warmup, 1.0) if self.warmup else rate
+        warmup = _WARMUP if self.warmup is None else self.warmup
+        return rate * min((images + 1) / warmup, 1.0) if warmup else rate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,18 +95,22 @@ class Every:
 
     kind: ClassVar[str] = "every"
 
-    log: int = 2048
-    """Images between two lines of the log."""
-    checkpoint: int = 65_536
-    """Images between two checkpoints."""
+    log: int | None = None
+    """Images between two lines of the log; by default a fiftieth of the budget, at most 2,048."""
+    checkpoint: int | None = None
+    """Images between two checkpoints; by default a tenth of the budget, at most 65,536."""
     seconds: float = 600.0
     """A checkpoint also after this many seconds without one; 0 never (only in runs of one process)."""
-    samples: int = 65_536
-    """Images between two grids of samples; 0 never."""
+    samples: int | None = None
+    """Images between two grids of samples; by default a tenth of the budget, at least 4,096 and at most
+    65,536; 0 never. The end always has one."""
 
     def __post_init__(self) -> None:
-        at_least(1, every__log=self.log, every__checkpoint=self.checkpoint)
-        at_least(0, every__seconds=self.seconds, every__samples=self.samples)
+        at_least(
+            1,
+            **{f"every__{name}": given for name in ("log", "checkpoint") if (given := getattr(self, name)) is not None},
+        )
+        at_least(0, every__seconds=self.seconds, every__samples=self.samples or 0)
         check_fields(self)
 
 
@@ -139,21 +146,28 @@ class TrainConfig:
     kind: ClassVar[str] = "trainconfig"
 
     layout: ClassVar[Layout] = {
-        "": ("data", "out", "size", "images", "batch", "condition", "flip", "seed", "device", "network"),
+        "": ("data", "out", "size", "minutes", "images", "batch", "condition", "flip", "seed", "device", "network"),
         "Noise and prediction": ("path", "predicts", "sigma_data"),
         "Latents": ("codec",),
         "Process": ("precision", "workers", "keep", "strict", "tensorboard"),
     }
     takes_latents: ClassVar[bool] = True
 
-    data: str = "critters"
-    """What to train on: critters, another built-in set, an image folder, parquet, hf:OWNER/NAME or shards."""
+    coarser: ClassVar[bool] = True
+    """Whether a plan may choose the batch, and a network of coarser patches."""
+
+    data: str = ""
+    """What to train on (required, unless the run in OUT or its first weights know): critters, another built-in set, an
+    image folder, parquet, hf:OWNER/NAME or shards."""
     out: str
     """Folder of the run."""
     size: int = 64
     """Side of the pictures in pixels."""
     images: int = 1_000_000
     """Budget: how many images the network sees."""
+    minutes: float = 0.0
+    """Budget in minutes on this machine, instead of images: batch, patches, warm-up, decay and the number of images
+    follow from the measured time of a step. 0: images count."""
     codec: str = ""
     """Train on the latents of this codec: a run of ornstein train autoencoder, or a diffusers AutoencoderKL."""
     latents: LatentOptions = field(default_factory=LatentOptions)
@@ -202,6 +216,8 @@ class TrainConfig:
         object.__setattr__(self, "predicts", SPELLINGS.get(self.predicts, self.predicts))
         if not self.out:
             raise ConfigError("out is empty: name the folder of the run, e.g. --out runs/first")
+        if not 0.0 <= self.minutes < float("inf"):
+            raise ConfigError(f"minutes must not be negative, got {self.minutes}")
         if not self.sigma_data > 0.0:
             raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
         if self.workers is not None and self.workers < 0:
@@ -217,6 +233,14 @@ class TrainConfig:
             raise ConfigError("--flip mirrors pictures, and the latents of mirrored pictures are others: leave it out")
         require_fit(self.network, "network", None if self.codec else self.size)
         check_fields(self)
+
+    def natural_condition(self, source: Source) -> Condition:
+        """The condition where none is named: labels, if the data has them."""
+        return "label" if source.classes else "none"
+
+    def with_budget(self, images: int) -> Self:
+        """The configuration with another number of images, and whatever was tied to the old one."""
+        return replace(self, images=images)
 
     def specify(self, source: Source) -> ModelSpec:
         """The model on this data: here `plain`."""

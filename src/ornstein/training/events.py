@@ -198,6 +198,26 @@ class Bar(Quiet):
         self.bar.stop()
 
 
+class Estimate:
+    """How long a run will take, told once, after a second of steps; not told for a run of a few seconds."""
+
+    def __init__(self, budget: int) -> None:
+        self.budget, self.told = budget, False
+        self.first: tuple[float, int] | None = None
+
+    def __call__(self, now: float, images: int) -> str | None:
+        """A line, or None, after the step that ended at ``now`` seconds with ``images`` images seen."""
+        if self.first is None:  # the first step warms up
+            self.first = now, images
+        elif not self.told and now - self.first[0] >= 1.0:
+            self.told = True
+            pace = (images - self.first[1]) / (now - self.first[0])
+            left = (self.budget - images) / pace
+            if left >= 10.0:
+                return f"about {clock(left)} on this machine, at {pace:.1f} images/s"
+        return None
+
+
 def clock(seconds: float) -> str:
     """A duration as hours and minutes, or minutes and seconds.
 

@@ -25,7 +25,7 @@ METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 
 # What may change between two sittings of one run without changing a bit of it. The data is compared by its fingerprint.
-_FREE = ("out", "data", "codec", "images", "workers", "keep", "device", "tensorboard", "every.")
+_FREE = ("out", "data", "codec", "images", "minutes", "workers", "keep", "device", "tensorboard", "every.")
 
 
 def document(config: TrainConfig, spec: ModelSpec, source: Source) -> dict[str, Any]:
@@ -45,6 +45,9 @@ def check(config: TrainConfig) -> bool:
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file: name a folder")
     if not out.is_dir():
+        home = next((parent for parent in out.absolute().parents if parent.exists()), Path("/"))
+        if not home.is_dir():
+            raise ConfigError(f"--out {out} cannot be written (not a directory): name another folder")
         return False
     if (out / CONFIG).is_file():
         read_document(out / CONFIG)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -17,13 +15,14 @@ import torch
 
 from ..data import Batch, batches, open_source
 from ..data.loader import read
-from ..errors import OrnsteinError, StorageError
+from ..data.remembered import remembered
+from ..errors import ConfigError, OrnsteinError, StorageError
 from ..randomness import mix
 from ..storage.configs import to_dict
 from ..storage.console import tell
 from ..storage.files import digest, read_json, write_json
 from ..storage.reading import reason_of
-from . import checkpoint, events, folder
+from . import checkpoint, events, folder, plan, process, start
 from .config import TrainConfig
 from .latents import encoded, keep_codec
 from .session import Session, accelerator
@@ -58,12 +57,28 @@ class Summary:
     finished_before: bool = False
 
 
-def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Session], None] | None = None) -> Summary:
+class Stopped(KeyboardInterrupt):
+    """SIGINT or SIGTERM, after the step at hand and a checkpoint of ``images`` of ``budget`` images in ``out``."""
+
+    def __init__(self, out: Path, images: int, budget: int) -> None:
+        super().__init__(f"{images} of {budget} images are kept in {out}")
+        self.out, self.images, self.budget = out, images, budget
+
+
+def train(
+    config: TrainConfig,
+    *,
+    quiet: bool = False,
+    planner: plan.Planner | None = None,
+    after_step: Callable[[Session], None] | None = None,
+) -> Summary:
     """Train until ``config.images`` images have been seen, going on from the newest checkpoint in ``config.out``.
 
     Args:
         config: the run.
         quiet: nothing is written to standard error.
+        planner: what chooses length, batch and patches of a new run with a budget in minutes; by default one for which
+            no option is given.
         after_step: called with the `Session` after every step, before its line of the log and its checkpoint. The
             session's ``images``, ``step``, ``model``, ``average`` and ``optimizer`` are then those after the step. What
             the function raises ends the run where it stands, as a crash would: nothing more is written.
@@ -77,24 +92,32 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
             finite stays the newest one, and the same folder goes on from it with a smaller learning rate.
         StorageError: the disk is full or cannot be written, or a process that reads data died. What can be kept of the
             work is in a checkpoint.
-        KeyboardInterrupt: on SIGINT or SIGTERM, after the step at hand and a checkpoint.
+        Stopped: a `KeyboardInterrupt`, on SIGINT or SIGTERM, after the step at hand and a checkpoint.
 
     >>> from ornstein.training import TrainConfig, train
     >>> train(TrainConfig(data="critters:64", out="runs/first", images=256)).images  # doctest: +SKIP
     256
     """
     out = Path(config.out)
-    folder.check(config)
+    begun = plan.begun_in(out) if folder.check(config) else None
+    if not config.data:
+        raise ConfigError("data is empty: name a folder of images or a built-in set, for example critters")
     with contextlib.ExitStack() as stack:
         hardware = accelerator(config)
-        stack.callback(_forget_accelerator)
-        stack.enter_context(_kernels(config.strict))
+        stack.callback(process.forget_accelerator)
+        stack.enter_context(process.kernels(config.strict))
         # Data first: a run that cannot begin leaves no folder behind.
         with hardware.main_process_first():
             whole = open_source(config.data, size=config.size)
             read(whole, 0)
+            say = _silent if quiet or not hardware.is_main_process else tell
+            for line in (start.found(whole), *(() if planner is None else planner.notes)):
+                say(line)
             codec, whole = encoded(config, whole, hardware.device)
-            source, validation = config.select(whole, hardware.device)
+            whole = whole if codec is not None or process.workers(config, hardware) else remembered(whole)
+        first = start.Start(whole=whole, codec=codec, hardware=hardware, trial=_trial)
+        config = first.planned(config, begun, planner, say)
+        source, validation = config.select(whole, hardware.device)
         spec = folder.with_known_words(out, config.specify(source))
         session = Session.of(config, spec, source, hardware)
         if hardware.is_main_process:
@@ -116,6 +139,7 @@ def train(config: TrainConfig, *, quiet: bool = False, after_step: Callable[[Ses
             folder.truncate(out, session.logged)
             (out / folder.SUMMARY).unlink(missing_ok=True)
         hardware.wait_for_everyone()
+        say(start.made(session))
         with _machine(session):
             sinks = _sinks(session, quiet)
             stack.callback(sinks.close)
@@ -129,9 +153,10 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
     pace, since = 0.0, session.images
     last: dict[str, Any] = {"loss": math.nan, "levels": {}}
     alone = hardware.num_processes == 1
+    estimate = events.Estimate(config.images)
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
-    with _stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
+    with process.stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
         while session.images < config.images:
             batch = _next(stream, session)
             for line in session.note_skipped(batch):
@@ -143,6 +168,8 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
                 after_step(session)
             sinks.advance(session.images)
             now = time.perf_counter()
+            if (line := estimate(now, session.images)) is not None:
+                sinks.note(line)
             session.seconds = now - began
             done = session.images >= config.images
             if session.tally.steps and _due(before, session.images, config.every.log):
@@ -167,7 +194,7 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
             pause = time.perf_counter() - pause
             fresh, began = fresh + pause, began + pause
             if stopped.is_set() and not done:
-                raise KeyboardInterrupt
+                raise Stopped(session.out, session.images, config.images)
     if session.tally.steps:
         pace = (session.images - since) / max(time.perf_counter() - fresh, 1e-9)
         last = _log(session, sinks, pace)
@@ -205,18 +232,30 @@ def _machine(session: Session) -> Iterator[None]:
         ) from error
 
 
+def _silent(text: str) -> None:
+    del text
+
+
+def _trial(session: Session) -> float:
+    """Seconds of a step."""
+
+    def one() -> None:
+        session.learn(next(stream))
+        if session.accelerator.device.type == "cuda":
+            torch.cuda.synchronize()
+
+    with contextlib.closing(_stream(session)) as stream:
+        return plan.measured(one)
+
+
 def _stream(session: Session) -> Generator[Batch, None, None]:
     config, hardware = session.config, session.accelerator
-    workers = config.workers
-    if workers is None:
-        cores = len(_cores())
-        workers = min(8, cores // 2) if hardware.device.type == "cuda" else 0
     yield from batches(
         session.source,
         batch=config.batch,
         seed=config.seed,
         start=session.images,
-        workers=workers,
+        workers=process.workers(config, hardware),
         rank=hardware.process_index,
         world=hardware.num_processes,
         flip=config.flip,
@@ -370,59 +409,5 @@ def _sinks(session: Session, quiet: bool) -> events.Sinks:
     return events.Sinks(*sinks)
 
 
-def _due(before: int, now: int, interval: int) -> bool:
-    return now // interval > before // interval
-
-
-@contextlib.contextmanager
-def _stop_requested(listen: bool) -> Iterator[threading.Event]:
-    """An event set by SIGINT or SIGTERM; a second SIGINT ends the program at once."""
-    event = threading.Event()
-    if not listen or threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-
-    def stop(number: int, frame: object) -> None:
-        del frame
-        if event.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _kernels(strict: bool) -> Iterator[None]:
-    """Deterministic kernels if strict, else the fastest; what was set before is set again afterwards."""
-    before, matmul = torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision()
-    benchmark = torch.backends.cudnn.benchmark
-    if strict != before:  # the call alone imports torch's compiler, which takes seconds
-        torch.use_deterministic_algorithms(strict)
-    torch.backends.cudnn.benchmark = not strict
-    if not strict and torch.cuda.is_available():
-        torch.set_float32_matmul_precision("high")
-    try:
-        yield
-    finally:
-        if strict != before:
-            torch.use_deterministic_algorithms(before)
-        torch.set_float32_matmul_precision(matmul)
-        torch.backends.cudnn.benchmark = benchmark
-
-
-def _forget_accelerator() -> None:
-    """Accelerate keeps its first precision for the life of the process; another run may want another one."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state()
-
-
-def _cores() -> set[int]:
-    import os
-
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+def _due(before: int, now: int, interval: int | None) -> bool:
+    return bool(interval) and now // interval > before // interval

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.table import Table
 from ..storage.files import digest
 from .conditions import Text
-from .config import Every, Optimizer, TrainConfig
+from .config import Condition, Every, Optimizer, TrainConfig
 from .validation import Selection
 
 _LEVELS = (-8.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 8.0)  # log-SNRs of the validation
@@ -189,7 +189,7 @@ class LinearDecayAdamW(Optimizer):
     """Decay of the two running moments of the gradient."""
     weight_decay: float = 0.05
     """Decoupled decay of matrices and kernels; gains and biases are never decayed."""
-    warmup: int = 0
+    warmup: int | None = 0
     """Images over which the learning rate grows from 0."""
     over: int = 0
     """Images over which the learning rate falls linearly to 0; 0 takes --images, -1 never lets it fall."""
@@ -213,6 +213,7 @@ class RarityConfig(TrainConfig):
     kind: ClassVar[str] = "rarityconfig"
     renamed: ClassVar[Mapping[str, str]] = {"hold": "validation_fraction"}
 
+    coarser: ClassVar[bool] = False  # the published batches
     layout: ClassVar[Layout] = {**TrainConfig.layout, "": ("scores", *TrainConfig.layout[""])}
 
     takes_latents: ClassVar[bool] = False
@@ -269,6 +270,16 @@ class RarityConfig(TrainConfig):
             )
         if self.condition == "text":
             raise ConfigError("a rarity classifier is told labels or nothing: use --condition none or label")
+
+    def natural_condition(self, source: Source) -> Condition:
+        """None: the classifier serves models with and without labels."""
+        del source
+        return "none"
+
+    def with_budget(self, images: int) -> Self:
+        """The learning rate falls over the new budget where it fell over the old one."""
+        over = images if self.optimizer.over == self.images else self.optimizer.over
+        return replace(self, images=images, optimizer=replace(self.optimizer, over=over))
 
     def specify(self, source: Source) -> RaritySpec:
         """The classifier on this data, or on the view of it.

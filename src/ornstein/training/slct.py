@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 import torch
 
@@ -44,7 +44,7 @@ class RAdam(Optimizer):
     """Decay of the two running moments of the gradient."""
     weight_decay: float = 1e-4
     """Decay of matrices and kernels; gains and biases are never decayed."""
-    warmup: int = 0
+    warmup: int | None = 0
     """Images over which the learning rate grows from 0."""
     clip: float = 0.0
     """Largest norm of the gradient; 0 never clips."""
@@ -89,6 +89,7 @@ class SLCTConfig(TrainConfig):
     kind: ClassVar[str] = "slctconfig"
     renamed: ClassVar[Mapping[str, str]] = {"origin": "init_from"}
 
+    coarser: ClassVar[bool] = False  # the published batches
     layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "init_from")}
 
     batch: int = 128
@@ -130,6 +131,10 @@ class SLCTConfig(TrainConfig):
             raise ConfigError(f"curriculum must not be negative, got {self.curriculum}")
         if self.curriculum == 0:  # written down, so that a longer training does not go back to coarser stages
             object.__setattr__(self, "curriculum", self.images)
+
+    def with_budget(self, images: int) -> Self:
+        """The curriculum follows where it ran over the whole budget."""
+        return replace(self, images=images, curriculum=images if self.curriculum == self.images else self.curriculum)
 
     @property
     def steps(self) -> int:

@@ -54,6 +54,7 @@ class UDPMConfig(TrainConfig):
     kind: ClassVar[str] = "udpmconfig"
     renamed: ClassVar[Mapping[str, str]] = {"origin": "init_from", "rival": "discriminator_optimizer"}
 
+    coarser: ClassVar[bool] = False
     layout: ClassVar[Layout] = {**TrainConfig.layout, "": (*TrainConfig.layout[""], "init_from")}
 
     takes_latents: ClassVar[bool] = False
