@@ -445,13 +445,35 @@ def multistep(*levels: float, start: float | None = None) -> Grid:
     return Grid(f"multistep({', '.join(f'{level:g}' for level in levels)})", rule)
 
 
+def few(steps: int) -> Grid:
+    """For one to three steps: from the noisiest time to the levels σ/α = (n − i)/i, then the clean end.
+
+    They are those of equal times on `Flow`. Grids down to `t_min` have no use for their last evaluation here: of data
+    of std ½ two steps by way of σ/α = 1 keep a std of .2, by way of `t_min` .012.
+    """
+    _count(steps)
+
+    def rule(path: Path) -> tuple[float, ...]:
+        base = affine(path)
+        top, low = (base.sigma_bar(t) for t in _ends(base, None))
+        levels = [(steps - i) / i for i in range(1, steps)]
+        kept = [level for level in levels if low < level < top]
+        if len(kept) < len(levels):  # a path of other levels: equal steps between its own
+            return log_snr(steps)(path)
+        return (path.t_range[1], *(base.time_of(-2.0 * math.log(level)) for level in kept), path.t_range[0])
+
+    return Grid(f"few({steps})", rule)
+
+
 def default(path: Path, steps: int) -> Grid:
     """What `ornstein.sample` uses: equal log-SNR steps on variance-preserving paths, Karras' grid on `VE`, equal times
-    where a path ends in pure noise (`Flow`), every level on a pyramid.
+    where a path ends in pure noise (`Flow`), every level on a pyramid; `few` below four steps.
     """
     base = path.base if isinstance(path, ShiftedPath) else path
     if not isinstance(base, LocationPath):
         return pyramid_levels()
+    if isinstance(base, AffinePath) and _count(steps) < 4:
+        return few(steps)
     if isinstance(base, VE):
         return karras(steps)
     if isinstance(base, AffinePath) and base.alpha(base.t_range[1]) > 0.0:

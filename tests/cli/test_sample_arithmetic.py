@@ -132,7 +132,7 @@ def test_guides_see_the_guided_answer_or_the_bare_model(
 
 
 FAMILIES = {"karras": grids.karras, "log-snr": grids.log_snr, "uniform": grids.uniform, "quadratic": grids.power,
-            "default": grids.log_snr}  # fmt: skip
+            "default": lambda steps: grids.Grid("default", lambda path: grids.default(path, steps)(path))}  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -151,6 +151,9 @@ class AcceleratedSDE:
     One evaluation a step. Both noises stand inside the bracket; printed with the last one outside (as in the authors'
     code) the rule loses its acceleration. In law it is of second order on Gaussians, where the score is linear, and of
     first order in general, with an error about half of ancestral sampling's at equal cost.
+
+    A caution: it is explicit in σ̄², so that below some 20 steps from strong noise the state ends at many times the size
+    of the data (two steps: a hundred times). Take `Ancestral` or `DPMSolver(stochastic=True)` there.
     """
 
     order = 1
