@@ -159,13 +159,15 @@ def test_a_terminal_gets_a_bar_and_a_file_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal(terminal=False))
     train(TrainConfig(**options(tmp_path / "run", images=4 * BATCH)))
     assert heard == []
-    (note, flushed, line, again) = sys.stderr.calls
+    (data, _, network, _, note, flushed, line, again) = sys.stderr.calls
+    assert data.startswith("critters:8: 8 pictures, 12 classes, ")
+    assert network.endswith(" parameters on cpu\n")
     assert note == "going on at 12 images\n"
     assert line.startswith("       16 of 16 images  loss ")
     assert flushed is again is None  # every line is out before the next step
     sys.stderr.calls.clear()
     train(TrainConfig(**options(tmp_path / "run", images=4 * BATCH)))
-    assert sys.stderr.calls[0] == (
+    assert sys.stderr.calls[2] == (
         f"{tmp_path / 'run'} is finished: 16 of 16 images seen; give a larger --images to train on, or another --out\n"
     )
 
