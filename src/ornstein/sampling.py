@@ -6,7 +6,7 @@ import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from . import checks, grids
 from .denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
+from .editing import Beginning, Family, beginning, below, time_of_strength
 from .errors import GridError, UsageError
 from .estimates import Estimate
 from .grids import Grid, GridLike, times_of
@@ -65,8 +66,11 @@ def resolve(
     grid: GridLike | None,
     shape: Sequence[int] | None,
     dtype: torch.dtype = torch.float32,
+    strength: float | None = None,
 ) -> SamplingPlan:
     """Turn the arguments of `sample` into values, refusing what does not fit together.
+
+    With a ``strength`` the times begin at that noise level, and are as many below it as without.
 
     Raises:
         UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
@@ -80,27 +84,10 @@ def resolve(
         raise UsageError("the model does not know the shape of a sample: pass shape=(channels, height, width)")
     if sum(given is not None for given in (steps, evaluations, grid)) > 1:
         raise UsageError("give one of steps, evaluations and grid, not several")
-    rule: Sampler
     if sampler is None:
         sampler = default_for(model.path)
-    own = info.grid
-    if sampler == "auto" and own is not None and grid is None:
-        rule, times = DDIM(), times_of(own(steps if evaluations is None else evaluations), model.path)
-    elif sampler == "auto":
-        rule, times = _chosen(
-            model.path, next((n for n in (steps, evaluations) if n is not None), 20), grid, math.prod(event)
-        )
-    elif grid is not None:
-        rule, times = sampler_named(sampler, import_paths=True), times_of(grid, model.path)
-    elif evaluations is not None:
-        rule = sampler_named(sampler, import_paths=True)
-        family = grids.default if own is None else lambda _, count: own(count)
-        times = times_of(steps_for(rule, model.path, evaluations, family), model.path)
-    elif own is not None:
-        rule, times = sampler_named(sampler, import_paths=True), times_of(own(steps), model.path)
-    else:
-        rule = sampler_named(sampler, import_paths=True)
-        times = times_of(grids.default(model.path, usual_steps(model.path, steps)), model.path)
+    top = None if strength is None else time_of_strength(model.path, strength)
+    rule, times = _rule_and_times(model.path, sampler, steps, evaluations, grid, info.grid, math.prod(event), top)
     if len(times) < 2:
         raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
     return SamplingPlan(sampler=rule, times=times, shape=event, device=info.device, dtype=checks.precision(dtype))
@@ -148,13 +135,44 @@ def _check_call(n: Any, seed: Any, first: Any, prior_scale: Any, skip_steps: Any
         checks.conditions(cond)
 
 
-def _chosen(path: Path, evaluations: int, grid: GridLike | None, size: int) -> tuple[Sampler, tuple[float, ...]]:
-    """What "auto" means: both sampler and grid, or the sampler alone where the grid is given."""
-    if grid is None:
-        rule, own = auto(path, evaluations, size)
-        return rule, times_of(own, path)
-    times = times_of(grid, path)
-    return rule_for(path, len(times) - 1), times
+def _rule_and_times(
+    path: Path,
+    sampler: str | Sampler,
+    steps: int | None,
+    evaluations: int | None,
+    grid: GridLike | None,
+    own: Callable[[int | None], Grid] | None,
+    size: int,
+    top: float | None,
+) -> tuple[Sampler, tuple[float, ...]]:
+    """The sampler, and its times from ``top``, if that is given; ``own`` are the model's own grids."""
+    if grid is not None:
+        times = times_of(grid if top is None else grids.partial(grid, top), path)
+        if sampler == "auto":
+            return rule_for(path, len(times) - 1), times
+        return sampler_named(sampler, import_paths=True), times
+    if own is not None:
+        family: Family = lambda _, count: own(count) if top is None else grids.partial(own(count), top)  # noqa: E731
+        rule = DDIM() if sampler == "auto" else sampler_named(sampler, import_paths=True)
+        if sampler != "auto" and evaluations is not None:
+            return rule, times_of(steps_for(rule, path, evaluations, family), path)
+        count = steps if evaluations is None else evaluations
+        return rule, times_of(own(count) if top is None else grids.partial(own(count), top), path)
+    if sampler == "auto":
+        count = next((n for n in (steps, evaluations) if n is not None), 20)
+        if top is not None:
+            return rule_for(path, count), times_of(_default_below(top)(path, count), path)
+        rule, chosen = auto(path, count, size)
+        return rule, times_of(chosen, path)
+    rule = sampler_named(sampler, import_paths=True)
+    family = grids.default if top is None else _default_below(top)
+    if evaluations is not None:
+        return rule, times_of(steps_for(rule, path, evaluations, family), path)
+    return rule, times_of(family(path, usual_steps(path, steps)), path)
+
+
+def _default_below(top: float) -> Family:
+    return lambda path, steps: below(lambda count: grids.default(path, count), steps, top, path)
 
 
 def sample(
@@ -176,6 +194,9 @@ def sample(
     decode: bool = True,
     prior_scale: float = 1.0,
     skip_steps: int = 0,
+    start: Tensor | None = None,
+    strength: float | None = None,
+    mask: Tensor | None = None,
 ) -> Tensor:
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
@@ -203,6 +224,11 @@ def sample(
         decode: turn the samples of a model of latents into pictures with its codec; False leaves them as they are.
         prior_scale: start from so many times the usual noise (Boost-and-Skip, see `ornstein.guidance.boost`).
         skip_steps: leave out so many steps at the beginning of the grid.
+        start: pictures to begin from instead of noise, (n or 1, C, H, W) or (C, H, W) in [−1, 1], in pixels also where
+            the model is one of latents; see `ornstein.editing`.
+        strength: the noise level (2/π)·arctan(σ/α) that they are taken to, in (0, 1]: 0.3 keeps most of a picture, 1
+            nothing; 0.6 by default, and 1 with a mask. All steps are taken below it.
+        mask: 1 where a picture is redrawn, 0 where it stays as it is: (H, W), or with channels and rows like ``start``.
 
     Raises:
         UsageError: arguments that do not fit together (and its subclasses for paths and grids).
@@ -219,21 +245,26 @@ def sample(
         checks.whole("batch", batch, 1)
     if noise is not None:
         checks.function("noise", noise, "one of ornstein.interpolation", UsageError)
-    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
+    codec = info_of(model).codec
+    strength = _strength(start, strength, mask, prior_scale, skip_steps)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype, strength), skip_steps)
+    begun = beginning(start, strength, mask, shape=_finished(request.shape, codec), n=n)
+    codec = codec if decode else None
     size = 1 if strict else n if batch is None else batch
     parts: list[Tensor] = []
-    codec = info_of(model).codec if decode else None
     with _repeatable(strict):
-        for start in range(0, n, size):
-            rows = range(start, min(start + size, n))
+        for low in range(0, n, size):
+            rows = range(low, min(low + size, n))
             part = model if cond is None else model.with_condition(_slice(cond, rows, n))
             samples = range(first + rows.start, first + rows.stop)
             source = None if noise is None else noise(rows, request.device, request.dtype)
-            x, source = _begin(part.path, request, seed, samples, prior_scale, source)
+            pictures = None if begun is None else begun.rows(rows, n)
+            x, part, source = _begin(part, request, seed, samples, prior_scale, source, pictures)
             watched = _Watched(part)
             clean = run(solve(request.sampler, part.path, x, request.times, source), cast("DenoiserLike", watched))
             watched.check_result(clean, request.sampler)
-            parts.append(clean if codec is None else _decoded(codec, clean))
+            clean = clean if codec is None else _decoded(codec, clean)
+            parts.append(clean if pictures is None or not decode else pictures.pasted(clean))
     return torch.cat(parts)
 
 
@@ -252,6 +283,9 @@ def stream(
     dtype: torch.dtype = torch.float32,
     prior_scale: float = 1.0,
     skip_steps: int = 0,
+    start: Tensor | None = None,
+    strength: float | None = None,
+    mask: Tensor | None = None,
 ) -> Iterator[Event]:
     """The same as one batch of `sample`, seen evaluation by evaluation; the last event's ``x`` is the result.
 
@@ -263,9 +297,11 @@ def stream(
     [1, 2, 3, 4, 5, 5]
     """
     _check_call(n, seed, first, prior_scale, skip_steps, cond)
-    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype), skip_steps)
+    strength = _strength(start, strength, mask, prior_scale, skip_steps)
+    request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype, strength), skip_steps)
+    begun = beginning(start, strength, mask, shape=_finished(request.shape, info_of(model).codec), n=n)
     bound = model if cond is None else model.with_condition(cond)
-    x, noise = _begin(bound.path, request, seed, range(first, first + n), prior_scale)
+    x, bound, noise = _begin(bound, request, seed, range(first, first + n), prior_scale, None, begun)
     watched = _Watched(bound)
     steps_ = solve(request.sampler, bound.path, x, request.times, noise)
     return _checked(stream_steps(steps_, cast("DenoiserLike", watched)), watched, request.sampler)
@@ -346,11 +382,41 @@ def _warn_of_training(info: DenoiserInfo) -> None:
 
 
 def _begin(
-    path: Path, request: SamplingPlan, seed: int, samples: range, prior_scale: float, noise: NoiseSource | None = None
-) -> tuple[Tensor, NoiseSource]:
+    model: DenoiserLike,
+    request: SamplingPlan,
+    seed: int,
+    samples: range,
+    prior_scale: float,
+    noise: NoiseSource | None,
+    begun: Beginning | None,
+) -> tuple[Tensor, DenoiserLike, NoiseSource]:
+    """The first state, the denoiser (which knows the masked region) and the noise of these samples."""
     noise = Noise.of(seed, samples, device=request.device, dtype=request.dtype) if noise is None else noise
-    source = noise if prior_scale == 1.0 else Boosted(noise, prior_scale)
-    return path.prior(source, request.shape, request.times[0]), source
+    path, top = model.path, request.times[0]
+    if begun is None:
+        source = noise if prior_scale == 1.0 else Boosted(noise, prior_scale)
+        return path.prior(source, request.shape, top), model, source
+    begun = begun.encoded(info_of(model).codec, request.device, request.dtype)
+    known = begun.known(path)
+    return begun.state(path, noise, top), model if known is None else known(model), noise
+
+
+def _strength(
+    start: Tensor | None, strength: float | None, mask: Tensor | None, prior_scale: float, skip_steps: int
+) -> float | None:
+    """The noise level of ``start``; None without one."""
+    if start is None:
+        return strength
+    if prior_scale != 1.0 or skip_steps:
+        raise UsageError(
+            "prior_scale and skip_steps change the start from noise, and start= begins at pictures: leave them out"
+        )
+    return (0.6 if mask is None else 1.0) if strength is None else strength
+
+
+def _finished(shape: tuple[int, ...], codec: Codec | None) -> tuple[int, ...]:
+    """The shape of a decoded sample."""
+    return shape if codec is None else (3, *(side * codec.factor for side in shape[1:]))
 
 
 def skipped(request: SamplingPlan, steps: int) -> SamplingPlan:

@@ -9,6 +9,7 @@ from ..errors import UsageError
 from .guidance import guidances_of, read_guidances
 from .guides import read_guides, told_once
 from .imports import find_here
+from .init import InitialPictures, read_initial
 from .interpolate import Later
 from .output import emit_json, make_folder, note, refuse_file, say
 from .prompts import conditions_of, read_prompts
@@ -47,13 +48,14 @@ def sample(args: SampleArgs) -> int:
     guided = any("condition" in spec.type.needs for spec in wanted)
     cond, null = conditions_of(run, args, prompts, guided=guided)
     asked = _guides(run, args)
+    initial = read_initial(args, run.denoiser)
     request = skipped(_request(args, run.denoiser), args.skip_steps)
     guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
     with told_once():
-        written = _write(args, guided, request, cond, latents)
+        written = _write(args, guided, request, cond, latents, initial)
     pace = (time.perf_counter() - started) / args.n
     result = {
         "run": args.run,
@@ -67,6 +69,7 @@ def sample(args: SampleArgs) -> int:
         **({"prompts": list(prompts)} if prompts else {}),
         "prior_scale": args.prior_scale,
         "skip_steps": args.skip_steps,
+        **({} if initial is None else initial.record),
         **args.told(),
         **asked.record,
         "images": written,
@@ -88,6 +91,7 @@ def _write(
     request: SamplingPlan,
     cond: dict[str, Tensor] | None,
     latents: Latents | None,
+    initial: InitialPictures | None,
 ) -> list[str]:
     """Draw the images batch by batch, write them and the grid; the names of the files."""
     import torch
@@ -110,6 +114,7 @@ def _write(
             cond=None if cond is None else {k: v[rows.start : rows.stop] for k, v in cond.items()},
             strict=args.strict,
             prior_scale=args.prior_scale,
+            **({} if initial is None else initial.arguments(range(args.first + rows.start, args.first + rows.stop))),
         )
         lost = (~torch.isfinite(images).flatten(1).all(1)).nonzero().flatten().tolist()
         if lost:
@@ -159,7 +164,7 @@ def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
     from .. import grids, sampling
 
     if args.sampler == "auto" and args.grid == "default":
-        request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None)
+        request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None, strength=args.noise_level)
         times = grids.resample(request.times, args.resample)(model.path)
         return replace(request, times=times) if args.resample > 1 else request
     return sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
@@ -177,10 +182,13 @@ def _shared(args: SampleArgs) -> int | None:
 def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     from .. import grids, sampling
     from ..denoisers import info_of
+    from ..editing import below, time_of_strength
     from ..samplers import default_for, steps_for
     from ..samplers import sampler as sampler_named
 
     own = info_of(model).grid
+    level = args.noise_level
+    top = None if level is None else time_of_strength(model.path, level)
     families = {
         "default": lambda steps: grids.default(model.path, steps) if own is None else own(steps),
         "karras": grids.karras,
@@ -190,7 +198,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
     }
 
     def family(steps: int) -> Grid:
-        grid = families[args.grid](steps)
+        grid = families[args.grid](steps) if top is None else below(families[args.grid], steps, top, model.path)
         return grid if args.resample == 1 else grids.resample(grid, args.resample)
 
     if args.sampler == "auto":  # its samplers ask once a step
@@ -199,5 +207,6 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
         rule = sampler_named(args.sampler or default_for(model.path), import_paths=True)
         return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
     if own is not None and args.grid == "default" and args.steps is None:
-        return own(None) if args.resample == 1 else grids.resample(own(None), args.resample)
+        usual = own(None) if top is None else grids.partial(own(None), top)
+        return usual if args.resample == 1 else grids.resample(usual, args.resample)
     return family(sampling.usual_steps(model.path, args.steps))

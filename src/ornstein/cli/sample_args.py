@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 from ..errors import UsageError
-from ..options import Count, Index, Layout, Option, Positive, check_fields
+from ..options import Count, Index, Layout, Option, Positive, Share, check_fields
 from .interpolate import LatentArgs
 
 
@@ -21,6 +21,7 @@ class SampleArgs(LatentArgs):
     layout: ClassVar[Layout] = {
         "": ("run", "n", "steps", "sampler", "seed", "label", "prompt", "guidance_scale", "guide", "out", "device"),
         "Steps and noise": ("evaluations", "grid", "first", "resample", "prior_scale", "skip_steps", "interpolate"),
+        "Begin from a picture": ("init", "strength", "mask"),
         "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
         "Guides": ("guide_source", "guide_through", "guide_window", "guide_placement", "backward"),
@@ -64,6 +65,14 @@ class SampleArgs(LatentArgs):
     with noise."""
     skip_steps: Index = 0
     """Leave out so many steps at the beginning."""
+    init: Annotated[tuple[Path, ...], Option(value="FILE", single=True)] = ()
+    """A picture to begin from instead of noise; repeat it for several, cycled over the images."""
+    strength: Annotated[Share | None, Option(value="0…1")] = None
+    """The noise level (2/π)·arctan(σ/α) that --init is taken to: 0.3 keeps most of it, 1 nothing; 0.6 by default, 1
+    with
+    --mask."""
+    mask: Annotated[Path | None, Option(value="FILE")] = None
+    """A picture of the size of --init: what is white there is drawn anew, what is black stays."""
     ema: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     prompts: Path | None = None
@@ -99,6 +108,12 @@ class SampleArgs(LatentArgs):
             raise UsageError("give --steps or --evaluations, not both")
         if self.prompt and self.prompts is not None:
             raise UsageError("give --prompt or --prompts, not both")
+        if not self.init and (self.strength is not None or self.mask is not None):
+            raise UsageError("--strength and --mask need --init: the picture to begin from")
+        if self.init and (self.prior_scale != 1.0 or self.skip_steps):
+            raise UsageError("--prior-scale and --skip-steps change the start from noise, --init begins at a picture")
+        if self.strength == 0.0:
+            raise UsageError("--strength 0 changes nothing: give a noise level above 0")
         if self.label and (self.prompt or self.prompts is not None):
             raise UsageError("give --label or --prompt, not both: a model takes one of them")
 
@@ -106,3 +121,10 @@ class SampleArgs(LatentArgs):
     def conditioned(self) -> bool:
         """Whether a label or a prompt is given."""
         return bool(self.label or self.prompt or self.prompts is not None)
+
+    @property
+    def noise_level(self) -> float | None:
+        """The strength of --init; None without one."""
+        if not self.init:
+            return None
+        return (0.6 if self.mask is None else 1.0) if self.strength is None else self.strength
