@@ -1,6 +1,7 @@
 """A diffusers pipeline where a run is expected: `open_run`, `ornstein sample`, and the first stage of a cascade."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,13 +12,14 @@ from ornstein.cascade import forced
 from ornstein.cli.main import main
 from ornstein.errors import ConfigError, UsageError
 from ornstein.interop.diffusers import DiffusersModel, from_pipeline
-from ornstein.networks import UNetConfig
+from ornstein.models.spec import DenoiserSpec
+from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import CascadeLoss
 from ornstein.runs import export, is_run, open_run
 from ornstein.training import Every, Optimizer, train
 from ornstein.training.cas_dm import CascadeConfig
 
-pytest.importorskip("diffusers")
+diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
 
@@ -72,6 +74,42 @@ def test_it_goes_on_bit_for_bit(refined, tmp_path, pixels):
         )
         assert one.keys() == other.keys()
         assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_front_with_a_learned_variance_stays_as_it_is(tmp_path, pixels):
+    """An Improved-DDPM pipeline, whose network returns twice the channels."""
+    config = diffusers.UNet2DModel.load_config(pixels / "unet")
+    unet = diffusers.UNet2DModel.from_config(config, out_channels=6)
+    scheduler = diffusers.DDPMScheduler(variance_type="learned_range")
+    diffusers.DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "pipe")
+    piped = from_pipeline(tmp_path / "pipe")
+    x, states = torch.randn(2, 3, 8, 8), {}
+    for sampler in ("ddim", "ancestral-learned"):
+        states[sampler] = orn.sample(piped, 2, steps=3, sampler=sampler)
+    assert set(piped.denoiser(x, 0.5).extras) == {"variance"}
+    train(cascade(tmp_path / "run", tmp_path / "pipe", images=8), quiet=True)
+    run = open_run(tmp_path / "run")
+    assert run.denoiser(x, 0.5).extras.keys() == {"variance", "front", "back", "gate"}
+    for sampler, wanted in states.items():
+        assert orn.sample(run, 2, steps=3, sampler=sampler).isfinite().all()
+        found = orn.sample(forced(run.denoiser, 0.0), 2, steps=3, sampler=sampler)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        UNetConfig(out_channels=6, width=8, blocks=1, multipliers=(1,), attention=(), head_width=8),
+        DiTConfig(out_channels=6, width=16, depth=1, head_width=8, patch=2),
+    ],
+)
+def test_a_network_of_ours_with_twice_the_channels_has_a_learned_variance(network):
+    spec = DenoiserSpec(shape=(3, 8, 8), path="vp-table", predicts="noise", network=network)
+    model = spec.denoiser(spec.build())
+    assert model(torch.ones(2, 3, 8, 8), 0.5).extras["variance"].shape == (2, 3, 8, 8)
+    assert orn.sample(model, 2, steps=2, sampler="ancestral-learned").isfinite().all()
+    plain = replace(spec, network=replace(network, out_channels=None))
+    assert not plain.denoiser(plain.build())(torch.ones(2, 3, 8, 8), 0.5).extras
 
 
 @pytest.mark.parametrize(

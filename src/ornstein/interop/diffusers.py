@@ -26,7 +26,7 @@ from ..paths.base import Cond
 from ..storage.reading import load_json
 from .captions import encode_captions
 from .loading import diffusers_library, offline, silenced
-from .networks import Adapted, PipelineKind, guidance_width
+from .networks import Adapted, PipelineKind, guidance_width, has_learned_variance
 from .opened import Condition, OpenedModel, check_condition, label_numbers
 from .schedulers import from_scheduler_config, times_of_pipeline
 from .vae import wrap_vae
@@ -266,7 +266,7 @@ def from_pipeline(
         law.predicts,
         shape=_shape(net, codec, size),
         timestep_of=law.timestep_of,
-        learned_variance=getattr(net.config, "out_channels", None) == 2 * net.config.in_channels,
+        learned_variance=has_learned_variance(net.config),
         codec=codec,
         grid=law.grid,
     )

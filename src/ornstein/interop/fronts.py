@@ -15,7 +15,7 @@ from ..errors import CheckpointError, ConfigError
 from ..storage.reading import parse_json
 from .diffusers import DiffusersModel, from_pipeline
 from .loading import diffusers_library, silenced
-from .networks import Adapted
+from .networks import Adapted, has_learned_variance
 from .schedulers import SchedulerSpec, from_scheduler_config
 
 _NETWORK = "UNet2DModel"
@@ -62,7 +62,15 @@ class PipelineFront:
     def denoiser(self, net: Any, shape: tuple[int, ...]) -> Denoiser:
         """``net`` on the pipeline's path."""
         law = self.law()
-        return Denoiser(net, law.path, law.predicts, shape=shape, timestep_of=law.timestep_of, grid=law.grid)
+        return Denoiser(
+            net,
+            law.path,
+            law.predicts,
+            shape=shape,
+            timestep_of=law.timestep_of,
+            learned_variance=has_learned_variance(_read(self.network)),
+            grid=law.grid,
+        )
 
 
 def open_front(where: str | Path) -> tuple[PipelineFront, DiffusersModel]:

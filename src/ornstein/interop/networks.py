@@ -7,7 +7,7 @@ which show each feature to the site of the table in `_places`. Between passes th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -94,6 +94,11 @@ class Adapted(nn.Module):
             else:
                 for handle in handles:
                     handle.remove()
+
+
+def has_learned_variance(config: Mapping[str, Any]) -> bool:
+    """Whether a network of this diffusers configuration returns twice its channels, the second half a variance."""
+    return config.get("out_channels") == 2 * config["in_channels"]
 
 
 def guidance_width(net: Any) -> int | None:

@@ -121,7 +121,13 @@ class DenoiserSpec(ModelSpec):
 
     def denoiser(self, net: Net) -> Denoiser:
         """``net`` as a denoiser of this model's path and parameterization."""
-        return Denoiser(net, PATHS[self.path](), self.parameterization, shape=self.shape)
+        return Denoiser(
+            net,
+            PATHS[self.path](),
+            self.parameterization,
+            shape=self.shape,
+            learned_variance=self.network.outputs == 2 * self.network.channels,
+        )
 
 
 @dataclass(frozen=True, slots=True)
