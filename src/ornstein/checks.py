@@ -1,15 +1,17 @@
-"""Arguments of public functions: what is not what it must be is refused in one line (argument, value, remedy)."""
+"""Values in one line, and arguments of public functions: what is not what it must be is refused in one line."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import operator
+import types
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .errors import ConfigError, UsageError
 
@@ -23,8 +25,46 @@ def brief(value: object) -> str:
         return f"{kind} of shape {tuple(value.shape)}"
     if isinstance(value, type):
         return f"the class {value.__name__}"
-    text = " ".join(repr(value).split())
+    if isinstance(value, nn.Module):
+        return f"a {type(value).__name__}"
+    if isinstance(value, types.FunctionType | types.MethodType):
+        return f"the function {value.__name__}"
+    if isinstance(value, Mapping):
+        text = "{" + ", ".join(f"{key!r}: {brief(part)}" for key, part in value.items()) + "}"
+    elif isinstance(value, tuple | list) and len(value) > 16:
+        text = f"({', '.join(map(brief, value[:2]))}, … {brief(value[-1])}: {len(value)} in all)"
+    else:
+        text = " ".join(repr(value).split())
     return text if len(text) <= 80 else f"{text[:60]}… ({type(value).__name__})"
+
+
+def cut(text: str, most: int = 200) -> str:
+    """A text of at most so many characters, in one line."""
+    text = " ".join(text.split())
+    return text if len(text) <= most else f"{text[: most - 2]}…{text[-1]}"
+
+
+class OneLine:
+    """A dataclass or named tuple whose ``repr`` is one line of at most 200 characters.
+
+    Tensors are shown by their shapes, modules and functions by their names, long lists by their ends.
+    """
+
+    __slots__ = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__repr__" not in vars(cls):  # in the class itself, or else @dataclass would write its own
+            cls.__repr__ = OneLine.__repr__
+
+    def __repr__(self) -> str:
+        shown = [item for item in dataclasses.fields(self) if item.repr]  # type: ignore[arg-type]
+        return one_line(self, {item.name: getattr(self, item.name) for item in shown})
+
+
+def one_line(value: object, parts: Mapping[str, object]) -> str:
+    """``Class(name=part, …)`` in one line of at most 200 characters."""
+    return cut(f"{type(value).__name__}({', '.join(f'{name}={brief(part)}' for name, part in parts.items())})")
 
 
 def whole(name: str, value: Any, least: int | None = None, error: Refusal = UsageError) -> int:
@@ -135,13 +175,16 @@ def strength(name: str, value: Any, error: Refusal = ConfigError) -> None:
 
 
 __all__ = [
+    "OneLine",
     "brief",
     "conditions",
+    "cut",
     "event",
     "flag",
     "function",
     "instance",
     "numbers",
+    "one_line",
     "precision",
     "real",
     "strength",

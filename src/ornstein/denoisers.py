@@ -30,7 +30,7 @@ _CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DenoiserInfo:
+class DenoiserInfo(checks.OneLine):
     """What a denoiser knows about itself beside its estimates; every wrapper passes it on.
 
     Attributes:
@@ -303,8 +303,7 @@ class Denoiser:
         what = self.predicts if isinstance(self.predicts, str) else type(self.predicts).__name__
         net = type(self.net).__name__ if isinstance(self.net, nn.Module) else _name(self.net)
         cond = f", cond={{{', '.join(self.cond)}}}" if self.cond else ""
-        text = f"Denoiser({net}, {_short(self.path)}, {what}, shape={self.shape}{cond})"
-        return text if len(text) <= 200 else f"{text[:198]}…)"
+        return checks.cut(f"Denoiser({net}, {checks.brief(self.path)}, {what}, shape={self.shape}{cond})")
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         """The time number of each row of x, (B,) float32."""
@@ -377,11 +376,6 @@ def _name(function: object) -> str:
     return name if isinstance(name, str) else type(function).__name__
 
 
-def _short(path: object) -> str:
-    text = " ".join(repr(path).split())
-    return text if len(text) <= 80 else f"{type(path).__name__}(…)"
-
-
 def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     """Repeat one-row conditions to the batch."""
     out: dict[str, Tensor] = {}
@@ -420,7 +414,7 @@ class CachedDenoiser:
         return info_of(self.inner)
 
     def __repr__(self) -> str:
-        return f"CachedDenoiser({self.inner!r})"
+        return checks.cut(f"CachedDenoiser({self.inner!r})")
 
     def with_condition(self, cond: Cond) -> CachedDenoiser:
         """A fresh cache around the bound denoiser."""

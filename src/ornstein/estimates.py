@@ -9,6 +9,7 @@ from typing import Any, Literal, Protocol, cast
 
 from torch import Tensor
 
+from .checks import one_line
 from .errors import PathError
 from .scalars import Time, expand
 
@@ -94,6 +95,11 @@ class Estimate:
         put(self, "_clean", clean)
         put(self, "_noise", noise)
         put(self, "_velocity", velocity)
+
+    def __repr__(self) -> str:
+        forms = {"clean": self._clean, "noise": self._noise, "velocity": self._velocity}
+        held = {name: value for name, value in forms.items() if value is not None}
+        return one_line(self, {"x": self.x, "t": self.t, **held, **self.extras, "path": self.path})
 
     @property
     def prediction(self) -> Tensor:

@@ -15,6 +15,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from .checks import OneLine
 from .errors import GridError, PathError
 from .paths.base import AffinePath, LocationPath, Path
 from .paths.shifted import ShiftedPath
@@ -26,7 +27,7 @@ Rule = Callable[[Path], tuple[float, ...]]
 
 
 @dataclass(frozen=True, slots=True)
-class Grid:
+class Grid(OneLine):
     """A rule that turns a path into times; ``name`` says which."""
 
     name: str

@@ -23,6 +23,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .checks import OneLine
 from .errors import UsageError
 from .paths.base import Path
 from .paths.pyramid import PyramidPath
@@ -39,7 +40,7 @@ class Latents(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Mixed:
+class Mixed(OneLine):
     """A `NoiseSource`: cos θ·first + sin θ·second with an angle for every row, at one key or (None) at all of them.
 
     ``shares`` are the rows' (cos θ, sin θ): a share of exactly 0 and 1 leaves one of the two as it is, bit for bit.
@@ -90,7 +91,7 @@ def arc(steps: int) -> tuple[tuple[float, float], ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Between:
+class Between(OneLine):
     """``frames`` images from sample ``a`` of the stream of ``seed`` to sample ``b``; the ends are those samples."""
 
     a: int
@@ -108,7 +109,7 @@ class Between:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Square:
+class Square(OneLine):
     """``side``² images, row by row, between four samples of the stream: the corners are those samples.
 
     e = cos η·(cos θ·e_a + sin θ·e_b) + sin η·(cos θ·e_c + sin θ·e_d), θ along the rows and η down the columns
@@ -132,7 +133,7 @@ class Square:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Varied:
+class Varied(OneLine):
     """Sample ``image`` of the stream of ``seed``, then variations of it: the noise at one ``key`` is drawn anew.
 
     e' = keep·e + √(1 − keep²)·e_new, with an e_new for every row after the first. Of a pyramid, `level_key` says the

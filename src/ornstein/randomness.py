@@ -25,6 +25,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from .checks import OneLine
 from .errors import GridError
 from .scalars import to_device
 
@@ -83,7 +84,7 @@ class NoiseSource(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Noise:
+class Noise(OneLine):
     """The `NoiseSource` of this library: one 64-bit seed per sample.
 
     ``shared`` is the seed of the numbers common to the batch (`uniform`). Build it with `Noise.of` unless you hold

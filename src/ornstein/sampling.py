@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingPlan:
+class SamplingPlan(checks.OneLine):
     """A resolved call: the sampler, its times, and the shape of one clean sample."""
 
     sampler: Sampler

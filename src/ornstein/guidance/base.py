@@ -42,7 +42,7 @@ def affine_path(path: Path, who: str) -> AffinePath:
     return path
 
 
-class Rule(ABC):
+class Rule(checks.OneLine, ABC):
     """A guidance as a value: calling it with a denoiser gives the guided denoiser."""
 
     __slots__ = ()
@@ -79,7 +79,7 @@ class Guided:
         return info_of(self.inner)
 
     def __repr__(self) -> str:
-        return f"{checks.brief(self.guidance)} around {self.inner!r}"
+        return checks.cut(f"{checks.brief(self.guidance)} around {self.inner!r}")
 
     def with_condition(self, cond: Cond) -> Guided:
         """The same guidance around the bound denoiser."""

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ..checks import OneLine
 from ..errors import ConfigError
 from ..randomness import Key, NoiseSource
 
 
 @dataclass(frozen=True, slots=True)
-class Boosted:
+class Boosted(OneLine):
     """A source of noise whose start (the key "prior") is ``gamma`` γ times as large; all else is the inner source's."""
 
     source: NoiseSource

@@ -141,7 +141,7 @@ def _sliced(target: Tensor, which: slice) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Measured:
+class Measured(checks.OneLine):
     """ℓ = ‖y − A·x_0‖²/(2·std²): a linear measurement with Gaussian noise, summed, so that strength 1 is Bayes' rule.
 
     ``operator`` A is any linear map written with torch, ``target`` y has its output's shape, of one row or B.
@@ -196,7 +196,7 @@ def super_resolution(target: Tensor, factor: int, *, std: float = 0.05) -> Measu
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Colour:
+class Colour(checks.OneLine):
     """ℓ = ‖mean colour − target‖²/2, the mean over all pixels or over those of a ``mask``.
 
     ``target`` (1 or B, C) in the range of the images; ``mask`` (1 or B, 1, H, W), weights of the pixels.
@@ -220,7 +220,7 @@ class Colour:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Palette:
+class Palette(checks.OneLine):
     """ℓ = the mean over pixels of the soft squared distance to the nearest of some colours.
 
         −softness·log ∑_k exp(−‖pixel − colour_k‖²/(2·softness)) + softness·log K
@@ -254,7 +254,7 @@ def gradients(clean: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Edges:
+class Edges(checks.OneLine):
     """ℓ = half the mean squared difference of edge maps.
 
     The map is the size of `gradients`, √(g_x² + g_y² + 1e-4), in units of brightness a pixel. ``target``

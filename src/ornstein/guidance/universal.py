@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import scalars
+from ..checks import OneLine
 from ..denoisers import DenoiserLike, info_of
 from ..errors import ConfigError
 from ..estimates import Estimate
@@ -39,7 +40,7 @@ Energies = tuple[tuple[float, Energy], ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Backward:
+class Backward(OneLine):
     """Backward guidance: Δ = argmin ℓ(x̂_0 + Δ) by ``steps`` m descent steps from Δ = 0 (Bansal et al., eqs. 7–9).
 
     No gradient passes the denoiser, and it is not called. In terms of the noise the result is the paper's update,

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from ..checks import OneLine
 from ..errors import ConfigError, DataError, UsageError
 from .contracts import Classifier, Detector, EdgeMap, Embedder, FeatureMaps, Segmenter, TextImage
 
@@ -33,7 +34,7 @@ def _per_sample(target: Tensor, rows: int, what: str) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ClassLogit:
+class ClassLogit(OneLine):
     """A class by a classifier's logits z:  ℓ = −log softmax(z)_y ("cross-entropy"), or ℓ = −z_y ("logit").
 
     ``label`` y: a class number, or (1 or B,) of them.
@@ -65,7 +66,7 @@ class ClassLogit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class SegmentationMap:
+class SegmentationMap(OneLine):
     """A map of classes: ℓ = the mean over pixels of the cross-entropy to it (Bansal et al. 2024, section 4; a mean over
     the segmenter's logits as in the authors' code, not the sum that the text writes).
 
@@ -102,7 +103,7 @@ class SegmentationMap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Identity:
+class Identity(OneLine):
     """The identity of a picture: ℓ = the mean absolute difference of embeddings (ℓ₁, scaled as in the authors' code).
 
     ``target`` (1 or B, D); `Identity.like` takes that of a picture. NaN where the embedder finds nothing.
@@ -132,7 +133,7 @@ class Identity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ObjectLocation:
+class ObjectLocation(OneLine):
     """Objects in places: ℓ = the detector's own training loss for these boxes, box regression of the head left out.
 
     ``boxes`` (K, 4), x0 y0 x1 y1 in [0, 1], with ``labels`` (K,), the same for all samples; or a tuple of such pairs'
@@ -184,7 +185,7 @@ def check_boxes(boxes: Tensor, labels: Tensor, classes: int) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Likeness:
+class Likeness(OneLine):
     """Nearness in a space of images and texts: ℓ = −scale·cos(image, target)  (text and style of the paper).
 
     ``target`` (1 or B, D): `Likeness.to_text` takes that of a sentence, `Likeness.to_picture` that of a picture.
@@ -230,7 +231,7 @@ def grams(maps: Sequence[Tensor]) -> tuple[Tensor, ...]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Gram:
+class Gram(OneLine):
     """The style of a picture by Gram matrices (Gatys et al. 2016):  ℓ = ∑_k ‖G_k − G*_k‖²/(C_k·K) over K layers.
 
     ``target``: their K matrices (1 or B, C_k, C_k), see `grams`; `Gram.like` takes those of a picture.
@@ -259,7 +260,7 @@ class Gram:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Outlines:
+class Outlines(OneLine):
     """The outlines of a picture by a network: ℓ = half the mean squared difference of edge maps in [0, 1].
 
     ``target`` (1 or B, 1, h, w) is such a map; `Outlines.like` takes that of a picture.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from .. import grids
+from .. import checks, grids
 from ..denoisers import Denoiser, DenoiserInfo
 from ..errors import UsageError
 from ..estimates import Estimate
@@ -61,7 +61,7 @@ class OpenedModel(ABC):
     def __repr__(self) -> str:
         """One line."""
         about = f"{self.name}: {self.condition}" if self.condition != "none" else self.name
-        return f"<{type(self).__name__} {about}, {self.shape}, {self.parameters:,} parameters>"
+        return checks.cut(f"<{type(self).__name__} {about}, {self.shape}, {self.parameters:,} parameters>")
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .. import scalars
+from ..checks import OneLine
 from ..errors import GridError, PathError
 from ..estimates import Estimate, Gaussian
 from ..randomness import NoiseSource
@@ -79,7 +80,7 @@ class Path(Protocol):
         ...
 
 
-class LocationPath(ABC):
+class LocationPath(OneLine, ABC):
     """x_t = mean(x_0, t) + std(t)·z, with a Markov transition x_t − m_t = gain·(x_s − m_s) + spread·z.
 
     The posterior follows from these alone. With m_t = mean(x_0, t):

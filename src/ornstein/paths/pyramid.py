@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from ..checks import OneLine
 from ..errors import ConfigError, GridError, PathError
 from ..estimates import Estimate, Gaussian
 from ..options import check_fields
@@ -46,7 +47,7 @@ def grow(x: Tensor, factor: int) -> Tensor:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PyramidPath:
+class PyramidPath(OneLine):
     """x_l = α_l·H_l x_{l−1} + σ_l·z for levels l = 1 … L; the times of this path are the whole numbers 0 … L.
 
     In closed form, with ᾱ_l = ∏α and σ̃_l² = α_l²·σ̃_{l−1}² + σ_l²:

@@ -167,7 +167,7 @@ class Cosine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Table:
+class Table(checks.OneLine):
     """log α interpolated linearly between t = k/N, k = 0 … N, for N betas: α_k² = ∏_{j≤k} (1 − β_j).
 
     The last beta may be 1, a terminal signal-to-noise ratio of zero (Lin et al. 2024): there, log α ends at −∞, and α

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from .. import grids
+from .. import checks, grids
 from ..denoisers import DenoiserLike
 from ..errors import GridError, PathError
 from ..estimates import Estimate
@@ -90,9 +90,12 @@ class Event(NamedTuple):
         """Whether x is the result."""
         return self.estimate is None
 
+    def __repr__(self) -> str:
+        return checks.one_line(self, self._asdict())
+
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(checks.OneLine):
     """A sampler, a path and a list of times that fit each other; refused at construction where they do not.
 
     Raises:
