@@ -438,3 +438,58 @@ def test_betas_are_numbers_in_one_dimension() -> None:
     for value in (torch.ones(3, 3), np.full((3, 3), 0.1), "linear", 3, [0.1, "a"], [0.1, None], VP):
         refusal(lambda value=value: VP.from_betas(value))
     assert VP.from_betas(torch.full((4,), 0.1)).sigma(1.0) > 0.5
+
+
+# ----------------------------------------------------------------------------------------------- what is known of a net
+
+
+def test_a_denoiser_knows_the_names_of_its_conditions() -> None:
+    def net(x: Tensor, time: Tensor, label: Tensor, *, mask: Tensor | None = None) -> Tensor:
+        return 0.1 * x
+
+    def anything(x: Tensor, time: Tensor, **cond: Tensor) -> Tensor:
+        return 0.1 * x
+
+    def late(x: Tensor, mask: Tensor | None = None, *, sigma: Tensor) -> Tensor:
+        return 0.1 * x
+
+    assert model(net).info.conditions == ("label", "mask")
+    assert guide.Threshold()(orn.CachedDenoiser(model(net))).info.conditions == ("label", "mask")
+    assert model(late, time_name="sigma").info.conditions == ("mask",)
+    assert model(pure).info.conditions == ()
+    assert model(anything).info.conditions is None
+    assert "label" in (orn.load("critters").info.conditions or ())
+
+
+@pytest.mark.parametrize("around", ["none", "anchored", "bounded", "negated", "cascade"])
+def test_noise_without_signal_is_refused_through_every_parameterization(around: str) -> None:
+    from ornstein.cascade import Cascade
+    from ornstein.interop.schedulers import Bounded, Negated
+    from ornstein.parameterizations import Anchored, Clean, NoisePrediction, Parameterization
+
+    kinds: dict[str, Callable[[Parameterization], Parameterization]] = {
+        "none": lambda inner: inner,
+        "anchored": lambda inner: Anchored(inner=inner),
+        "bounded": lambda inner: Bounded(inner=Anchored(inner=inner)),
+        "negated": lambda inner: Negated(inner=inner),
+        "cascade": lambda inner: Cascade(front=inner),
+    }
+    assert "no signal (α = 0)" in refusal(lambda: model(path=Flow(), predicts=kinds[around](NoisePrediction())))
+    model(path=Flow(), predicts=kinds[around](Clean()))
+    model(path=VP(), predicts=kinds[around](NoisePrediction()))
+
+
+def test_a_refiner_goes_behind_opened_models_and_not_behind_guidance() -> None:
+    from ornstein.cascade import cascaded, forced
+
+    opened = orn.load("critters")
+    refined = cascaded(opened, nn.Identity())
+    x = torch.ones(1, *(opened.shape or ()))
+    wanted = opened.with_condition(opened.null())(x, 0.5).clean
+    assert torch.equal(forced(refined, 0.0).with_condition(opened.null())(x, 0.5).clean, wanted)
+    for call in (
+        lambda: cascaded(guide.Threshold()(opened), nn.Identity()),  # pyright: ignore[reportArgumentType]
+        lambda: forced(guide.Threshold()(refined), 0.0),  # pyright: ignore[reportArgumentType]
+        lambda: forced(opened, 0.0),
+    ):
+        refusal(call)

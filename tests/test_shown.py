@@ -1,7 +1,7 @@
 """What is shown: values in one line, pictures in a notebook, and the progress of a call."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any

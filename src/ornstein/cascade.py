@@ -14,16 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .denoisers import Denoiser, denoiser_of
+from .denoisers import Denoiser, Opened, denoiser_of
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .networks.stages import Stages
-from .parameterizations import Net, NoisePrediction, Parameterization
+from .parameterizations import Net, NoisePrediction, Parameterization, needs_signal
 from .paths.base import Path
 from .scalars import Time
 
@@ -73,6 +73,11 @@ class Cascade:
             raise ConfigError("the front of a cascade is a cascade itself: give a plain denoiser")
         if self.clip is not None and not self.clip > 0.0:
             raise ConfigError(f"clip must be positive or None, got {self.clip}")
+
+    @property
+    def needs_signal(self) -> bool:
+        """As the front."""
+        return needs_signal(self.front)
 
     def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """The front's input."""
@@ -138,7 +143,7 @@ def _require_gate(answer: Tensor, start: Tensor) -> None:
 
 
 def cascaded(
-    front: Denoiser,
+    front: Denoiser | Opened,
     back: nn.Module,
     *,
     freeze: bool = True,
@@ -161,23 +166,24 @@ def cascaded(
     >>> bool((orn.sample(forced(refined, 0.0), 2, steps=3) == orn.sample(model, 2, steps=3)).all())
     True
     """
-    front = cast("Denoiser", denoiser_of(front))
-    if not isinstance(front, Denoiser):  # pyright: ignore[reportUnnecessaryIsInstance]
+    first = denoiser_of(front)
+    if first is None:
         raise ConfigError(f"the front must be an ornstein.Denoiser, got {type(front).__name__}: put guidance around it")
     reading = Cascade(
-        front=front.parameterization, clip=clip, gate=gate, squash=squash, see_state=see_state, residual=residual
+        front=first.parameterization, clip=clip, gate=gate, squash=squash, see_state=see_state, residual=residual
     )
-    stages = Stages(front.net, back, told=told)
-    return replace(front, net=stages.freeze() if freeze else stages, predicts=reading)
+    stages = Stages(first.net, back, told=told)
+    return replace(first, net=stages.freeze() if freeze else stages, predicts=reading)
 
 
-def forced(model: Denoiser, gate: float | None) -> Denoiser:
+def forced(model: Denoiser | Opened, gate: float | None) -> Denoiser:
     """The same cascade with its weight r forced to a number: 0 is the front alone, 1 the back alone; None learned.
 
     Raises `UsageError` for a denoiser that is no cascade.
     """
-    model = cast("Denoiser", denoiser_of(model))
-    reading = model.parameterization
-    if not isinstance(reading, Cascade):
-        raise UsageError(f"only a cascade has a gate, and this denoiser reads {type(reading).__name__}")
-    return replace(model, predicts=replace(reading, forced=gate))
+    inner = denoiser_of(model)
+    reading = None if inner is None else inner.parameterization
+    if inner is None or not isinstance(reading, Cascade):
+        what = type(model if inner is None else reading).__name__
+        raise UsageError(f"only a cascade has a gate, and this is a {what}: make one with ornstein.cascade.cascaded")
+    return replace(inner, predicts=replace(reading, forced=gate))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from . import checks
+from .denoiser_info import CPU, DenoiserInfo, Family, info_of
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
-from .grids import Grid
 from .networks.sites import bindings
 from .parameterizations import Net, Parameterization, clock_tensor, parameterization, refuse_noise_without_signal
 from .paths.base import Cond, Path
@@ -23,80 +22,6 @@ if TYPE_CHECKING:
     from .latents import Codec
 
 TimestepOf = Callable[[Path, Time], Time]
-Family = Callable[[int | None], Grid]
-"""Grids by their number of evaluations; None asks for the usual one."""
-
-_CPU = torch.device("cpu")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class DenoiserInfo(checks.OneLine):
-    """What a denoiser knows about itself beside its estimates; every wrapper passes it on.
-
-    Attributes:
-        shape: of one clean sample, (C, H, W).
-        device: where the network lives.
-        dtype: of the network's parameters; None for a function without parameters.
-        codec: what turns its samples into pictures, if they are latents.
-        grid: the grids that suit the network, by number of evaluations.
-        cond: the condition that is bound; None where nobody knows.
-        network: what is evaluated: a module or a function.
-        time_name: the network's keyword for the time, if it has one.
-        times_together: whether states at several times are one evaluation of the network (`Denoiser.predict_times`).
-    """
-
-    shape: tuple[int, ...] | None = None
-    device: torch.device = _CPU
-    dtype: torch.dtype | None = None
-    codec: Codec | None = None
-    grid: Family | None = None
-    cond: Cond | None = None
-    network: Net | None = None
-    time_name: str | None = None
-    times_together: bool = False
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The network, if it is a module."""
-        return self.network if isinstance(self.network, nn.Module) else None
-
-    def check_conditions(self) -> None:
-        """Compare the bound condition with the network's own arguments, without evaluating it.
-
-        Raises:
-            UsageError: a name that the network does not take, one that it needs, or no second argument for the time.
-        """
-        arguments = _arguments(self.network)
-        if arguments is None or not self.times_together:  # a staged network is called with keywords of its own
-            return
-        plain = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
-        rest = any(a.kind == a.VAR_POSITIONAL for a in arguments)
-        if self.time_name is None and len(plain) < 2 and not rest:
-            names = [a.name for a in arguments if a.kind == a.KEYWORD_ONLY]
-            hint = f"name it with Denoiser(…, time_name={names[0]!r})" if names else "give it one"
-            raise UsageError(f"the network takes no time as its second argument: {hint}")
-        first = {a.name for a in plain[: 2 if self.time_name is None else 1]} | {self.time_name}
-        known = [a for a in arguments if a.name not in first and a.kind in (a.POSITIONAL_OR_KEYWORD, a.KEYWORD_ONLY)]
-        bound, names = self.cond or {}, [a.name for a in known]
-        if not any(a.kind == a.VAR_KEYWORD for a in arguments):
-            for name in bound:
-                if name not in names:
-                    have = f"choose among {', '.join(names)}" if names else "it takes none"
-                    raise UsageError(f"the network does not know the condition {name!r}: {have}")
-        missing = [a.name for a in known if a.default is a.empty and a.name not in bound]
-        if missing and self.cond is not None:
-            raise UsageError(f"the network needs the condition {missing[0]!r}: pass cond={{{missing[0]!r}: …}}")
-
-
-def _arguments(network: Net | None) -> list[inspect.Parameter] | None:
-    """The arguments of a network; None where they cannot be read."""
-    if network is None:
-        return None
-    try:
-        call = network.forward if isinstance(network, nn.Module) else network
-        return list(inspect.signature(call).parameters.values())
-    except (TypeError, ValueError):
-        return None
 
 
 class DenoiserLike(Protocol):
@@ -124,18 +49,17 @@ class DenoiserLike(Protocol):
 
 
 @runtime_checkable
-class KnowsItself(Protocol):
-    """A denoiser with ``info``."""
+class MayRemember(Protocol):
+    """A denoiser that remembers estimates, or stands around one that may."""
 
-    @property
-    def info(self) -> DenoiserInfo:
-        """What it knows about itself, and of what it wraps."""
+    def uncached(self) -> DenoiserLike:
+        """The same denoiser without a memory."""
         ...
 
 
-def info_of(denoiser: object) -> DenoiserInfo:
-    """What a denoiser knows about itself: its ``info``, or nothing where a stranger's class has none."""
-    return denoiser.info if isinstance(denoiser, KnowsItself) else DenoiserInfo()
+def uncached(denoiser: DenoiserLike) -> DenoiserLike:
+    """The same denoiser without a memory, for many evaluations at different states, which should not be kept."""
+    return denoiser.uncached() if isinstance(denoiser, MayRemember) else denoiser
 
 
 Guidance = Callable[[DenoiserLike], DenoiserLike]
@@ -281,7 +205,7 @@ class Denoiser:
     def device(self) -> torch.device:
         """Where the network lives (the CPU for a function without parameters)."""
         parameter = self._parameter()
-        return _CPU if parameter is None else parameter.device
+        return CPU if parameter is None else parameter.device
 
     @property
     def info(self) -> DenoiserInfo:
@@ -289,7 +213,7 @@ class Denoiser:
         parameter = self._parameter()
         return DenoiserInfo(
             shape=self.shape,
-            device=_CPU if parameter is None else parameter.device,
+            device=CPU if parameter is None else parameter.device,
             dtype=None if parameter is None else parameter.dtype,
             codec=self.codec,
             grid=self.grid,
@@ -416,6 +340,10 @@ class CachedDenoiser:
     def __repr__(self) -> str:
         return checks.cut(f"CachedDenoiser({self.inner!r})")
 
+    def uncached(self) -> DenoiserLike:
+        """The inner denoiser."""
+        return uncached(self.inner)
+
     def with_condition(self, cond: Cond) -> CachedDenoiser:
         """A fresh cache around the bound denoiser."""
         return CachedDenoiser(self.inner.with_condition(cond))
@@ -455,9 +383,21 @@ def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[
     return [denoiser(part, t) for part, t in zip(x, times, strict=True)]
 
 
-def denoiser_of(model: object) -> object:
-    """The `Denoiser` in an opened model (`ornstein.load`); anything else as it is."""
-    return getattr(model, "denoiser", model)
+@runtime_checkable
+class Opened(Protocol):
+    """An opened model (`ornstein.load`), which holds a denoiser."""
+
+    @property
+    def denoiser(self) -> Denoiser:
+        """What it evaluates."""
+        ...
+
+
+def denoiser_of(model: object) -> Denoiser | None:
+    """The `Denoiser` that a model is, or that one opened by `ornstein.load` holds; None of a guidance, say."""
+    if isinstance(model, Denoiser):
+        return model
+    return model.denoiser if isinstance(model, Opened) else None
 
 
 def _check_times(x: Tensor, times: Sequence[float]) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -48,6 +48,42 @@ class _Complete(Protocol):
     precondition: Any
     to_estimate: Any
     target: Any
+
+
+@runtime_checkable
+class NeedsSignal(Protocol):
+    """A parameterization that knows whether its clean sample is a quotient by α, which is 0/0 in pure noise."""
+
+    @property
+    def needs_signal(self) -> bool:
+        """Whether it is."""
+        ...
+
+
+def needs_signal(reading: Parameterization) -> bool:
+    """Whether the clean sample of a parameterization is a quotient by α, as far as it says so."""
+    return isinstance(reading, NeedsSignal) and reading.needs_signal
+
+
+class Around:
+    """What a parameterization around another, ``inner``, has in common with it: all but the estimate."""
+
+    __slots__ = ()
+
+    inner: Parameterization
+
+    @property
+    def needs_signal(self) -> bool:
+        """As the inner one."""
+        return needs_signal(self.inner)
+
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """The inner one's."""
+        return self.inner.precondition(path, x, t)
+
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
+        """The inner one's."""
+        return self.inner.target(path, clean, noise, x, t)
 
 
 class Staged(Protocol):
@@ -107,6 +143,8 @@ class Clean:
 @dataclass(frozen=True, slots=True)
 class NoisePrediction:
     """The network predicts z (Ho et al. 2020)."""
+
+    needs_signal: ClassVar[bool] = True
 
     def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
         """x itself."""
@@ -254,7 +292,7 @@ class Consistency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anchored:
+class Anchored(Around):
     """Any parameterization with the boundary of consistency models: x̂_0 = u = x/α exactly at σ̄ = sigma_min.
 
     x̂_0 = w·u + (1 − w)·inner,   w = s²/((σ̄ − σ_min)² + s²) with s = ``width``.
@@ -278,10 +316,6 @@ class Anchored:
         power = (alpha * self.width) ** 2
         total = above + power
         return alpha * self.width**2 / total, above / total
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """As the inner one."""
-        return self.inner.precondition(path, x, t)
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """w·u + (1 − w)·inner."""
@@ -425,9 +459,7 @@ def refuse_noise_without_signal(reading: Parameterization, path: Path) -> None:
 
     There x = z for every clean sample, so that the noise says nothing about it, and x̂_0 = (x − σ·ẑ)/α is 0/0.
     """
-    while (inner := getattr(reading, "inner", None)) is not None:
-        reading = inner
-    if isinstance(reading, NoisePrediction) and isinstance(path, AffinePath) and path.alpha(path.t_range[1]) == 0.0:
+    if needs_signal(reading) and isinstance(path, AffinePath) and path.alpha(path.t_range[1]) == 0.0:
         raise ConfigError(
             f"predicts='noise' on {type(path).__name__}, whose noisiest time has no signal (α = 0): the clean sample "
             "cannot be told from noise there; train and sample with predicts='v', 'clean' or 'velocity'"

@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from ornstein import guidance as guide
-from ornstein.denoisers import Denoiser, DenoiserInfo
+from ornstein.denoisers import Denoiser, DenoiserInfo, uncached
 from ornstein.estimates import Estimate
-from ornstein.guidance.base import CachedEvaluation, bare, condition_of, network_of
+from ornstein.guidance.base import CachedEvaluation, condition_of, network_of
 from ornstein.guidance.checkpointing import blocks_of, checkpointed
 from ornstein.modulation import Site, modulated
 from ornstein.paths import VE, VP
@@ -74,7 +74,7 @@ def test_an_answer_serves_the_same_question_alone():
     assert answers[1] is shared.with_condition(NULL)(X, 1.0)
     assert len(inner.calls) == known
     assert CachedEvaluation.of(shared) is shared
-    assert bare(shared) is inner
+    assert uncached(shared) is inner
     assert (condition_of(shared), shared.path) == (TOLD, inner.path)
 
 
@@ -121,7 +121,7 @@ def test_what_is_inside_a_guided_denoiser_is_found():
     assert (info.shape, guided.path, info.device, info.codec) == ((2, 2, 4), inner.path, inner.device, None)
     assert network_of(Denoiser(lambda x, time: x, VP())) is None
     assert condition_of(object()) is None
-    unwrapped = bare(guide.Threshold()(CachedEvaluation(inner)))
+    unwrapped = uncached(guide.Threshold()(CachedEvaluation(inner)))
     assert unwrapped.inner is inner  # pyright: ignore[reportAttributeAccessIssue]
     assert torch.equal(unwrapped(X, 0.5).clean, guide.Threshold()(inner)(X, 0.5).clean)
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, grids
-from ..denoisers import DenoiserInfo, DenoiserLike, info_of
+from ..denoisers import DenoiserInfo, DenoiserLike, Guidance, info_of, uncached
 from ..errors import PathError, UsageError
 from ..estimates import Estimate
 from ..networks.sites import bindings
@@ -81,6 +81,10 @@ class Guided:
     def __repr__(self) -> str:
         return checks.cut(f"{checks.brief(self.guidance)} around {self.inner!r}")
 
+    def uncached(self) -> Guided:
+        """The same guidance around the inner denoiser without a memory."""
+        return Guided(self.guidance, uncached(self.inner))
+
     def with_condition(self, cond: Cond) -> Guided:
         """The same guidance around the bound denoiser."""
         return Guided(self.guidance, self.inner.with_condition(cond))
@@ -94,13 +98,9 @@ class Guided:
         return [self.with_condition(cond)(x, t) for cond in conds]
 
 
-def bare(denoiser: DenoiserLike) -> DenoiserLike:
-    """The same denoiser without a cache, for many evaluations at different states, which should not be kept."""
-    if isinstance(denoiser, CachedEvaluation):
-        return bare(denoiser.inner)
-    if isinstance(denoiser, Guided):
-        return Guided(denoiser.guidance, bare(denoiser.inner))
-    return denoiser
+def differentiates(guidance: Guidance) -> bool:
+    """Whether a guidance takes gradients through the network, as far as it says so."""
+    return isinstance(guidance, Rule) and guidance.differentiates
 
 
 def condition_of(denoiser: object) -> Cond | None:
@@ -192,6 +192,10 @@ class CachedEvaluation:
     def info(self) -> DenoiserInfo:
         """What the inner denoiser knows about itself."""
         return info_of(self.inner)
+
+    def uncached(self) -> DenoiserLike:
+        """The inner denoiser."""
+        return uncached(self.inner)
 
     def with_condition(self, cond: Cond) -> CachedEvaluation:
         """The bound denoiser, with the same memory."""

@@ -12,7 +12,7 @@ from ..denoisers import DenoiserLike, Guidance
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..scalars import Time, expand
-from .base import CachedEvaluation, Rule
+from .base import CachedEvaluation, Rule, differentiates
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Composition(Rule):
     @property
     def differentiates(self) -> bool:
         """Whether one of them does."""
-        return any(getattr(guidance, "differentiates", False) for guidance in self.guidances)
+        return any(map(differentiates, self.guidances))
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Sum(Rule):
         """D + ∑ (gᵢ(D) − D)."""
         shared = CachedEvaluation.of(inner)
         # Those with gradients first: their answers serve the others, but not the other way round.
-        order = sorted(range(len(self.guidances)), key=lambda i: not getattr(self.guidances[i], "differentiates", 0))
+        order = sorted(range(len(self.guidances)), key=lambda i: not differentiates(self.guidances[i]))
         answers = {i: self.guidances[i](shared)(x, t) for i in order}
         plain = shared(x, t)
         moved = [answers[i] for i in sorted(answers) if answers[i] is not plain]
@@ -58,7 +58,7 @@ class Sum(Rule):
     @property
     def differentiates(self) -> bool:
         """Whether one of them does."""
-        return any(getattr(guidance, "differentiates", False) for guidance in self.guidances)
+        return any(map(differentiates, self.guidances))
 
 
 def compose(*guidances: Guidance) -> Composition:
@@ -111,7 +111,7 @@ class Interval(Rule):
     @property
     def differentiates(self) -> bool:
         """As the guidance."""
-        return bool(getattr(self.guidance, "differentiates", False))
+        return differentiates(self.guidance)
 
 
 def interval(

@@ -13,7 +13,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -39,6 +39,7 @@ class Energy(Protocol):
         ...
 
 
+@runtime_checkable
 class Rows(Protocol):
     """An energy with a target for each sample can be restricted to some rows of the batch: chunks need it."""
 
@@ -49,8 +50,7 @@ class Rows(Protocol):
 
 def rows_of(energy: Energy, which: slice) -> Energy:
     """The energy of some rows of a batch; itself where it treats all samples alike."""
-    rows: Callable[[slice], Energy] | None = getattr(energy, "rows", None)
-    return energy if rows is None else rows(which)
+    return energy.rows(which) if isinstance(energy, Rows) else energy
 
 
 def told(energy: Energy, clean: Tensor) -> Tensor | None:

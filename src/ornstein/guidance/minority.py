@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import grids
-from ..denoisers import DenoiserLike, info_of
+from ..denoisers import DenoiserLike, info_of, uncached
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..grids import GridLike
@@ -29,7 +29,6 @@ from .base import (
     Rule,
     Strength,
     affine_path,
-    bare,
     condition_of,
     detached,
     differentiable,
@@ -178,7 +177,7 @@ class SelfMinority(Rule):
 
     def _slope(self, inner: DenoiserLike, path: AffinePath, clean: Tensor, t: Time) -> Tensor:
         """∇d at the clean estimate, averaged over the draws."""
-        alone = bare(inner)
+        alone = uncached(inner)
         with torch.no_grad():
             others = [
                 _again(alone, path, clean, _white(clean, t, self.seed, draw), self.log_snr)
@@ -261,7 +260,7 @@ class MinorityPrompt(Rule):
             known = "nothing" if not cond else ", ".join(cond)
             raise UsageError(f"MinorityPrompt needs text embeddings {self.text!r} in the condition, got {known}")
         path = affine_path(inner.path, "MinorityPrompt")
-        alone, rows = bare(inner), x.shape[0]
+        alone, rows = uncached(inner), x.shape[0]
         with torch.inference_mode(False), torch.enable_grad():
             known_cond = {key: value.detach().clone() for key, value in cond.items()}
             token = self._first(known_cond, rows).requires_grad_()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .. import scalars
 from ..checks import OneLine
-from ..denoisers import DenoiserLike, info_of
+from ..denoisers import DenoiserLike, info_of, uncached
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..paths.base import Cond
@@ -22,7 +22,6 @@ from .base import (
     Rule,
     Strength,
     affine_path,
-    bare,
     condition_of,
     detached,
     differentiable,
@@ -259,7 +258,9 @@ class Universal(Rule):
 
     def _chunked(self, inner: DenoiserLike, x: Tensor, t: Time, size: int) -> Estimate:
         """The same, ``size`` rows at a time."""
-        inner = bare(inner)  # a memory would keep the graphs of all chunks, and no other guidance asks for these rows
+        inner = uncached(
+            inner
+        )  # a memory would keep the graphs of all chunks, and no other guidance asks for these rows
         at = None if self.at is None else null_beside(self.at, inner)
         parts = [
             self._rows(which, at).estimate(_bound(inner, which, len(x)), x[which], _row(t, which))

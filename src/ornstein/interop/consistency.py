@@ -18,7 +18,7 @@ from .. import scalars
 from ..errors import ConfigError, GridError
 from ..estimates import Estimate
 from ..grids import Grid
-from ..parameterizations import Parameterization
+from ..parameterizations import Around, Parameterization
 from ..paths.base import AffinePath, Path
 from ..scalars import Time, expand
 
@@ -27,7 +27,7 @@ GAMMA = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentConsistency:
+class LatentConsistency(Around):
     """The boundary of latent consistency models (Luo et al. 2023, eq. 9 and app. C) around another parameterization.
 
     x̂_0 = c_skip·x + c_out·inner,   c_skip = s²/(τ² + s²),   c_out = τ/√(τ² + s²),   s = ½,
@@ -37,10 +37,6 @@ class LatentConsistency:
 
     inner: Parameterization
     scaling: float = 10.0
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """The inner one's."""
-        return self.inner.precondition(path, x, t)
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """c_skip·x + c_out·(the inner estimate)."""

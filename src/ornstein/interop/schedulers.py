@@ -17,7 +17,7 @@ from .. import scalars
 from ..denoisers import Family, TimestepOf
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
-from ..parameterizations import EDM, Consistency, Parameterization, V, parameterization
+from ..parameterizations import EDM, Around, Consistency, Parameterization, V, parameterization
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath, Path
 from ..paths.times import is_near, normalised
@@ -39,7 +39,7 @@ class SchedulerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounded:
+class Bounded(Around):
     """A parameterization whose clean sample is kept in the range of pictures, as ``clip_sample`` says.
 
     With a ``quantile`` the bound is that of |x̂_0| of each sample, between 1 and ``most``, and the sample is divided by
@@ -51,10 +51,6 @@ class Bounded:
     quantile: float | None = None
     most: float = 1.0
 
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """The inner one's."""
-        return self.inner.precondition(path, x, t)
-
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """The inner estimate, bounded."""
         answer = self.inner.to_estimate(path, x, t, raw)
@@ -65,20 +61,12 @@ class Bounded:
         bound = at.reshape(-1, *(1,) * (x.ndim - 1))
         return answer.replace(clean=torch.minimum(torch.maximum(answer.clean, -bound), bound) / bound)
 
-    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """The inner one's."""
-        return self.inner.target(path, clean, noise, x, t)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Negated:
+class Negated(Around):
     """A parameterization of the negative of the network's output."""
 
     inner: Parameterization
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """The inner one's."""
-        return self.inner.precondition(path, x, t)
 
     def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
         """Of −raw."""

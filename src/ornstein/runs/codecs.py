@@ -179,13 +179,13 @@ def _own(
 
 def _from_run(folder: Path, device: str | torch.device, where: str) -> KLCodec:
     """The averaged weights of an autoencoder's run."""
-    from ..networks.autoencoder import KLConfig
+    from ..models.autoencoder import AutoencoderSpec
     from ..storage.configs import to_dict
 
     found = read_run(folder)
-    config = getattr(found.spec, "network", None)
-    if not isinstance(config, KLConfig):
+    if not isinstance(found.spec, AutoencoderSpec):
         raise CheckpointError(f"the run in {folder} makes pictures, it is no codec: give {KNOWN}")
+    config = found.spec.network
     weights = {name.removeprefix("net.auto."): value for name, value in found.tensors.items()}
     about = {"kind": "autoencoder", "network": to_dict(config), "where": where, "images": found.images}
     return _own(about, weights, found.weights, device, "net.auto.")

@@ -114,12 +114,14 @@ def export(run: OpenedModel, to: str | Path, *, half: bool = True) -> Path:
         raise UsageError(f"{run.name} is no run of ours: share its own folder")
     import shutil
 
+    from ..latents import KLCodec
+
     to = Path(to)
     to.mkdir(parents=True, exist_ok=True)
     dtype = torch.float16 if half else torch.float32
     tensors = {name: value.to("cpu", dtype).contiguous() for name, value in run.model.state_dict().items()}
     if run.codec is not None:
-        if getattr(run.codec, "about", {}).get("where") in shipped():
+        if isinstance(run.codec, KLCodec) and run.codec.about.get("where") in shipped():
             save_codec(run.codec, to / CODEC, named=True)
         else:
             shutil.copytree(run.folder / CODEC, to / CODEC, dirs_exist_ok=True)

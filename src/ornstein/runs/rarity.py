@@ -16,7 +16,7 @@ def load(where: str | Path, *, ema: bool = True, device: str | torch.device = "c
     """The classifier of a run of `ornstein train rarity-classifier`; `UsageError` for a run of another kind."""
 
     run = open_own(where, ema=ema, device=device)
-    spec = getattr(run, "spec", None)
+    spec = run.spec
     if not isinstance(spec, RaritySpec):
         raise UsageError(
             f"{where} is no rarity classifier but a run that makes images: give one of ornstein train rarity-classifier"
