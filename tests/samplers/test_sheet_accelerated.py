@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ornstein import grids
-from ornstein.errors import GridError
 from ornstein.lab.laws import stochastic_tv
 from ornstein.lab.meters import gaussian_law, kl
 from ornstein.lab.rates import measuring_grid
@@ -188,9 +187,8 @@ def test_any_decreasing_grid_will_do(rule: Sampler) -> None:
 
 
 @pytest.mark.parametrize("rule", ANY, ids=repr)
-def test_a_level_given_twice_is_refused(rule: Sampler) -> None:
-    with pytest.raises(GridError, match="repeats"):
-        Problem(rule, VE(), (3.0, 1.0, 1.0, 0.5))
+def test_a_level_given_twice_is_one(rule: Sampler) -> None:
+    assert Problem(rule, VE(), (3.0, 1.0, 1.0, 0.5)).times == (3.0, 1.0, 0.5)
 
 
 def test_costs() -> None:

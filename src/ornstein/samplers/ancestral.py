@@ -23,6 +23,9 @@ class Ancestral:
     ``variance``: "small" is the posterior's own, "large" the transition's β_t = spread² (both Ho et al., sec. 3.2) and
     "learned" interpolates their logarithms with ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
     The last two need a `LocationPath`.
+
+    A caution: over a wide step "large" adds the whole noise of the transition. On `VE` it ends at up to 33 times the
+    size of the data at two steps, and above three times below eight (benchmarks/blow_up.py).
     """
 
     order = 1
