@@ -40,7 +40,7 @@ from ornstein.data import Example, batches
 from ornstein.networks import UNetConfig, build
 from ornstein.objectives import Denoising, TrainBatch
 from ornstein.training import ema
-from ornstein.training.tally import LossStatistics
+from ornstein.training.statistics import LossStatistics
 from report import arguments, spread, table, write
 
 SEED, SIDE = 0, 32
@@ -189,7 +189,7 @@ class Ours:
         self.objective = Denoising()
         self.optimizer = torch.optim.AdamW(self.net.parameters(), lr=1e-4, betas=(0.9, 0.99), fused=True)
         self.stream = batches(self.source, batch=self.batch, seed=SEED, flip=True)
-        self.tally = LossStatistics(self.denoiser.path, torch.device("cpu"))
+        self.statistics = LossStatistics(self.denoiser.path, torch.device("cpu"))
         self.gamma, self.count = ema.exponent(0.1), itertools.count(1)
 
     def step(self) -> None:
@@ -201,7 +201,7 @@ class Ours:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         ema.update(self.average, self.net, next(self.count), self.gamma)
-        self.tally.add(losses, norm)
+        self.statistics.add(losses, norm)
 
 
 def disagreement(ours: Ours, theirs: Theirs) -> float:

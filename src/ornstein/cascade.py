@@ -147,7 +147,7 @@ def cascaded(
     back: nn.Module,
     *,
     freeze: bool = True,
-    told: Sequence[str] | None = None,
+    back_conditions: Sequence[str] | None = None,
     clip: float | None = 1.0,
     gate: GateShape = "map",
     squash: Squash = "sigmoid",
@@ -157,8 +157,8 @@ def cascaded(
     """``front`` – any denoiser, whatever its network, path and parameterization – with a refiner behind it.
 
     ``back(hint, time, **cond)`` takes the front's clean image (B, C, H, W), twice the channels with ``see_state``, and
-    returns C + 1 channels. ``freeze`` keeps the front's weights; ``told`` names the conditions that the back takes
-    (all by default). The rest is `Cascade`'s. Train it with `ornstein.objectives.Cascading`.
+    returns C + 1 channels. ``freeze`` keeps the front's weights; ``back_conditions`` names the conditions that the
+    back takes (all by default). The rest is `Cascade`'s. Train it with `ornstein.objectives.Cascading`.
 
     >>> import ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: 0 * x, orn.VP(), "noise", shape=(3, 8, 8))
@@ -172,7 +172,7 @@ def cascaded(
     reading = Cascade(
         front=first.parameterization, clip=clip, gate=gate, squash=squash, see_state=see_state, residual=residual
     )
-    stages = Stages(first.net, back, told=told)
+    stages = Stages(first.net, back, back_conditions=back_conditions)
     return replace(first, net=stages.freeze() if freeze else stages, predicts=reading)
 
 

@@ -14,7 +14,7 @@ from .denoiser_info import CPU, DenoiserInfo, Family, info_of
 from .errors import ConfigError, UsageError
 from .estimates import Estimate
 from .networks.sites import bindings
-from .parameterizations import Net, Parameterization, clock_tensor, parameterization, refuse_noise_without_signal
+from .parameterizations import Net, Parameterization, parameterization, refuse_noise_without_signal, timestep_tensor
 from .paths.base import Cond, Path
 from .scalars import Time
 
@@ -146,10 +146,10 @@ class Denoiser:
 
         ``bound(x, t)(fed, **keywords)`` answers in the dtype of x; the keywords are passed on to the network.
         """
-        time, told = self._time(x, t), self.cond if cond is None else cond
+        time, own = self._time(x, t), self.cond if cond is None else cond
 
         def net(fed: Tensor, **keywords: object) -> Tensor:
-            return self._asked(fed, time, told, **keywords).to(x.dtype)
+            return self._evaluate(fed, time, own, **keywords).to(x.dtype)
 
         return net
 
@@ -198,7 +198,7 @@ class Denoiser:
         )
         time = torch.cat([self._time(part, t) for part, t in zip(x, times, strict=True)])
         cond = {key: torch.cat([value] * count) for key, value in _rows(self.cond, x.shape[1]).items()}
-        raw = self._asked(fed, time, cond).to(x.dtype).tensor_split(count)
+        raw = self._evaluate(fed, time, cond).to(x.dtype).tensor_split(count)
         return [self._estimate(self.path, part, t, out) for part, t, out in zip(x, times, raw, strict=True)]
 
     @property
@@ -231,7 +231,9 @@ class Denoiser:
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         """The time number of each row of x, (B,) float32."""
-        return clock_tensor(self.path.timestep_of(t) if self.timestep_of is None else self.timestep_of(self.path, t), x)
+        return timestep_tensor(
+            self.path.timestep_of(t) if self.timestep_of is None else self.timestep_of(self.path, t), x
+        )
 
     def _staged(self) -> Callable[[Net, Path, Tensor, Time], Tensor] | None:
         """How a `Staged` parameterization calls its network; by name, for isinstance costs ten times as much."""
@@ -246,7 +248,7 @@ class Denoiser:
             )
         return estimate
 
-    def _asked(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
+    def _evaluate(self, fed: Tensor, time: Tensor, cond: Cond, **keywords: object) -> Tensor:
         """The network's output on rows that are ready for it: a copy, of a copy of them."""
         parameter = self._parameter()
         cast = fed.dtype if parameter is None or not parameter.is_floating_point() else parameter.dtype
@@ -363,21 +365,21 @@ class CachedDenoiser:
 
     def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
         """Passed on, without remembering."""
-        return at_times(self.inner, x, times)
+        return predict_times(self.inner, x, times)
 
 
 @runtime_checkable
-class AsksTogether(Protocol):
-    """A denoiser that answers at many times in one batch, as `Denoiser` does and a guidance may."""
+class PredictsTimes(Protocol):
+    """A denoiser with `predict_times` of its own: estimates at several times from one batch."""
 
     def predict_times(self, x: Tensor, times: Sequence[float]) -> list[Estimate]:
         """See `Denoiser.predict_times`."""
         ...
 
 
-def at_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[Estimate]:
-    """`Denoiser.predict_times` of any denoiser: one batch where it can (`AsksTogether`), else one call for each."""
-    if isinstance(denoiser, AsksTogether):
+def predict_times(denoiser: DenoiserLike, x: Tensor, times: Sequence[float]) -> list[Estimate]:
+    """`Denoiser.predict_times` of any denoiser: one batch where it can (`PredictsTimes`), else one call for each."""
+    if isinstance(denoiser, PredictsTimes):
         return denoiser.predict_times(x, times)
     _check_times(x, times)
     return [denoiser(part, t) for part, t in zip(x, times, strict=True)]

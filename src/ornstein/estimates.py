@@ -30,7 +30,7 @@ class Gaussian:
         return self.mean + expand(self.root, noise) * noise
 
 
-class Law(Protocol):
+class ConvertiblePath(Protocol):
     """The methods of a `LocationPath` with which an estimate turns one prediction into another."""
 
     def std(self, t: Any) -> Any:
@@ -191,14 +191,14 @@ class Estimate:
             clean = clean + weight * estimate.clean
         return used[0][1].replace(clean=clean)
 
-    def _location(self, what: str) -> Law:
+    def _location(self, what: str) -> ConvertiblePath:
         path = self.path
         if not hasattr(path, "std"):  # a protocol's isinstance would look up every method at every step
             raise PathError(f"{type(path).__name__} has no mean and std: its estimates have no {what!r}, only 'clean'")
-        return cast("Law", path)
+        return cast("ConvertiblePath", path)
 
     def _from_velocity(self) -> tuple[Tensor, Tensor]:
         assert self._velocity is not None
         if not hasattr(self.path, "from_velocity"):
             raise PathError(f"{type(self.path).__name__} has no rates(t): a velocity prediction needs an AffinePath")
-        return cast("Law", self.path).from_velocity(self.x, self._velocity, self.t)
+        return cast("ConvertiblePath", self.path).from_velocity(self.x, self._velocity, self.t)

@@ -46,7 +46,7 @@ class Limits:
     below: float = math.inf
     others: tuple[float, ...] = ()
 
-    def admits(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         """Whether a value lies in the range."""
         inside = self.least <= value <= self.most and self.above < value < self.below
         return inside or value in self.others
@@ -132,7 +132,7 @@ def _complaint(value: Any, limits: tuple[Limits, ...]) -> str:
     if not math.isfinite(value):
         return f"must be a finite number, got {value}"
     for limit in limits:
-        if not limit.admits(value):
+        if not limit.contains(value):
             return f"must be {limit}, got {shown(value)}"
     if not -LARGEST < value < LARGEST:
         return f"must be below 2⁶³ in size, got {shown(value)}"

@@ -466,7 +466,7 @@ def refuse_noise_without_signal(reading: Parameterization, path: Path) -> None:
         )
 
 
-def clock_tensor(value: Time, x: Tensor) -> Tensor:
+def timestep_tensor(value: Time, x: Tensor) -> Tensor:
     """The network's time input, shape (B,) float32: the only tensor ever made of a time."""
     if isinstance(value, Tensor):
         return to_device(value, x.device, torch.float32).expand(x.shape[0]).clone()

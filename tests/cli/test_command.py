@@ -221,7 +221,7 @@ def test_options_are_frozen() -> None:
                 "--guidance",
                 "--guide",
                 "--guide-source",
-                "--guide-through",
+                "--differentiate-through",
                 "--guide-window",
                 "--guide-placement",
                 "--backward",

@@ -289,7 +289,7 @@ def test_pictures_of_few_evaluations_are_what_their_command_draws(monkeypatch: p
     for one, (name, sampler, n) in zip(shown, names, strict=True):
         chosen = f" --sampler {sampler}" if sampler else ""
         assert one.command == f"ornstein sample {name}{chosen} --evaluations {n} --seed 5 --n 2 --out o/{name}-{n}"
-        assert one.told() == {"model": name, "evaluations": n, "seconds_per_image": 3.0}
+        assert one.record() == {"model": name, "evaluations": n, "seconds_per_image": 3.0}
         assert float(one.images.abs().max()) <= 1.0
         words = parse(SampleArgs, "ornstein sample", one.command.split()[2:])
         assert (words.run, words.sampler, words.evaluations, words.seed) == (name, sampler, n, 5)

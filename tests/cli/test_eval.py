@@ -322,7 +322,7 @@ def test_a_run_with_captions_is_told_those_of_the_data(monkeypatch: pytest.Monke
     from types import SimpleNamespace
 
     from ornstein import sampling
-    from ornstein.cli.sides import Sampling, open_samples
+    from ornstein.cli.image_sets import Sampling, open_samples
 
     told = []
     monkeypatch.setattr(sampling, "sample", lambda model, n, **how: told.append(how["cond"]) or torch.zeros(n, 3, 8, 8))

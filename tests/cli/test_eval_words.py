@@ -17,10 +17,10 @@ from PIL import Image
 
 from ornstein import metrics, sampling
 from ornstein.cli.eval_args import EvalArgs
+from ornstein.cli.image_sets import ImageSet, Sampling, open_data, open_measured, open_samples
 from ornstein.cli.main import main
-from ornstein.cli.observe import Evaluators, load_evaluators, look, write_images
 from ornstein.cli.request import INSISTING, ON_IMAGES, SINGLE, read_request, weights_of
-from ornstein.cli.sides import ImageSet, Sampling, open_data, open_measured, open_samples
+from ornstein.cli.set_statistics import Evaluators, compute_statistics, load_evaluators, write_images
 from ornstein.data import UnreadableError
 from ornstein.data.base import Example
 from ornstein.errors import ConfigError, DataError, UsageError
@@ -290,11 +290,11 @@ def test_every_instrument_sees_every_image_once() -> None:
     side = ImageSet(name="s", images=[Example(image=image, label=-1, caption="", name=f"n{i}")
                                   for i, image in enumerate(images)], count=40, resolution=(8, 8))  # fmt: skip
     meter: Any = Meter()
-    found = look(side, Evaluators(features=(meter,)), (), names=True)
+    found = compute_statistics(side, Evaluators(features=(meter,)), (), names=True)
     assert (found.census.count, found.statistics[0].count) == (40, 40)
     assert found.images == {"name": {i: f"n{i}" for i in range(40)}}
     assert found.numbers == {}
-    assert look(side, Evaluators(), ()).images == {"name": {}}
+    assert compute_statistics(side, Evaluators(), ()).images == {"name": {}}
     assert found.statistics[0].moments.mean.mean() == pytest.approx(6 * 19.5)
 
 
@@ -402,12 +402,12 @@ def test_a_reference_of_other_features_is_refused(
 
 
 def test_what_guides_say_is_said_once_and_other_warnings_pass(capsys: pytest.CaptureFixture[str]) -> None:
-    from ornstein.cli.guides import told_once
+    from ornstein.cli.guides import guide_warnings_once
     from ornstein.guidance import GuideWarning
 
     with warnings.catch_warnings(record=True) as log:
         warnings.simplefilter("always")
-        with told_once():
+        with guide_warnings_once():
             for message, category in (
                 ("a", GuideWarning),
                 ("a", GuideWarning),

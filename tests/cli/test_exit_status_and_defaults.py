@@ -177,7 +177,7 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "guidance": (),
             "guide": (),
             "guide_source": (),
-            "guide_through": "network",
+            "differentiate_through": "network",
             "guide_window": None,
             "guide_placement": "joint",
             "backward": None,

@@ -171,9 +171,9 @@ def test_guides_see_the_guided_answer_or_stand_beside_it(
 ) -> None:
     words = ("--guidance", "threshold:0.8", "--guide", "colour:navy:300", "--guide-placement", placement)
     made = guides.make(["colour:navy:300"], shape=labelled.denoiser.shape or ())
-    manner = guides.GuidanceOptions(placement=placement)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    options = guides.GuidanceOptions(placement=placement)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     inner = guidance.Threshold(quantile=0.8)
-    rule = guides.compose(made, manner, inner, labelled.null() if placement == "separate" else None)
+    rule = guides.compose(made, options, inner, labelled.null() if placement == "separate" else None)
     expected = drawn(labelled, rule, tmp_path)
     assert pictures(capsys, labelled, tmp_path / "out", *words) == expected
     assert expected != drawn(labelled, inner, tmp_path)

@@ -114,18 +114,18 @@ def test_guides_see_the_guided_answer_or_the_bare_model(
     capsys: pytest.CaptureFixture[str], run: TrainedModel, tmp_path: Path
 ) -> None:
     words = ("--n", 2, "--steps", 4, "--strict", "--label", 1, "--guidance-scale", 2, "--guide", "colour:navy:300")
-    more = ("--guide-through", "estimate", "--backward", "2:0.05", "--guide-window", "0.01:500")
+    more = ("--differentiate-through", "estimate", "--backward", "2:0.05", "--guide-window", "0.01:500")
     cfg = guidance.CFG(weight=2.0, null=run.null())
     found = [sampling.sample(cfg(run.denoiser), 2, steps=4, cond=run.cond(labels=[1, 1]), strict=True)]
     for placement, null in (("joint", None), ("separate", run.null())):
         result = drawn(capsys, run.folder, tmp_path / placement, *words, *more, "--guide-placement", placement)
-        manner = guides.GuidanceOptions(through="estimate", backward=guides.backward_of("2:0.05"),
+        options = guides.GuidanceOptions(differentiate_through="estimate", backward=guides.backward_of("2:0.05"),
                                window=guides.window_of("0.01:500"), placement=placement)  # fmt: skip
         ready = guides.make(["colour:navy:300"], shape=run.denoiser.shape)
-        model = guides.compose(ready, manner, cfg, null)(run.denoiser)
+        model = guides.compose(ready, options, cfg, null)(run.denoiser)
         expected = sampling.sample(model, 2, steps=4, cond=run.cond(labels=[1, 1]), strict=True)
         same(result, expected, tmp_path)
-        assert (result["through"], result["placement"]) == ("estimate", placement)
+        assert (result["differentiate_through"], result["placement"]) == ("estimate", placement)
         assert (result["backward"], result["window"]) == ("2:0.05", [0.01, 500.0])
         found.append(expected)
     assert len({str(images.sum().item()) for images in found}) == 3, "the guide acts, and elsewhere where it is apart"

@@ -24,7 +24,7 @@ from ornstein.page import Curve, Picture, Section, Table, chart, picture, render
 from ornstein.page.curves import COLOURS, MARKS
 from ornstein.reproduce import Finding, Findings, Line, Plot, Record
 from ornstein.reproduce import Table as Numbers
-from ornstein.reproduce.page import against_noise, draw, number, page, tally, told, value
+from ornstein.reproduce.page import against_noise, draw, measured_and_reason, number, page, tally, value
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, list[str], str]:
@@ -129,10 +129,10 @@ def test_a_wrong_score_as_a_table(
 ) -> None:
     asked: list[Any] = []
     effect = studies.Effect(sampler="ddim", target="G8", measure="√KL", counts=(32, 128), exact=(0.5, None),
-                            changed=(0.25, 0.0321), settled=True)  # fmt: skip
-    moving = replace(effect, sampler="heun", settled=False, changed=(0.5, None))
+                            changed=(0.25, 0.0321), converged=True)  # fmt: skip
+    moving = replace(effect, sampler="heun", converged=False, changed=(0.5, None))
     found = studies.Study(study="score-error", change="2·s", path="ve", grid="karras", counts=(32, 128),
-                          effects=(effect, moving, replace(moving, settled=True)),
+                          effects=(effect, moving, replace(moving, converged=True)),
                           skipped=(rates.Skipped(sampler="sa", target="M2", reason="no law"),))  # fmt: skip
     monkeypatch.setattr(studies, "score_error", lambda *args: asked.append(args[:-1]) or args[-1]("it") or found)
     words = ("rates", "--score-error", "scale=1", "--samplers", "ddim", "--path", "ve", "--grid", "karras", *quick)
@@ -161,7 +161,7 @@ def test_single_precision_as_a_table(
 ) -> None:
     asked: list[Any] = []
     effect = studies.Effect(sampler="ddim", target="M2", measure="median", counts=(64,), exact=(1e-8,),
-                            changed=(2e-7,), settled=False)  # fmt: skip
+                            changed=(2e-7,), converged=False)  # fmt: skip
     found = studies.Study(study="precision", change="", path="vp", grid="log-snr", counts=(64,),
                           effects=(effect, replace(effect, target="M3")), skipped=())  # fmt: skip
 
@@ -287,7 +287,7 @@ def test_reproductions_as_text(
 
 def test_words_of_a_finding() -> None:
     a, b, c, d = FINDINGS
-    assert [told(one) for one in FINDINGS] == ["M1.", "M2; R2.", "R3.", "M4; R4."]
+    assert [measured_and_reason(one) for one in FINDINGS] == ["M1.", "M2; R2.", "R3.", "M4; R4."]
     assert [value(one) for one in (a, b, c)] == ["1.235 [1, 1.5]", "2", "–"]
     assert [against_noise(one) for one in (a, b, c, d)] == [
         "-3 against 2: 1.5 times",

@@ -209,9 +209,9 @@ class Silent:
 
 def test_every_caption_gives_its_words_and_no_picture_is_decoded() -> None:
     from ornstein.data.base import First
-    from ornstein.training.conditions import Text, told
+    from ornstein.training.conditions import Text, conditioning_of
 
-    assert len(told("text", Text(words=20_000), Silent()).text.vocabulary) == 10_000
+    assert len(conditioning_of("text", Text(words=20_000), Silent()).text.vocabulary) == 10_000
     assert captions_of(First(source=Silent(), count=3)) == ["word0", "word1", "word2"]
 
 

@@ -72,7 +72,7 @@ def test_forward_guidance_through_the_network_and_through_the_estimate(path):
             ("network", plain - 0.7 * sigma**2 / alpha * pulled(path, t, X, slope_of)),
             ("estimate", plain - 0.7 * sigma**2 / (alpha**2 + sigma**2) * slope_of(plain)),
         ):
-            found = Universal(energies=energy, strength=0.7, through=through)(model(path))(X, t).clean
+            found = Universal(energies=energy, strength=0.7, differentiate_through=through)(model(path))(X, t).clean
             torch.testing.assert_close(found, wanted, rtol=1e-11, atol=1e-11)
 
 
@@ -86,7 +86,7 @@ def test_a_strength_may_follow_the_noise_and_an_energy_may_be_weighed():
     apart = Universal(energies=energy, at=NULL)(model(path))(X, t).clean
     null = {"label": NULL["label"].expand(3)}
     torch.testing.assert_close(apart, plain - 1.96 * pulled(path, t, X, slope_of, null), rtol=1e-11, atol=1e-11)
-    apart = Universal(energies=energy, at=NULL, through="estimate")(model(path))(X, t).clean
+    apart = Universal(energies=energy, at=NULL, differentiate_through="estimate")(model(path))(X, t).clean
     other = net(X, torch.zeros(3), **null)
     torch.testing.assert_close(apart, plain - 1.96 / 2.96 * slope_of(other), rtol=1e-11, atol=1e-11)
 
@@ -426,7 +426,7 @@ def test_the_edges_of_a_window():
 
 def test_a_bundle_differentiates_if_one_of_it_does():
     mild, steep = guide.Threshold(), Universal(energies=energy)
-    assert not Universal(energies=energy, through="estimate").differentiates
+    assert not Universal(energies=energy, differentiate_through="estimate").differentiates
     assert (mild.differentiates, steep.differentiates) == (False, True)
     for bundle in (guide.compose, guide.add):
         assert [bundle(*each).differentiates for each in ((mild, mild), (mild, steep), (steep,), ())] == [

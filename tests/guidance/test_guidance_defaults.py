@@ -41,8 +41,8 @@ DEFAULTS = {
     guide.DPS: {"misfit": REQUIRED, "scale": REQUIRED, "grid": REQUIRED, "eta": 1.0},
     guide.LinearPosterior: {"measured": REQUIRED, "iterations": 5, "weight": 1.0, "tolerance": 1e-12},
     Universal: {
-        "energies": REQUIRED, "strength": 1.0, "through": "network", "backward": None, "decode": None, "encode": None,
-        "at": None, "limit": None, "checkpoint": False, "chunk": None,
+        "energies": REQUIRED, "strength": 1.0, "differentiate_through": "network", "backward": None, "decode": None,
+        "encode": None, "at": None, "limit": None, "checkpoint": False, "chunk": None,
     },
     # The paper's plain descent, but where forward guidance has led.
     Backward: {
@@ -55,7 +55,8 @@ DEFAULTS = {
     guide.Edges: {"target": REQUIRED},
     guide.Smoothness: {},
     Boosted: {"source": REQUIRED, "gamma": REQUIRED},
-    GuidanceOptions: {"through": "network", "backward": None, "window": None, "placement": "joint", "chunk": None},
+    GuidanceOptions: {"differentiate_through": "network", "backward": None, "window": None,
+                      "placement": "joint", "chunk": None},
 }  # fmt: skip
 
 

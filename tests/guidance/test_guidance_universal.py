@@ -281,7 +281,7 @@ def test_through_the_estimate_alone_needs_no_gradient_of_the_network() -> None:
     model, path = Denoiser(frozen, VP(), "v"), VP()
     t = path.time_of(0.4)
     plain = model(X4, t).clean
-    guided = Universal(energies=NEAR, strength=0.3, through="estimate")(model)(X4, t).clean
+    guided = Universal(energies=NEAR, strength=0.3, differentiate_through="estimate")(model)(X4, t).clean
     torch.testing.assert_close(guided, plain - 0.3 * path.sigma(t) ** 2 * (plain - TARGET4[:1]), rtol=1e-12, atol=1e-12)
     with pytest.raises(UsageError, match="no gradient"):
         Universal(energies=NEAR)(Denoiser(frozen, VP(), "clean"))(X4, t)

@@ -178,10 +178,15 @@ def test_boxes_are_allowed_up_to_the_rim():
 def test_a_manner_reaches_the_guidance():
     ready = guides.make(["colour:navy:3", "palette:red:2"], shape=(3, 8, 8))
     backward = guide.Backward(steps=2, rate=0.1)
-    manner = guides.GuidanceOptions(through="estimate", backward=backward, chunk=2)
-    made = guides.compose(ready, manner)
+    options = guides.GuidanceOptions(differentiate_through="estimate", backward=backward, chunk=2)
+    made = guides.compose(ready, options)
     assert isinstance(made, guide.Universal)
-    assert (made.energies, made.through, made.backward, made.chunk) == (ready.energies, "estimate", backward, 2)
+    assert (made.energies, made.differentiate_through, made.backward, made.chunk) == (
+        ready.energies,
+        "estimate",
+        backward,
+        2,
+    )
     assert (made.at, made.strength) == (None, 1.0)
     null = {"label": torch.zeros(1)}
     apart = guides.compose(ready, guides.GuidanceOptions(placement="separate"), None, null)

@@ -91,8 +91,8 @@ def energies(words: str, files: dict[str, str], model: orn.Denoiser, share: floa
     weight = share * kind.weight_with(guides.source_of(kind))
     ready = guides.make([f"{written(words, files)}:{weight}"], shape=model.shape)
     ((_, energy),) = ready.energies
-    manner = guides.GuidanceOptions(backward=guides.backward_of("3:0.1") if share < 1.0 else None)
-    guided = orn.sample(guides.compose(ready, manner)(model), n=len(plain), seed=3, **how)
+    options = guides.GuidanceOptions(backward=guides.backward_of("3:0.1") if share < 1.0 else None)
+    guided = orn.sample(guides.compose(ready, options)(model), n=len(plain), seed=3, **how)
     assert bool(torch.isfinite(guided).all())
     before, after = energy(plain), energy(guided)
     assert bool(torch.isfinite(before).any())
@@ -131,8 +131,8 @@ def test_a_guide_by_hed_lowers_its_energy(
         pytest.skip(package.missing())
     ready = guides.make([written(words, files)], shape=model.shape, choices=[f"{kind.name}=package"])
     ((_, energy),) = ready.energies
-    manner = guides.GuidanceOptions(backward=guides.backward_of("3:0.1"))
-    guided = orn.sample(guides.compose(ready, manner)(model), n=2, steps=3, seed=3)
+    options = guides.GuidanceOptions(backward=guides.backward_of("3:0.1"))
+    guided = orn.sample(guides.compose(ready, options)(model), n=2, steps=3, seed=3)
     assert float(energy(guided).mean()) < float(energy(plain).mean())
 
 
@@ -155,7 +155,7 @@ def test_the_command_takes_several_and_writes_down_what_it_did(
         ("segmentation", weight, "own"),
     ]
     assert result["guides"][1]["argument"] == "a salmon critter"
-    assert result["recur"] == 2
+    assert result["resample"] == 2
     assert result["evaluations"] == 4, "every step is taken twice, the last one too"
     assert (result["backward"], result["window"]) == ("1:0.05", [0.01, "inf"])
     assert Path(result["images"][0]).is_file()
@@ -262,7 +262,7 @@ BAD = [
     ("--guide", "colour:red", "--guide-window", "low"),
     ("--guide", "colour:red", "--guide-placement", "separate"),
     ("--guide", "colour:red", "--guide-placement", "beside"),
-    ("--guide", "colour:red", "--guide-through", "nothing"),
+    ("--guide", "colour:red", "--differentiate-through", "nothing"),
     ("--backward", "3"),
     ("--guide-window", "0:1"),
     ("--guide-source", "text=own"),

@@ -19,7 +19,7 @@ GUIDES = {
     "backward": Universal(energies=RED, strength=0.0, backward=Backward(steps=3, rate=5.0)),
     "both": Universal(energies=RED, strength=1.0, limit=0.5, backward=Backward(steps=2, rate=5.0), checkpoint=True),
     "in pictures": Universal(energies=RED, strength=0.0, backward=Backward(steps=2, rate=20.0, space="image")),
-    "estimate": Universal(energies=RED, strength=3.0, limit=0.5, through="estimate"),
+    "estimate": Universal(energies=RED, strength=3.0, limit=0.5, differentiate_through="estimate"),
 }
 
 

@@ -113,7 +113,7 @@ def test_a_network_of_ours_with_twice_the_channels_has_a_learned_variance(networ
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"), [({"size": 16}, "give --size 8"), ({"condition": "label"}, "is told nothing")]
+    ("changes", "message"), [({"size": 16}, "give --size 8"), ({"condition": "label"}, "takes no condition")]
 )
 def test_fronts_that_do_not_fit(tmp_path, pixels, changes, message):
     with pytest.raises(ConfigError, match=message):

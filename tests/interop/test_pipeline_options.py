@@ -364,8 +364,8 @@ def test_a_front_is_a_description_that_builds_the_same_network(pixels):
     with torch.no_grad():
         torch.testing.assert_close(model(x, 0.37).clean, piped.denoiser(x, 0.37).clean, rtol=0.0, atol=1e-4)
     assert model.shape == (3, 8, 8)
-    assert front.law() == PipelineFront(network=front.network, scheduler=front.scheduler).law()
-    assert isinstance(front.law().predicts, Bounded)
+    assert front.spec() == PipelineFront(network=front.network, scheduler=front.scheduler).law()
+    assert isinstance(front.spec().predicts, Bounded)
 
 
 def test_a_front_keeps_arrays_and_every_option_of_its_scheduler():
@@ -412,7 +412,7 @@ def test_what_is_no_front(stable, pixels):
             PipelineFront(network=text, scheduler=front.scheduler).build()
     odd = json.dumps({"_class_name": "NoSuchScheduler"})
     with pytest.raises(CheckpointError, match="diffusers has no scheduler 'NoSuchScheduler'"):
-        PipelineFront(network=front.network, scheduler=odd).law()
+        PipelineFront(network=front.network, scheduler=odd).spec()
 
 
 # ------------------------------------------------------------------------------------------------------------- silence

@@ -289,10 +289,10 @@ def test_a_plateau_is_a_last_step_of_five_percent():
     names = ["unipc", "dpmpp-2m", "ddim"]
     found = score_error(ScoreError(scale=0.01), names, ["G8"], counts=(16, 64, 128)).effects
     steps = [abs(one.changed[2] - one.changed[1]) / one.changed[2] for one in found]
-    assert [one.settled for one in found] == [step <= 0.05 for step in steps] == [True, True, False]
+    assert [one.converged for one in found] == [step <= 0.05 for step in steps] == [True, True, False]
     assert max(steps) < 0.5
     (alone,) = score_error(ScoreError(scale=0.01), ["dpmpp-2m"], ["Giso"], counts=(64,)).effects
-    assert not alone.settled
+    assert not alone.converged
 
 
 def test_studies_refuse_and_tell():

@@ -66,7 +66,7 @@ def test_defaults(function):
         if value is not inspect.Parameter.empty and name in DEFAULTS[function]
     }
     assert given == DEFAULTS[function]
-    for name in {"progress", "through"} & set(found):  # what is told goes nowhere, what is asked goes through
+    for name in {"progress", "through"} & set(found):  # defaults: no report, the identity
         assert found[name]("x") == (None if name == "progress" else "x")
 
 

@@ -129,7 +129,7 @@ def test_error_over_dimension():
 )
 def test_errors_with_and_without_the_change(study, y, words):
     effect = Effect(sampler="heun", target="G8", measure="√KL", counts=(4, 8, 16), exact=(0.4, None, 0.1),
-                    changed=(0.5, 0.3, 0.0), settled=True)  # fmt: skip
+                    changed=(0.5, 0.3, 0.0), converged=True)  # fmt: skip
     whole = Study(study=study, change="1.01·s", path="vp", grid="karras", counts=(4, 8, 16),
                   effects=(replace(effect, sampler="ddim"), effect), skipped=())  # fmt: skip
     figure = draw_effects(whole, "heun")

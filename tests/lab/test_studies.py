@@ -50,7 +50,7 @@ def test_plateaus_of_a_score_one_percent_too_large():
     error, names = ScoreError(scale=0.01), ["dpmpp-2m", "unipc", "accelerated-ode-memory", "staggered-midpoint"]
     found = score_error(error, names, ["G8"], counts=(128, 512))
     assert [one.changed[-1] for one in found.effects] == pytest.approx([0.149] * 4, abs=6e-4)
-    assert all(one.settled for one in found.effects)
+    assert all(one.converged for one in found.effects)
     times, law = measuring_grid("log-snr", 512)(VP()), G8().law(VP(), measuring_grid("log-snr", 512)(VP())[-1])
     for rule, value in ((sampler("accelerated-sde"), 0.028), (PaperDDPM(), 0.005)):
         moved = gaussian_law(rule, G8(), VP(), times, denoiser=error(G8().denoiser(VP())))

@@ -76,8 +76,8 @@ def test_running_statistics_are_those_of_the_whole_in_any_blocks() -> None:
     for sizes in ((50,), (1, 49), (20, 7, 23)):
         seen, drawn = Running(), Running()
         for part, width in zip(z.split(sizes), logvar.split(sizes), strict=True):
-            seen.see(part)
-            drawn.see(part, width)
+            seen.update(part)
+            drawn.update(part, width)
         assert (seen.count, drawn.count) == (50, 50)
         torch.testing.assert_close(seen.mean, z.mean(0), rtol=1e-12, atol=0)
         torch.testing.assert_close(seen.squares, (z - z.mean(0)).square().sum(0), rtol=1e-6, atol=0)
@@ -89,7 +89,7 @@ def test_statistics_replace_what_latents_had(by: str) -> None:
     z = 2.0 * randn(40, 3, 2, 2) + 5.0 * randn(3, 2, 2, seed=1)
     old = Normalisation(shift=randn(3, 2, 2, seed=2).float(), scale=(randn(3, 1, 1, seed=3).abs() + 0.5).float())
     seen = Running()
-    seen.see(old.apply(z))
+    seen.update(old.apply(z))
     found = normalisation(seen, by, std=0.8, before=old)  # type: ignore[arg-type]
     fresh = found.apply(z)
     around = (0,) if by == "element" else (0, 2, 3)
@@ -106,13 +106,13 @@ def test_statistics_replace_what_latents_had(by: str) -> None:
 def test_deviations_have_a_floor_of_a_thousandth_of_the_largest() -> None:
     z = randn(40, 1, 1, 4) * torch.tensor([1.0, 1e-2, 1e-5, 0.0])
     seen = Running()
-    seen.see(z)
+    seen.update(z)
     found = normalisation(seen, "element")
     sigma = z.std(0, unbiased=False)
     floor = torch.tensor([float(sigma[0, 0, 0]), float(sigma[0, 0, 1]), *[1e-3 * float(sigma[0, 0, 0])] * 2]).double()
     torch.testing.assert_close(found.scale.double().flatten(), 0.5 / floor, rtol=1e-6, atol=0)
     still = Running()
-    still.see(torch.full((1, 1, 1, 2), 0.7))  # one image is enough
+    still.update(torch.full((1, 1, 1, 2), 0.7))  # one image is enough
     assert normalisation(still, "element").scale.flatten().tolist() == [0.5, 0.5]
     assert normalisation(still, "channel", std=2.0).scale.flatten().tolist() == [2.0]
 

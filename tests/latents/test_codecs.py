@@ -82,7 +82,7 @@ def test_statistics_bring_the_set_to_zero_and_the_asked_deviation(by, drawn):
     logvar = torch.full_like(z, 0.5)
     seen = Running()
     for part in z.split(77):
-        seen.see(part, logvar[: len(part)] if drawn else None)
+        seen.update(part, logvar[: len(part)] if drawn else None)
     found = normalisation(seen, by, std=0.5)
     assert found.by_element == (by == "element")
     latent = found.apply(z).double()
@@ -100,8 +100,8 @@ def test_statistics_bring_the_set_to_zero_and_the_asked_deviation(by, drawn):
 def test_statistics_take_the_place_of_those_before():
     z, old = torch.randn(50, 2, 1, 1, generator=rng()), Normalisation.of(shift=0.7, scale=3.0)
     seen, plain = Running(), Running()
-    seen.see(old.apply(z))
-    plain.see(z)
+    seen.update(old.apply(z))
+    plain.update(z)
     one, other = normalisation(seen, "element", before=old), normalisation(plain, "element")
     torch.testing.assert_close(one.shift, other.shift)
     torch.testing.assert_close(one.scale, other.scale)
@@ -114,7 +114,7 @@ def test_a_constant_element_stays_finite():
     seen = Running()
     z = torch.randn(50, 1, 1, 2, generator=rng())
     z[..., 1] = 0.4
-    seen.see(z)
+    seen.update(z)
     found = normalisation(seen, "element")
     assert found.scale.isfinite().all()
     assert found.apply(z).abs().max() < 10.0

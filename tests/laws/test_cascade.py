@@ -250,7 +250,7 @@ def test_guidance_and_conditions_pass_through():
     assert seen == [(4, [1, 1, 2, 2])] * 2
     assert one.clean.shape == two.clean.shape == (2, 3, 8, 8)
     # A back that knows no labels is told none.
-    lone = Stages(front, networks().back, told=())
+    lone = Stages(front, networks().back, back_conditions=())
     seen.clear()
     assert orn.Denoiser(lone, TABLE, Cascade()).with_condition({"label": torch.tensor([1])})(white("x").float(), 0.5)
 

@@ -153,7 +153,7 @@ def test_the_back_has_its_own_conditions_and_precision(told: Any, known: set[str
     front, back = Affine(2, 0.5), Affine(3, 2.0, torch.float32)
     label = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
     plain = orn.Denoiser(front, VE(), "clean", cond={"label": label, "other": torch.ones(1, dtype=torch.float64)})
-    made = cascaded(plain, back, told=told, clip=None, see_state=True)
+    made = cascaded(plain, back, back_conditions=told, clip=None, see_state=True)
     extras = made(X, T).extras
     assert [(d, s) for d, s, _ in front.seen + back.seen] == [
         (torch.float64, (3, 2, 4, 5)),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ornstein import grids
-from ornstein.denoisers import CachedDenoiser, Denoiser, DenoiserInfo, at_times, info_of
+from ornstein.denoisers import CachedDenoiser, Denoiser, DenoiserInfo, info_of, predict_times
 from ornstein.errors import ConfigError, UsageError
 from ornstein.estimates import Estimate
 from ornstein.modulation import Site, modulated
@@ -202,8 +202,8 @@ def test_at_times_of_a_wrapper_is_one_call_after_the_other() -> None:
     bound = model(VE(), "edm").with_condition({"label": torch.ones(1, dtype=torch.float64)})
     states = torch.stack([X, 2.0 * X])
     for denoiser in (bound, CachedDenoiser(bound), Outer(bound)):
-        for found, part, time in zip(at_times(denoiser, states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):  # type: ignore[arg-type]
+        for found, part, time in zip(predict_times(denoiser, states, (7.0, 0.3)), states, (7.0, 0.3), strict=True):  # type: ignore[arg-type]
             assert torch.equal(found.clean, bound(part, time).clean)
         for wrong in ((), (7.0,)):
             with pytest.raises(UsageError, match="at N times are needed"):
-                at_times(denoiser, states, wrong)  # type: ignore[arg-type]
+                predict_times(denoiser, states, wrong)  # type: ignore[arg-type]

@@ -18,8 +18,8 @@ from ornstein.parameterizations import (
     NoisePrediction,
     V,
     Velocity,
-    clock_tensor,
     parameterization,
+    timestep_tensor,
 )
 from ornstein.paths import VE, VP, AffinePath, Flow, PyramidPath
 from ornstein.randomness import Noise
@@ -159,14 +159,16 @@ def test_a_variance_is_split_off_only_where_the_channels_double() -> None:
 def test_the_networks_time_is_float32_and_one_a_row() -> None:
     # 0.1 and 1/3 in float32, whatever the state and the times are kept in.
     for value in (0.1, torch.tensor(0.1, dtype=DOUBLE), torch.tensor([0.1] * 3, dtype=DOUBLE)):
-        found = clock_tensor(value, X)
+        found = timestep_tensor(value, X)
         assert (found.shape, found.dtype, found.device) == ((3,), torch.float32, X.device)
         assert torch.equal(found, torch.tensor([0.1] * 3))
-    assert torch.equal(clock_tensor(torch.tensor([1 / 3, 2.0, 5.0], dtype=DOUBLE), X), torch.tensor([1 / 3, 2.0, 5.0]))
-    assert clock_tensor(5, X).tolist() == [5.0] * 3
-    assert clock_tensor(5, X).dtype == torch.float32
-    assert clock_tensor(1.0, torch.empty(2, 5, device="meta")).device.type == "meta"
-    assert clock_tensor(torch.ones(2), torch.empty(2, 5, device="meta")).device.type == "meta"
+    assert torch.equal(
+        timestep_tensor(torch.tensor([1 / 3, 2.0, 5.0], dtype=DOUBLE), X), torch.tensor([1 / 3, 2.0, 5.0])
+    )
+    assert timestep_tensor(5, X).tolist() == [5.0] * 3
+    assert timestep_tensor(5, X).dtype == torch.float32
+    assert timestep_tensor(1.0, torch.empty(2, 5, device="meta")).device.type == "meta"
+    assert timestep_tensor(torch.ones(2), torch.empty(2, 5, device="meta")).device.type == "meta"
 
 
 # -------------------------------------------------------------------------------------------------- the level below

@@ -14,8 +14,8 @@ from ornstein.parameterizations import (
     NoisePrediction,
     V,
     Velocity,
-    clock_tensor,
     parameterization,
+    timestep_tensor,
 )
 from ornstein.paths import VE, VP, AffinePath, Flow, PyramidPath, ShiftedPath
 from ornstein.randomness import Noise
@@ -158,14 +158,14 @@ def test_paths_without_alpha_are_refused_by_name(path: object, name: str) -> Non
         what.to_estimate(path, WHITE, 1.0, CLEAN)  # type: ignore[arg-type]
 
 
-def test_clock_tensor() -> None:
+def test_timestep_tensor() -> None:
     x = torch.zeros(3, 2, dtype=torch.float64)
 
     def check(found: Tensor, values: list[float]) -> None:
         assert found.dtype == torch.float32
         assert found.tolist() == values
 
-    check(clock_tensor(999.0, x), [999.0] * 3)
-    check(clock_tensor(torch.tensor(5.0), x), [5.0] * 3)
-    check(clock_tensor(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), x), [1.0, 2.0, 3.0])
-    check(clock_tensor(1.0, x[:0]), [])
+    check(timestep_tensor(999.0, x), [999.0] * 3)
+    check(timestep_tensor(torch.tensor(5.0), x), [5.0] * 3)
+    check(timestep_tensor(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64), x), [1.0, 2.0, 3.0])
+    check(timestep_tensor(1.0, x[:0]), [])

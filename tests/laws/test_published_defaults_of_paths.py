@@ -56,14 +56,14 @@ PUBLISHED: dict[Any, dict[str, Any]] = {
     },
     cascade.cascaded: {
         "freeze": True,
-        "told": None,
+        "back_conditions": None,
         "clip": 1.0,
         "gate": "map",
         "squash": "sigmoid",
         "see_state": False,
         "residual": False,
     },
-    Stages: {"told": None},
+    Stages: {"back_conditions": None},
     # Song et al. 2021: the quadratic grid of DDIM.
     grids.power: {"exponent": 2.0, "start": None},
     grids.uniform: {"start": None},

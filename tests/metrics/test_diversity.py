@@ -22,7 +22,7 @@ def square(a, b):
 def measured(images, pairs=500, distance=square):
     meter = DiversityMeter(pairs)
     for block in blocks(images):
-        meter.see(block)
+        meter.update(block)
     return meter.result(distance)
 
 
@@ -82,7 +82,7 @@ def test_any_batches_and_processes():
         parts = [DiversityMeter(40) for _ in range(world)]
         for rank, part in enumerate(parts):
             for block in blocks(x, rank=rank, world=world):
-                part.see(block)
+                part.update(block)
         for part in parts[:-1]:
             parts[-1].merge(part)
         assert parts[-1].result(square) == whole
@@ -91,7 +91,7 @@ def test_any_batches_and_processes():
 def test_memory_is_bounded():
     meter = DiversityMeter(5)
     for block in blocks(noise(500)):
-        meter.see(block)
+        meter.update(block)
         # Written out a view is its whole storage: what is kept are copies of ten images of 192 bytes.
         assert len(pickle.dumps(meter)) < 10 * (192 + 600)
 

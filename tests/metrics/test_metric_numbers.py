@@ -116,7 +116,7 @@ def test_pairs_of_the_diversity_are_neighbours_in_the_order_of_hashes():
 
     meter = DiversityMeter(4)
     for block in blocks(torch.arange(1, 51, dtype=torch.uint8).reshape(-1, 1, 1, 1).expand(50, 3, 2, 2)):
-        meter.see(block)
+        meter.update(block)
     found = meter.result(spy)
     order = bottom("metrics/diversity", 50, 8)
     expected = [(order[2 * i], order[2 * i + 1]) for i in range(4)]
@@ -233,12 +233,12 @@ def test_pictures_of_one_height_or_one_width_are_not_of_one_size(other):
     one, two = (torch.zeros(3, *size, dtype=torch.uint8) for size in ((4, 6), other))
     block, first, second = Block(), DiversityMeter(), DiversityMeter()
     block.take(0, one)
-    first.see(block)
+    first.update(block)
     block.take(1, two)
     alone = Block()
     alone.take(1, two)
-    second.see(alone)
-    for act in (block.stack, lambda: DiversityMeter().see(block), lambda: first.merge(second)):
+    second.update(alone)
+    for act in (block.stack, lambda: DiversityMeter().update(block), lambda: first.merge(second)):
         with pytest.raises(UsageError, match="images of different resolutions"):
             act()
 

@@ -117,7 +117,7 @@ def test_clip_is_transformers_own_cosine(clip_folder):
 def test_the_score_is_the_mean_of_positive_cosines(clip_folder):
     clip, meter = Clip(clip_folder), ClipMeter(Clip(clip_folder))
     images, captions = noise(4), CAPTIONS
-    meter.see(captioned(images, captions))
+    meter.update(captioned(images, captions))
     expected = 100.0 * clip.cosines(images, captions).clip(min=0)
     found = meter.result()
     assert found.value == pytest.approx(expected.mean(), rel=1e-12)
@@ -135,14 +135,14 @@ def test_scores_are_in_the_order_of_the_images_whoever_saw_them(clip_folder):
         for row in rows:
             part.take(10 * row, block.images[row])
             part.captions[-1] = CAPTIONS[row]
-        meter.see(part)
-    other.see(Block())
+        meter.update(part)
+    other.update(Block())
     one.merge(other)
     found = one.result()
     assert found.indices.tolist() == [0, 10, 20, 30]
     assert found.scores == pytest.approx(100.0 * clip.cosines(noise(4), CAPTIONS).clip(min=0), abs=1e-4)
     alone = ClipMeter(clip)
-    alone.see(captioned(noise(1), ["a cat"]))
+    alone.update(captioned(noise(1), ["a cat"]))
     assert alone.result().error is None
     assert alone.result().value == alone.result().scores[0]
     torch.testing.assert_close(clip.images(noise(2).float()), clip.images(noise(2)))
@@ -165,10 +165,10 @@ def test_processes_share_captioned_images(clip_folder):
     parts = [ClipMeter(clip) for _ in range(2)]
     for rank, part in enumerate(parts):
         for block in blocks(iter(items), rank=rank, world=2):
-            part.see(block)
+            part.update(block)
     whole = ClipMeter(clip)
     for block in blocks(iter(items)):
-        whole.see(block)
+        whole.update(block)
     parts[1].merge(parts[0])
     assert parts[1].result().value == whole.result().value
     assert parts[1].result().scores.tobytes() == whole.result().scores.tobytes()
@@ -177,7 +177,7 @@ def test_processes_share_captioned_images(clip_folder):
 def test_a_missing_caption_is_refused(clip_folder):
     meter = ClipMeter(Clip(clip_folder))
     with pytest.raises(UsageError, match="has no caption"):
-        meter.see(captioned(noise(2), ["a cat", ""]))
+        meter.update(captioned(noise(2), ["a cat", ""]))
     with pytest.raises(UsageError, match="at least one image"):
         meter.result()
     with pytest.raises(UsageError, match="as many captions"):

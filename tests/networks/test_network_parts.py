@@ -300,7 +300,7 @@ class Conditioning(nn.Module):
 
 
 def test_two_stages_are_one_module():
-    net = Stages(Conditioning(torch.float32), Conditioning(torch.float64), told=["label"])
+    net = Stages(Conditioning(torch.float32), Conditioning(torch.float64), back_conditions=["label"])
     label, words = torch.ones(2, requires_grad=True), torch.ones(2, requires_grad=True)
     x, time = torch.ones(2), torch.zeros(2)
     net(x, time, stage="front", label=label, words=words).sum().backward()
@@ -337,7 +337,7 @@ def test_two_stages_are_one_module():
         (initialise, {"seed": 0}),
         (TextEncoder, {"seed": 0}),
         (vocabulary, {"limit": 4096}),
-        (Stages, {"told": None}),
+        (Stages, {"back_conditions": None}),
     ],
 )
 def test_defaults_of_the_parts(part, expected):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ornstein.errors import ConfigError
 from ornstein.metrics.features import lite0
-from ornstein.models.rarity_network import AttentionPool, Encoder, Lite0Features, RarityNet, RunFeatures, clock
+from ornstein.models.rarity_network import AttentionPool, Encoder, Lite0Features, RarityNet, RunFeatures, timestep_of
 from ornstein.models.spec import DenoiserSpec
 from ornstein.modulation import modulated
 from ornstein.networks import UNetConfig
@@ -32,7 +32,7 @@ def filled(net: nn.Module, seed: int = 1) -> nn.Module:
 
 def test_the_clock_falls_with_the_log_snr():
     levels = torch.tensor([-30.0, -20.0, -10.0, 0.0, 5.0, 20.0, 25.0], dtype=F64)
-    assert clock(levels).tolist() == [1000.0, 1000.0, 750.0, 500.0, 375.0, 0.0, 0.0]
+    assert timestep_of(levels).tolist() == [1000.0, 1000.0, 750.0, 500.0, 375.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize(("height", "width"), [(2, 3), (4, 1)])

@@ -302,14 +302,21 @@ def test_a_classifier_that_does_not_fit_the_model_is_refused_before_anything_is_
     from ornstein.cli.guides import read_guides
 
     run, classifier = open_run(model_run), rarity.load(learned)
-    words = {"sources": (), "through": "network", "backward": None, "window": None, "placement": "joint", "recur": 1}
+    words = {
+        "sources": (),
+        "differentiate_through": "network",
+        "backward": None,
+        "window": None,
+        "placement": "joint",
+        "resample": 1,
+    }
     monkeypatch.setattr("ornstein.runs.rarity.load", lambda where, device: found)
 
     found = classifier
     assert read_guides(run, guide=["rarity:x"], **words).guides.guidances
     with pytest.raises(UsageError, match="descends on energies"):
         read_guides(run, guide=["rarity:x"], **words | {"backward": "3"})
-    with pytest.raises(UsageError, match="told none"):
+    with pytest.raises(UsageError, match="takes none"):
         read_guides(run, guide=["rare-token:3"], **words)
 
     found = replace(classifier, spec=replace(classifier.spec, classes=run.classes))

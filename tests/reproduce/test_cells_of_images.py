@@ -156,7 +156,11 @@ def test_the_guidance_that_a_name_means(monkeypatch: pytest.MonkeyPatch) -> None
     ):
         found = named(method)
         assert isinstance(found, guide.Universal)
-        assert (found.energies, found.through, found.strength) == (((1.0, goal.energy),), through, strength), method
+        assert (found.energies, found.differentiate_through, found.strength) == (
+            ((1.0, goal.energy),),
+            through,
+            strength,
+        ), method
         back = found.backward
         expected = None if centre is None else (5, goal.rate, "gradient", centre)
         assert (None if back is None else (back.steps, back.rate, back.descent, back.centre)) == expected

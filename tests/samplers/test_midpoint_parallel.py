@@ -12,7 +12,7 @@ from torch import Tensor
 import ornstein as orn
 from ornstein import grids
 from ornstein.cascade import Cascade
-from ornstein.denoisers import AsksTogether, CachedDenoiser, Denoiser, at_times, info_of
+from ornstein.denoisers import CachedDenoiser, Denoiser, PredictsTimes, info_of, predict_times
 from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.lab.targets import M2
 from ornstein.paths import VE, VP, AffinePath, Flow, ShiftedPath
@@ -68,7 +68,7 @@ def test_many_times_together_are_separate_calls(path: AffinePath, predicts: str)
         for found, part, t in zip(together, x, TIMES, strict=True):
             assert torch.equal(found.clean, model(part, t).clean)
             assert found.t == t
-    for a, b in zip(at_times(CachedDenoiser(bare), x, TIMES), bare.predict_times(x, TIMES), strict=True):
+    for a, b in zip(predict_times(CachedDenoiser(bare), x, TIMES), bare.predict_times(x, TIMES), strict=True):
         assert torch.equal(a.clean, b.clean)
 
 
@@ -86,14 +86,14 @@ def test_many_times_with_a_conditional_mean() -> None:
 def test_a_denoiser_without_the_method_is_asked_in_turn() -> None:
     model = M2().denoiser(VP())
     x = Noise.of(1, range(6), dtype=torch.float64).normal("x", (2,)).unflatten(0, (2, 3))
-    assert not isinstance(model, AsksTogether)
-    for found, part, t in zip(at_times(model, x, (0.7, 0.2)), x, (0.7, 0.2), strict=True):
+    assert not isinstance(model, PredictsTimes)
+    for found, part, t in zip(predict_times(model, x, (0.7, 0.2)), x, (0.7, 0.2), strict=True):
         assert torch.equal(found.clean, model(part, t).clean)
     for asked in (model, Denoiser(pointwise, VP())):
         with pytest.raises(UsageError, match="3 times"):
-            at_times(asked, x, (0.7, 0.2, 0.1))
+            predict_times(asked, x, (0.7, 0.2, 0.1))
         with pytest.raises(UsageError, match="0 times"):
-            at_times(asked, x[:0], ())
+            predict_times(asked, x[:0], ())
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -295,7 +295,7 @@ def test_a_classifier_of_this_data(tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
     rows = torch.tensor([4, 1])
-    assert spec.told(rows, ["", ""]) == {"row": rows}
+    assert spec.conditions(rows, ["", ""]) == {"row": rows}
     assert isinstance(spec.denoiser(nn.Identity()).path, Flow)
     assert spec.denoiser(nn.Identity()).shape == (3, 16, 16)
     for ask in (

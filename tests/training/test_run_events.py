@@ -66,7 +66,7 @@ def test_lines_say_how_far_how_good_and_how_long(capsys):
     [(-3.0, "0m00s"), (59.4, "0m59s"), (59.6, "1m00s"), (3599.4, "59m59s"), (3600, "1h00m"), (36_660.0, "10h11m")],
 )
 def test_durations(seconds, text):
-    assert events.clock(seconds) == text
+    assert events.duration(seconds) == text
 
 
 def test_the_log_and_the_grids_are_files(tmp_path):

@@ -24,8 +24,8 @@ from ornstein.runs import export, open_run, place
 from ornstein.storage.files import write_json
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.config import LatentOptions
+from ornstein.training.divergence import DivergenceConfig, DivergenceMonitor
 from ornstein.training.slct import Averages, CMConfig, ECTConfig, ICTConfig, RAdam, SLCTConfig
-from ornstein.training.watch import DivergenceConfig, DivergenceMonitor
 
 BATCH = 8
 NETWORK = UNetConfig(

@@ -24,10 +24,10 @@ from ornstein.runs import open_run
 from ornstein.training import Every, Optimizer, Text, TrainConfig, events, train
 from ornstein.training.cas_dm import CascadeConfig
 from ornstein.training.config import Averaging
+from ornstein.training.divergence import DivergenceConfig
 from ornstein.training.session import accelerator
 from ornstein.training.slct import Averages, CMConfig, ECTConfig, RAdam, SLCTConfig
 from ornstein.training.validation import Selection
-from ornstein.training.watch import DivergenceConfig
 
 BATCH = 4
 TINY = DiTConfig(width=16, depth=1, head_width=16, patch=8)
@@ -348,7 +348,7 @@ def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs)
         assert told.specify(Data(caption=words)).text == open_run(runs["text"]).spec.text
         with pytest.raises(ConfigError, match=f"{option} {runs['label']} knows other labels than data"):
             labelled.specify(Data(classes[::-1]))
-        with pytest.raises(ConfigError, match=f"{option} {runs['text']} is told captions, and data has none"):
+        with pytest.raises(ConfigError, match=f"{option} {runs['text']} takes captions, and data has none"):
             told.specify(Data())
         spec = labelled.specify(Data(classes))
         assert (spec.path, spec.predicts, spec.network) == ("flow", "v", open_run(runs["label"]).spec.network)
@@ -357,7 +357,7 @@ def test_a_run_that_begins_with_another_is_refused_on_data_that_do_not_fit(runs)
     with pytest.raises(ConfigError, match="is not a single denoiser on a path with α and σ"):
         SLCTConfig(out="x", size=16, init_from=runs["cascade"]).specify(Data())
     spec = SLCTConfig(out="x", size=16, init_from=runs["label"], sigma_max=50.0).specify(Data(classes))
-    assert (spec.clock, spec.sigma_max) == ("path", 50.0)
+    assert (spec.time_input, spec.sigma_max) == ("path", 50.0)
     assert spec.sigma_min == pytest.approx(0.002)
 
 

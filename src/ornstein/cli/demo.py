@@ -53,7 +53,7 @@ def demo(args: DemoArgs) -> int:
         "seed": args.seed,
         "n": args.n,
         "cells": [asdict(cell) for cell in cells],
-        "few": [one.told() for one in shown],
+        "few": [one.record() for one in shown],
         "live": None if live is None else str(live),
         "seconds": time.perf_counter() - started,
     }

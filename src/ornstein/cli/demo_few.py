@@ -36,7 +36,7 @@ class Few:
     images: Tensor
     command: str
 
-    def told(self) -> dict[str, str | int | float]:
+    def record(self) -> dict[str, str | int | float]:
         """What the demo's JSON says of it."""
         return {"model": self.model, "evaluations": self.evaluations, "seconds_per_image": self.seconds_per_image}
 

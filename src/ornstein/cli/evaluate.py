@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .eval_args import EvalArgs
+from .image_sets import RESIZED, How, ImageSet, Sampling, open_data, open_measured, open_samples
 from .imports import find_here
 from .output import emit_json, note, say
 from .reconstruct import reconstruct
 from .request import EvalRequest, read_request
-from .sides import RESIZED, How, ImageSet, Sampling, open_data, open_measured, open_samples
 from .written import mixture
 
 if TYPE_CHECKING:
     from ..metrics import Statistics
-    from .observe import SetStatistics
+    from .set_statistics import SetStatistics
 
 
 def evaluate(args: EvalArgs) -> int:
@@ -25,18 +25,18 @@ def evaluate(args: EvalArgs) -> int:
     from ..metrics import files, images, measure, sets
     from ..metrics.measure import needs
     from ..runs import is_codec
-    from .observe import load_evaluators, look, ranks, write_images
+    from .set_statistics import compute_statistics, load_evaluators, ranks, write_images
 
     if is_codec(args.what):
         return reconstruct(args)
     request = read_request(args)
     reference = None if args.reference_statistics is None else sets.read(args.reference_statistics)
-    ours, theirs = _sides(args, request)
+    ours, theirs = _image_sets(args, request)
     if reference is not None:
         _check_reference(args, reference, ours, theirs)
     request.check_counts(ours.count, _their_count(request, reference, theirs))
-    instruments = load_evaluators(request, args)
-    names = [network.name for network in instruments.features]
+    evaluators = load_evaluators(request, args)
+    names = [network.name for network in evaluators.features]
     referred = None if reference is None else [_referred(args, request, reference, name) for name in names]
     cautions = images.cautions(ours.source, theirs.source if theirs is not None and request.compares else None)
     if request.compares:
@@ -50,12 +50,12 @@ def evaluate(args: EvalArgs) -> int:
         keep.add("vectors")
         needed.add("vectors")
     note(f"looking at {ours.count} images of {ours.name}")
-    mine = look(ours, instruments, keep, names=args.per_image is not None)
+    mine = compute_statistics(ours, evaluators, keep, names=args.per_image is not None)
     other: SetStatistics | None = None
     against: Sequence[Statistics] = referred or ()
     if request.compares and referred is None and theirs is not None:
         note(f"looking at {theirs.count} images of {theirs.name}")
-        other = look(theirs, _features_only(instruments), needed)
+        other = compute_statistics(theirs, _features_only(evaluators), needed)
         against = other.statistics
     if args.statistics_out is not None:
         files.write(args.statistics_out, mine.statistics if request.store else against)
@@ -79,7 +79,7 @@ def evaluate(args: EvalArgs) -> int:
     return 0
 
 
-def _sides(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | None]:
+def _image_sets(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSet | None]:
     """Both sides opened, nothing sampled; the second is the data, None where neither the call nor a metric names it."""
     from ..runs import is_run, open_run
     from ..samplers import default_for
@@ -171,7 +171,7 @@ def _check_reference(args: EvalArgs, reference: Sequence[Statistics], ours: Imag
         )
     census = Census()
     for block in blocks(theirs.images):
-        census.see(block)
+        census.update(block)
     if census.fingerprint != made.fingerprint:
         source = made.about.get("source", "another set")
         raise UsageError(
@@ -199,11 +199,11 @@ def _referred(args: EvalArgs, request: EvalRequest, reference: Sequence[Statisti
     )
 
 
-def _features_only(instruments: Any) -> Any:
+def _features_only(evaluators: Any) -> Any:
     """What the data is looked at with: diversity and CLIP score are of the samples."""
     import dataclasses
 
-    return dataclasses.replace(instruments, distance=None, clip=None)
+    return dataclasses.replace(evaluators, distance=None, clip=None)
 
 
 def _document(

@@ -102,7 +102,7 @@ class RequestedGuides:
     """The guide options of a call, read: what to make, and how it acts."""
 
     guides: Guides
-    manner: GuidanceOptions
+    options: GuidanceOptions
     record: dict[str, Any]
 
 
@@ -111,7 +111,7 @@ def read_guides(
     *,
     guide: Sequence[str],
     sources: Sequence[str],
-    through: Literal["network", "estimate"],
+    differentiate_through: Literal["network", "estimate"],
     backward: str | None,
     window: str | None,
     placement: Literal["joint", "separate"],
@@ -126,27 +126,27 @@ def read_guides(
                 raise UsageError(f"{option} acts on guides, and there is no --guide: see ornstein guides")
     if placement == "separate" and run.condition == "none":
         raise UsageError(f"--guide-placement separate needs a model with a condition, {run.folder} has none")
-    manner = GuidanceOptions(
-        through=through,
+    options = GuidanceOptions(
+        differentiate_through=differentiate_through,
         backward=None if backward is None else backward_of(backward),
         window=None if window is None else window_of(window),
         placement=placement,
     )
     made = make(guide, shape=run.picture, device=run.denoiser.device, choices=sources)
     _note_home(run, [str(row["kind"]) for row in made.records if row["source"] == "own" and row["kind"] != "edges"])
-    if manner.backward is not None and made.guidances and not made.energies:
+    if options.backward is not None and made.guidances and not made.energies:
         raise UsageError(f"--backward {backward} descends on energies, and none of these guides is one: leave it out")
     for guidance in made.guidances:
         _check_fit(run, guidance)
     record: dict[str, Any] = {
         "guides": [dict(row) for row in made.records],
-        "through": through,
+        "differentiate_through": differentiate_through,
         "backward": backward,
-        "window": None if manner.window is None else [_plain(value) for value in manner.window],
+        "window": None if options.window is None else [_plain(value) for value in options.window],
         "placement": placement,
         "resample": resample,
     }
-    return RequestedGuides(guides=made, manner=manner, record=record)
+    return RequestedGuides(guides=made, options=options, record=record)
 
 
 def _note_home(run: OpenedModel, kinds: Sequence[str]) -> None:
@@ -172,7 +172,7 @@ def _check_fit(run: OpenedModel, guidance: object) -> None:
 
     if isinstance(guidance, MinorityPrompt) and run.condition != "text":
         raise UsageError(
-            f"rare-token learns a token of a caption, and {run.folder} is told none: use the guides rare or rarity"
+            f"rare-token learns a token of a caption, and {run.folder} takes none: use the guides rare or rarity"
         )
     if not isinstance(guidance, Minority) or not isinstance(guidance.classifier, RarityClassifier):
         return
@@ -195,7 +195,7 @@ def _plain(value: float) -> float | str:
 
 
 @contextmanager
-def told_once() -> Iterator[None]:
+def guide_warnings_once() -> Iterator[None]:
     """What guides have to say becomes one line of progress each, once."""
     from ..guidance import GuideWarning
 
@@ -215,4 +215,4 @@ def told_once() -> Iterator[None]:
         yield
 
 
-__all__ = ["GuidesArgs", "RequestedGuides", "guides", "read_guides", "told_once"]
+__all__ = ["GuidesArgs", "RequestedGuides", "guide_warnings_once", "guides", "read_guides"]

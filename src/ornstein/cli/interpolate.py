@@ -32,7 +32,7 @@ class LatentArgs:
     posterior: Literal["exact", "published"] | None = None
     """The posterior between the levels of a udpm model, if not the one of its training."""
 
-    def latents(self, n: int, seed: int, first: int, recur: int, path: Path) -> Latents | None:
+    def latents(self, n: int, seed: int, first: int, resample: int, path: Path) -> Latents | None:
         """Where the noise of the call comes from, if not from seed and number; `UsageError` for what does not fit."""
         from ..interpolation import Between, Varied, level_key
 
@@ -45,7 +45,7 @@ class LatentArgs:
             return Between(a=a, b=b, frames=n, seed=seed)
         if self.resample_level is None:
             return None
-        if recur > 1:
+        if resample > 1:
             raise UsageError("--resample-level needs every level once: leave --resample out")
         return Varied(image=first, key=level_key(path, self.resample_level), keep=self.keep_noise, seed=seed)
 
@@ -61,7 +61,7 @@ class LatentArgs:
             )
         return replace(model, path=replace(model.path, rule=self.posterior))
 
-    def told(self) -> Mapping[str, Any]:
+    def record(self) -> Mapping[str, Any]:
         """What of this was asked for, for the record."""
         given = {"interpolate": self.interpolate, "resample_level": self.resample_level, "posterior": self.posterior}
         found = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value}

@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 def rates(args: RatesArgs) -> int:
     """Run the command; 0: every sampler has its order, 1: one is below it. Raises `UsageError` on bad input."""
     find_here(args.samplers)
-    asked = [name for name in ("score_error", "dimension", "precision") if getattr(args, name)]
-    if len(asked) > 1:
-        options = " and ".join("--" + name.replace("_", "-") for name in asked)
+    chosen = [name for name in ("score_error", "dimension", "precision") if getattr(args, name)]
+    if len(chosen) > 1:
+        options = " and ".join("--" + name.replace("_", "-") for name in chosen)
         raise UsageError(f"{options} are different questions: ask one at a time")
-    if asked:
+    if chosen:
         from .rates_studies import answer
 
-        return answer(args, asked[0])
+        return answer(args, chosen[0])
     report = _measured(args)
     if args.plot is not None:
         _plots(report, args.plot)

@@ -104,7 +104,7 @@ def _table(found: DimensionReport | Study) -> None:
         cells = ["–" if e is None else f"{e:.1e}" for e in (*one.exact, *one.changed)]
         if found.study == "score-error":
             last = one.changed[-1]
-            cells.append(f"{last:.3g}" if one.settled and last is not None else "still moving")
+            cells.append(f"{last:.3g}" if one.converged and last is not None else "still moving")
         row(one.sampler, one.target, one.measure, *cells)
     console.print(table)
     for skip in found.skipped:

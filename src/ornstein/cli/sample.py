@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import UsageError
 from .guidance import guidances_of, read_guidances
-from .guides import read_guides, told_once
+from .guides import guide_warnings_once, read_guides
 from .imports import find_here
 from .init import InitialPictures, read_initial
 from .interpolate import Later
@@ -47,14 +47,14 @@ def sample(args: SampleArgs) -> int:
     latents = args.latents(args.n, args.seed, args.first, args.resample, run.denoiser.path)
     guided = any("condition" in spec.type.needs for spec in wanted)
     cond, null = conditions_of(run, args, prompts, guided=guided)
-    asked = _guides(run, args)
+    requested = _guides(run, args)
     initial = read_initial(args, run.denoiser)
     request = skipped(_request(args, run.denoiser), args.skip_steps)
-    guided = _guided(run, args, asked, guidances_of(wanted, run, request.times, args.device, null), null)
+    guided = _guided(run, args, requested, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
     started = time.perf_counter()
-    with told_once():
+    with guide_warnings_once():
         written = _write(args, guided, request, cond, latents, initial)
     pace = (time.perf_counter() - started) / args.n
     result = {
@@ -70,8 +70,8 @@ def sample(args: SampleArgs) -> int:
         "prior_scale": args.prior_scale,
         "skip_steps": args.skip_steps,
         **({} if initial is None else initial.record),
-        **args.told(),
-        **asked.record,
+        **args.record(),
+        **requested.record,
         "images": written,
         "grid": str(args.out / "grid.png"),
         "seconds_per_image": pace,
@@ -136,7 +136,7 @@ def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
         run,
         guide=args.guide,
         sources=args.guide_source,
-        through=args.guide_through,
+        differentiate_through=args.differentiate_through,
         backward=args.backward,
         window=args.guide_window,
         placement=args.guide_placement,
@@ -147,7 +147,7 @@ def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
 def _guided(
     run: OpenedModel,
     args: SampleArgs,
-    asked: RequestedGuides,
+    requested: RequestedGuides,
     inner: Guidance | None,
     null: dict[str, Tensor] | None,
 ) -> DenoiserLike:
@@ -156,7 +156,7 @@ def _guided(
         return run.denoiser
     from ..guides import compose
 
-    guidance = compose(asked.guides, asked.manner, inner, null if args.guide_placement == "separate" else None)
+    guidance = compose(requested.guides, requested.options, inner, null if args.guide_placement == "separate" else None)
     return run.denoiser if guidance is None else guidance(run.denoiser)
 
 

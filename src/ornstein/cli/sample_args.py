@@ -24,7 +24,7 @@ class SampleArgs(LatentArgs):
         "Begin from a picture": ("init", "strength", "mask"),
         "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
-        "Guides": ("guide_source", "guide_through", "guide_window", "guide_placement", "backward"),
+        "Guides": ("guide_source", "differentiate_through", "guide_window", "guide_placement", "backward"),
         "Output": ("batch", "columns", "strict", "json"),
     }
 
@@ -84,7 +84,7 @@ class SampleArgs(LatentArgs):
     the answer of the one before. --guidance-scale is cfg before all others."""
     guide_source: Annotated[tuple[str, ...], Option(value="KIND=SOURCE[:WEIGHTS]", single=True)] = ()
     """The network behind a kind of guide: own, package or standard, with the path of its weights."""
-    guide_through: Literal["network", "estimate"] = "network"
+    differentiate_through: Literal["network", "estimate"] = "network"
     """Whether the guides' gradient passes the model, or stops at its clean estimate, which costs half the time."""
     guide_window: Annotated[str | None, Option(value="LOW:HIGH")] = None
     """Noise levels σ/α at which guides act; everywhere by default."""

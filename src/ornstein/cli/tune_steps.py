@@ -89,11 +89,11 @@ class Search:
             if step == self.refine:
                 return best
             place = levels.index(best)
-            sides = [levels[i] for i in (place - 1, place + 1) if 0 <= i < len(levels)]
-            if not sides:
+            neighbours = [levels[i] for i in (place - 1, place + 1) if 0 <= i < len(levels)]
+            if not neighbours:
                 return best
             # Towards the better neighbour, in the middle of the logarithms.
-            levels = sorted({*levels, math.sqrt(best * min(sides, key=at))})
+            levels = sorted({*levels, math.sqrt(best * min(neighbours, key=at))})
         raise AssertionError
 
 
@@ -152,7 +152,7 @@ def distance_to_data(args: TuneStepsArgs, run: TrainedModel, spec: object) -> Ca
     from .. import metrics
     from ..metrics.frechet import frechet_distance
     from ..models.consistency import ConsistencySpec
-    from .sides import Sampling, open_data, open_samples
+    from .image_sets import Sampling, open_data, open_samples
 
     assert isinstance(spec, ConsistencySpec)
     height, width = run.picture[-2:]
@@ -162,9 +162,9 @@ def distance_to_data(args: TuneStepsArgs, run: TrainedModel, spec: object) -> Ca
     real = metrics.statistics(data.images, net).moments
 
     def score(levels: tuple[float, ...]) -> float:
-        asked = replace(run, denoiser=replace(run.denoiser, grid=lambda _: spec.multistep(*levels)))
+        candidate = replace(run, denoiser=replace(run.denoiser, grid=lambda _: spec.multistep(*levels)))
         sampling = Sampling(sampler="ddim", steps=1 + len(levels), seed=args.seed, batch=args.batch)
-        side = open_samples(asked, args.n, sampling, data.source)
+        side = open_samples(candidate, args.n, sampling, data.source)
         value = frechet_distance(metrics.statistics(side.images, net).moments, real)
         note(f"{', '.join(f'{level:.3g}' for level in levels) or 'one evaluation'}: {value:.4g}")
         return value

@@ -88,17 +88,17 @@ class Joined:
 
     def attributes(self, index: int) -> dict[str, str]:
         """See `ornstein.data.embedded.Drawn.attributes`."""
-        return self._asked("attributes", index)
+        return self._from_part("attributes", index)
 
     def parts(self, index: int) -> tuple[str, ...]:
         """See `ornstein.data.embedded.Drawn.parts`."""
-        return self._asked("parts", index)
+        return self._from_part("parts", index)
 
     def mask(self, index: int, part: str) -> Tensor:
         """See `ornstein.data.embedded.Drawn.mask`."""
-        return self._asked("mask", index, part)
+        return self._from_part("mask", index, part)
 
-    def _asked(self, what: str, index: int, *more: Any) -> Any:
+    def _from_part(self, what: str, index: int, *more: Any) -> Any:
         part, number = self.place(index)
         method = getattr(self.sources[part], what, None)
         if method is None:

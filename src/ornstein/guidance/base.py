@@ -165,9 +165,9 @@ class _Answer:
 class CachedEvaluation:
     """A denoiser that remembers every estimate at one (x, t), so that the guidances around it share evaluations.
 
-    Estimates are told apart by condition, gradients and modulations: one with gradients also serves a call without, one
-    under other modulations of the network serves none. `compose` and `add` make a fresh cache for every (x, t)
-    and drop it afterwards, graphs included. `ornstein.CachedDenoiser` is the simple form.
+    The key of an estimate is its condition, whether it has gradients, and the modulations of the network: one with
+    gradients also serves a call without, one under other modulations serves none. `compose` and `add` make a fresh
+    cache for every (x, t) and drop it afterwards, graphs included. `ornstein.CachedDenoiser` is the simple form.
     """
 
     __slots__ = ("_answers", "_cond", "_leaves", "inner")
@@ -212,12 +212,12 @@ class CachedEvaluation:
         known = [self._known(cond, x, t) for cond in conds]
         missing = [cond for cond, answer in zip(conds, known, strict=True) if answer is None]
         if len(missing) == 1 and _same(missing[0], self._cond):
-            asked = [self.inner(x, t)]
+            estimates = [self.inner(x, t)]
         else:
-            asked = self.inner.predict_conditions(x, t, missing) if missing else []
-        for cond, answer in zip(missing, asked, strict=True):
+            estimates = self.inner.predict_conditions(x, t, missing) if missing else []
+        for cond, answer in zip(missing, estimates, strict=True):
             self._keep(cond, x, t, answer)
-        rest = iter(asked)
+        rest = iter(estimates)
         return [next(rest) if answer is None else answer for answer in known]
 
     def differentiable(self, x: Tensor, t: Time) -> tuple[Tensor, Estimate]:
@@ -261,7 +261,7 @@ def pulled(estimate: Estimate, leaf: Tensor, cotangent: Tensor, *, keep: bool) -
     if not estimate.clean.requires_grad:
         raise UsageError(
             "the network's answer carries no gradient of its input: it is detached, or made under torch.no_grad(); "
-            'use through="estimate" or backward steps, which need none'
+            'use differentiate_through="estimate" or backward steps, which need none'
         )
     (gradient,) = torch.autograd.grad(estimate.clean, leaf, cotangent, retain_graph=keep, allow_unused=True)
     return torch.zeros_like(leaf) if gradient is None else gradient

@@ -53,7 +53,7 @@ def rows_of(energy: Energy, which: slice) -> Energy:
     return energy.rows(which) if isinstance(energy, Rows) else energy
 
 
-def told(energy: Energy, clean: Tensor) -> Tensor | None:
+def checked_energies(energy: Energy, clean: Tensor) -> Tensor | None:
     """The energies of ``clean``, checked: (B,) or None.
 
     Raises `UsageError` for any other shape.
@@ -80,7 +80,7 @@ def slope(energies: Sequence[tuple[float, Energy]], clean: Tensor) -> tuple[Tens
         total, sum_ = torch.zeros_like(leaf), torch.zeros(len(leaf), dtype=leaf.dtype, device=leaf.device)
         heard = torch.zeros(len(leaf), dtype=torch.bool, device=leaf.device)
         for weight, energy in energies:
-            values = told(energy, leaf)
+            values = checked_energies(energy, leaf)
             if values is None:
                 _say(energy)
                 continue

@@ -114,8 +114,9 @@ class Universal(Rule):
         strength: w. With an energy that is a negative log-likelihood, w = 1 omits the uncertainty of x̂_0 and
             over-concentrates; `corrected` gives the strength that recovers an exact Gaussian posterior, and
             `LinearPosterior` the matrix form.
-        through: "network" differentiates through the denoiser. "estimate" stops at x̂_0 and takes σ̄²/(1 + σ̄²), the
-            posterior variance of unit-variance data, for (σ²/α)·∂x̂_0/∂x: no pass through the network, for large models.
+        differentiate_through: "network" differentiates through the denoiser. "estimate" stops at x̂_0 and takes
+            σ̄²/(1 + σ̄²), the posterior variance of unit-variance data, for (σ²/α)·∂x̂_0/∂x: no pass through the network,
+            for large models.
         backward: None, or the descent on the clean estimate.
         decode: latents (B, c, h, w) → pictures, by default that of the denoiser's own codec, if it has one; gradients
             pass it. ``decode=lambda z: z`` is for energies of the latents themselves.
@@ -140,7 +141,7 @@ class Universal(Rule):
 
     energies: Any
     strength: Strength = 1.0
-    through: Literal["network", "estimate"] = "network"
+    differentiate_through: Literal["network", "estimate"] = "network"
     backward: Backward | None = None
     decode: Picture | None = field(default=None, repr=False)
     encode: Picture | None = field(default=None, repr=False)
@@ -179,7 +180,7 @@ class Universal(Rule):
     @property
     def differentiates(self) -> bool:
         """Whether the gradient passes through the network."""
-        return self.through == "network"
+        return self.differentiate_through == "network"
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
         """The guided estimate."""
@@ -200,14 +201,14 @@ class Universal(Rule):
         return plain.replace(clean=guided)
 
     def _forward(self, inner: DenoiserLike, t: Time) -> Time | None:
-        """w·σ²/α (or w·V with through="estimate"), or None where there is no forward guidance."""
+        """w·σ²/α (or w·V with differentiate_through="estimate"), or None where there is no forward guidance."""
         if not callable(self.strength) and self.strength == 0.0:
             return None
         path = affine_path(inner.path, "forward guidance")
         weight, alpha, sigma = strength_at(self.strength, path, t), path.alpha(t), path.sigma(t)
         if not isinstance(weight, Tensor) and weight == 0.0:
             return None
-        if self.through == "estimate":
+        if self.differentiate_through == "estimate":
             return weight * sigma**2 / (alpha**2 + sigma**2)
         if not isinstance(alpha, Tensor) and alpha == 0.0:
             return None
@@ -215,15 +216,15 @@ class Universal(Rule):
 
     def _shifted(self, inner: DenoiserLike, x: Tensor, t: Time, factor: Time) -> tuple[Tensor, Estimate]:
         """(forward shift of x̂_0, the unguided estimate)."""
-        asked = inner if self.at is None else inner.with_condition(null_beside(self.at, inner))
-        if self.through == "estimate":
+        unconditional = inner if self.at is None else inner.with_condition(null_beside(self.at, inner))
+        if self.differentiate_through == "estimate":
             plain = inner(x, t)
-            gradient = self._slope((plain if asked is inner else asked(x, t)).clean)[0]
+            gradient = self._slope((plain if unconditional is inner else unconditional(x, t)).clean)[0]
         else:
             outer = torch.is_grad_enabled() and x.requires_grad
             with torch.inference_mode(False), torch.enable_grad():
                 with checkpointed(network_of(inner)) if self.checkpoint else nullcontext():
-                    leaf, known = differentiable(asked, x, t)
+                    leaf, known = differentiable(unconditional, x, t)
                 cotangent = self._slope(known.clean)[0]
                 gradient = pulled(known, leaf, cotangent, keep=outer or isinstance(inner, CachedEvaluation))
             plain = inner(x, t) if self.at is not None else known if outer else detached(known, x)

@@ -19,7 +19,8 @@ BACKWARD_RATE = 0.01
 class GuidanceOptions:
     """How guides act on a model.
 
-    * ``through``: the gradient passes the "network", or stops at the clean "estimate" (no pass through the network).
+    * ``differentiate_through``: "network" differentiates through the denoiser; "estimate" stops at its clean
+      estimate and saves that pass.
     * ``backward``: descent on the clean estimate after the forward guidance; see `backward_of`.
     * ``window``: (low, high) in σ/α; outside, the guides are silent.
     * ``placement``: "joint" guides what classifier-free guidance answers; "separate" guides the unconditional model
@@ -27,7 +28,7 @@ class GuidanceOptions:
     * ``chunk``: samples at a time, as in `Universal`.
     """
 
-    through: Literal["network", "estimate"] = "network"
+    differentiate_through: Literal["network", "estimate"] = "network"
     backward: Backward | None = None
     window: tuple[float, float] | None = None
     placement: Literal["joint", "separate"] = "joint"
@@ -35,7 +36,7 @@ class GuidanceOptions:
 
 
 def compose(
-    guides: Guides, manner: GuidanceOptions | None = None, cfg: Guidance | None = None, null: Cond | None = None
+    guides: Guides, options: GuidanceOptions | None = None, cfg: Guidance | None = None, null: Cond | None = None
 ) -> Any:
     """One guidance of all, or None if there is nothing to do.
 
@@ -48,8 +49,8 @@ def compose(
     >>> orn.sample(guided, n=1, steps=3).shape
     torch.Size([1, 3, 8, 8])
     """
-    manner = manner or GuidanceOptions()
-    separate = manner.placement == "separate"
+    options = options or GuidanceOptions()
+    separate = options.placement == "separate"
     if separate and guides.energies and null is None:
         raise UsageError("guides apart from the condition need the empty condition null, e.g. run.null()")
     parts: list[Guidance] = []
@@ -57,17 +58,17 @@ def compose(
         parts.append(
             Universal(
                 energies=guides.energies,
-                through=manner.through,
-                backward=manner.backward,
+                differentiate_through=options.differentiate_through,
+                backward=options.backward,
                 at=null if separate else None,
-                chunk=manner.chunk,
+                chunk=options.chunk,
             )
         )
     parts.extend(guides.guidances)
     if not parts:
         return cfg
-    if manner.window is not None:
-        parts = [guidance.interval(part, sigma=manner.window) for part in parts]
+    if options.window is not None:
+        parts = [guidance.interval(part, sigma=options.window) for part in parts]
     if cfg is None:
         return parts[0] if len(parts) == 1 else guidance.add(*parts)
     if separate:

@@ -94,8 +94,8 @@ class SegmentationMap(OneLine):
             target = fn.interpolate(target[:, None].float(), size=logits.shape[2:], mode="nearest-exact")[:, 0].long()
         target = _per_sample(target, len(clean), "a map")
         each = fn.cross_entropy(logits, target, ignore_index=IGNORED, reduction="none")  # (B, h, w)
-        asked = (target != IGNORED).flatten(1).sum(1).clamp_min(1)
-        return (each.flatten(1).sum(1) / asked).to(clean.dtype)
+        labelled = (target != IGNORED).flatten(1).sum(1).clamp_min(1)
+        return (each.flatten(1).sum(1) / labelled).to(clean.dtype)
 
     def rows(self, which: slice) -> SegmentationMap:
         """The maps of these samples."""

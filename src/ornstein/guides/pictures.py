@@ -11,29 +11,29 @@ from .energies import Outlines
 from .types import GuideContext, GuideType
 
 
-def _colour(job: GuideContext) -> Any:
-    wanted = targets.colours(job.arg)
+def _colour(context: GuideContext) -> Any:
+    wanted = targets.colours(context.arg)
     if len(wanted) != 1:
-        raise UsageError(f"one mean colour is wanted, got {job.arg!r}: palette takes several")
+        raise UsageError(f"one mean colour is wanted, got {context.arg!r}: palette takes several")
     return energies.Colour(target=wanted)
 
 
-def _palette(job: GuideContext) -> Any:
-    return energies.Palette(colours=targets.colours(job.arg))
+def _palette(context: GuideContext) -> Any:
+    return energies.Palette(colours=targets.colours(context.arg))
 
 
-def _edges(job: GuideContext) -> Any:
-    wanted = targets.picture(job.arg, targets.square(job.shape, "edges")).to(job.device)
-    return energies.Edges.like(wanted) if job.network is None else Outlines.like(job.network, wanted)
+def _edges(context: GuideContext) -> Any:
+    wanted = targets.picture(context.arg, targets.square(context.shape, "edges")).to(context.device)
+    return energies.Edges.like(wanted) if context.network is None else Outlines.like(context.network, wanted)
 
 
-def _inpaint(job: GuideContext) -> Any:
-    wanted, known = targets.inpainting(job.arg, job.shape)
+def _inpaint(context: GuideContext) -> Any:
+    wanted, known = targets.inpainting(context.arg, context.shape)
     return energies.inpainting(wanted, known, std=_STD)
 
 
-def _super_resolution(job: GuideContext) -> Any:
-    wanted, factor = targets.small(job.arg, job.shape)
+def _super_resolution(context: GuideContext) -> Any:
+    wanted, factor = targets.small(context.arg, context.shape)
     return energies.super_resolution(wanted, factor, std=_STD)
 
 

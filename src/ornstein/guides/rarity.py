@@ -9,38 +9,38 @@ from ..guidance.minority import Minority, MinorityPrompt, SelfMinority
 from .types import GuideContext, GuideType
 
 
-def _minority(job: GuideContext) -> Any:
+def _minority(context: GuideContext) -> Any:
     """RUN, or RUN@CLASS with a class 0 … L − 1; −1, the default, is the rarest."""
     from ..runs.rarity import load
 
-    where, at, number = job.arg.rpartition("@")
+    where, at, number = context.arg.rpartition("@")
     if not at:
-        where, number = job.arg, "-1"
+        where, number = context.arg, "-1"
     try:
         target = int(number)
     except ValueError:
         raise UsageError(
-            f"the class {number!r} of rarity:{job.arg} is no number: write RUN@CLASS, such as runs/rarity@0"
+            f"the class {number!r} of rarity:{context.arg} is no number: write RUN@CLASS, such as runs/rarity@0"
         ) from None
-    classifier = load(where, device=job.device)
-    if classifier.spec.shape != job.shape:
+    classifier = load(where, device=context.device)
+    if classifier.spec.shape != context.shape:
         raise UsageError(
             f"the classifier {where} knows pictures of {classifier.spec.shape[-1]} pixels, the model makes "
-            f"{job.shape[-1]}: train one at that size"
+            f"{context.shape[-1]}: train one at that size"
         )
-    return Minority(classifier, target, job.weight)
+    return Minority(classifier, target, context.weight)
 
 
-def _self(job: GuideContext) -> Any:
-    return SelfMinority(scale=job.weight, distance=job.arg)
+def _self(context: GuideContext) -> Any:
+    return SelfMinority(scale=context.weight, distance=context.arg)
 
 
-def _prompt(job: GuideContext) -> Any:
+def _prompt(context: GuideContext) -> Any:
     try:
-        steps = int(job.arg)
+        steps = int(context.arg)
     except ValueError:
-        raise UsageError(f"rare-token:{job.arg} reads rare-token:STEPS:RATE, such as rare-token:10:0.01") from None
-    return MinorityPrompt(steps=steps, rate=job.weight)
+        raise UsageError(f"rare-token:{context.arg} reads rare-token:STEPS:RATE, such as rare-token:10:0.01") from None
+    return MinorityPrompt(steps=steps, rate=context.weight)
 
 
 KINDS = (

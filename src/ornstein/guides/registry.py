@@ -77,7 +77,7 @@ class Networks:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Guides:
-    """Guides that are ready: weighted energies, guidances beside them, and what was asked for, as plain values."""
+    """Guides that are ready: weighted energies, guidances beside them, and what was read for, as plain values."""
 
     energies: tuple[tuple[float, Any], ...]
     guidances: tuple[Callable[[Any], Any], ...]
@@ -85,7 +85,7 @@ class Guides:
 
 
 def make(
-    wishes: Sequence[GuideSpec | str],
+    specs: Sequence[GuideSpec | str],
     *,
     shape: Sequence[int],
     device: torch.device | str = "cpu",
@@ -96,27 +96,27 @@ def make(
 
     Raises `UsageError` (one line) for whatever cannot be done.
     """
-    asked = [GuideSpec.read(wish) if isinstance(wish, str) else wish for wish in wishes]
-    found = [kind_named(wish.kind) for wish in asked]
+    read = [GuideSpec.read(spec) if isinstance(spec, str) else spec for spec in specs]
+    found = [kind_named(spec.kind) for spec in read]
     chosen = [NetworkChoice.read(c) if isinstance(c, str) else c for c in choices]
     networks = Networks(chosen, device)
     for choice in chosen:
         if choice.kind not in {kind.name for kind in found}:
             raise UsageError(
-                f"a source is chosen for {choice.kind}, but no guide of that kind is asked for: leave it out"
+                f"a source is chosen for {choice.kind}, but no guide of that kind is read for: leave it out"
             )
-    if len(shape) != 3 or (asked and shape[0] != 3):
+    if len(shape) != 3 or (read and shape[0] != 3):
         raise UsageError(f"guides of pictures need models of three channels (colour), got {tuple(shape)}")
     energies: list[tuple[float, Any]] = []
     guidances: list[Callable[[Any], Any]] = []
     records: list[Mapping[str, Any]] = []
-    for wish, kind in zip(asked, found, strict=True):
+    for spec, kind in zip(read, found, strict=True):
         source, network = networks.of(kind)
-        weight = kind.weight_with(source) if wish.weight is None else wish.weight
+        weight = kind.weight_with(source) if spec.weight is None else spec.weight
         name = None if source is None else source.name
         made = kind.make(
             GuideContext(
-                arg=wish.arg,
+                arg=spec.arg,
                 weight=weight,
                 shape=(shape[0], shape[1], shape[2]),
                 device=torch.device(device),
@@ -124,7 +124,7 @@ def make(
                 source=name,
             )
         )
-        records.append({"kind": kind.name, "argument": wish.arg, "weight": weight, "source": name})
+        records.append({"kind": kind.name, "argument": spec.arg, "weight": weight, "source": name})
         if weight != 0.0 and kind.yields == "energy":
             energies.append((weight, made))
         elif weight != 0.0:

@@ -10,36 +10,36 @@ from .energies import ClassLogit, Gram, Identity, Likeness, ObjectLocation, Segm
 from .types import GuideContext, GuideType
 
 
-def _segmentation(job: GuideContext) -> Any:
-    wanted = targets.classes_map(job.arg, job.shape, job.network.classes)
-    return SegmentationMap(segmenter=job.network, target=wanted)
+def _segmentation(context: GuideContext) -> Any:
+    wanted = targets.classes_map(context.arg, context.shape, context.network.classes)
+    return SegmentationMap(segmenter=context.network, target=wanted)
 
 
-def _text(job: GuideContext) -> Any:
-    return Likeness.to_text(job.network, [job.arg])
+def _text(context: GuideContext) -> Any:
+    return Likeness.to_text(context.network, [context.arg])
 
 
-def _classifier(job: GuideContext) -> Any:
-    return ClassLogit(classifier=job.network, label=targets.class_number(job.arg, job.network.classes))
+def _classifier(context: GuideContext) -> Any:
+    return ClassLogit(classifier=context.network, label=targets.class_number(context.arg, context.network.classes))
 
 
-def _identity(job: GuideContext) -> Any:
-    return Identity.like(job.network, _picture(job))
+def _identity(context: GuideContext) -> Any:
+    return Identity.like(context.network, _picture(context))
 
 
-def _boxes(job: GuideContext) -> Any:
-    wanted, labels = targets.boxes(job.arg, job.network.classes)
-    return ObjectLocation(detector=job.network, boxes=wanted.to(job.device), labels=labels.to(job.device))
+def _boxes(context: GuideContext) -> Any:
+    wanted, labels = targets.boxes(context.arg, context.network.classes)
+    return ObjectLocation(detector=context.network, boxes=wanted.to(context.device), labels=labels.to(context.device))
 
 
-def _style(job: GuideContext) -> Any:
-    if isinstance(job.network, TextImage):
-        return Likeness.to_picture(job.network, _picture(job))
-    return Gram.like(job.network, _picture(job))
+def _style(context: GuideContext) -> Any:
+    if isinstance(context.network, TextImage):
+        return Likeness.to_picture(context.network, _picture(context))
+    return Gram.like(context.network, _picture(context))
 
 
-def _picture(job: GuideContext) -> Any:
-    return targets.picture(job.arg, targets.square(job.shape, "this guide")).to(job.device)
+def _picture(context: GuideContext) -> Any:
+    return targets.picture(context.arg, targets.square(context.shape, "this guide")).to(context.device)
 
 
 KINDS = (

@@ -51,8 +51,8 @@ def encode_captions(pipe: Any, captions: Sequence[str], device: torch.device, *,
         if count == 1:
             return _whole(pipe, list(captions), device, xl)
         states = [_pieces(*part, rows, count, device, xl) for part, rows in zip(parts, numbers, strict=True)]
-    told = {"text": torch.cat([text for text, _ in states], dim=-1)}
-    return told | {"pooled": states[-1][1]} if xl else told
+    conditions = {"text": torch.cat([text for text, _ in states], dim=-1)}
+    return conditions | {"pooled": states[-1][1]} if xl else conditions
 
 
 def _whole(pipe: Any, captions: list[str], device: torch.device, xl: bool) -> dict[str, Tensor]:

@@ -258,17 +258,17 @@ def from_pipeline(
     codec = None if kind == "pixels" else wrap_vae(pipe.vae, where)
     if codec is not None and codec.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
         codec.net.to(torch.float32)
-    law = from_scheduler_config(pipe.scheduler, bound=bound)
+    spec = from_scheduler_config(pipe.scheduler, bound=bound)
     labelled = kind == "labels" or getattr(net.config, "num_class_embeds", None) is not None
     denoiser = Denoiser(
         Adapted(net, kind, labelled),
-        law.path,
-        law.predicts,
+        spec.path,
+        spec.predicts,
         shape=_shape(net, codec, size),
-        timestep_of=law.timestep_of,
+        timestep_of=spec.timestep_of,
         learned_variance=has_learned_variance(net.config),
         codec=codec,
-        grid=law.grid,
+        grid=spec.grid,
     )
     folder = Path(where).expanduser() if where else Path(name)
     piped = DiffusersModel(

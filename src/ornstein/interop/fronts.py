@@ -48,7 +48,7 @@ class PipelineFront:
             net = diffusers_library().UNet2DModel.from_config(config)
         return Adapted(net.eval(), "pixels", False)
 
-    def law(self) -> SchedulerSpec:
+    def spec(self) -> SchedulerSpec:
         """Path and meaning of its output."""
         config = _read(self.scheduler)
         kind = getattr(diffusers_library(), str(config.get("_class_name")), None)
@@ -61,15 +61,15 @@ class PipelineFront:
 
     def denoiser(self, net: Any, shape: tuple[int, ...]) -> Denoiser:
         """``net`` on the pipeline's path."""
-        law = self.law()
+        spec = self.spec()
         return Denoiser(
             net,
-            law.path,
-            law.predicts,
+            spec.path,
+            spec.predicts,
             shape=shape,
-            timestep_of=law.timestep_of,
+            timestep_of=spec.timestep_of,
             learned_variance=has_learned_variance(_read(self.network)),
-            grid=law.grid,
+            grid=spec.grid,
         )
 
 

@@ -119,12 +119,12 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
     Raises `UsageError` for any other scheduler.
     """
     name, config = type(scheduler).__name__, dict(scheduler.config)
-    law = _law(scheduler, name, config)
-    reading = _bounded(law.predicts, config) if bound else law.predicts
+    spec = _spec(scheduler, name, config)
+    reading = _bounded(spec.predicts, config) if bound else spec.predicts
     if name == "LCMScheduler":
         reading = LatentConsistency(inner=reading, scaling=float(config.get("timestep_scaling", 10.0)))
-    grid = few_step_grids(scheduler, law.path)
-    return SchedulerSpec(path=law.path, predicts=reading, timestep_of=law.timestep_of, grid=grid)
+    grid = few_step_grids(scheduler, spec.path)
+    return SchedulerSpec(path=spec.path, predicts=reading, timestep_of=spec.timestep_of, grid=grid)
 
 
 def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
@@ -174,22 +174,24 @@ def _indexed(own: Any, path: VP, sigmas: Any) -> tuple[list[float], float]:
     if sigmas is not None and any(config.get(key) for key in _RESPACED):
         levels = [path.time_of(-2.0 * float(np.log(sigma))) for sigma in sigmas if sigma > 0.0]
         return (levels, 0.0) if sigmas[-1] == 0.0 else (levels[:-1], levels[-1])
-    asked = own.timesteps
+    known = own.timesteps
     if type(own).__name__.startswith("PNDM"):
-        asked = sorted({int(k) for k in own._timesteps}, reverse=True)
-    elif len(asked) == 2 * int(own.num_inference_steps) - 1:  # two stages a step: every other one is an inner point
-        asked = asked[::2]
-    times = [(float(k) + 1.0) / table for k in asked]
+        known = sorted({int(k) for k in own._timesteps}, reverse=True)
+    elif len(known) == 2 * int(own.num_inference_steps) - 1:  # two stages a step: every other one is an inner point
+        known = known[::2]
+    times = [(float(k) + 1.0) / table for k in known]
     kept = config.get("set_alpha_to_one", True) is False if sigmas is None else sigmas[-1] != 0.0
     return times, 1.0 / table if kept else 0.0
 
 
-def _law(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
+def _spec(scheduler: Any, name: str, config: Mapping[str, Any]) -> SchedulerSpec:
     kind = str(config.get("prediction_type", "epsilon"))
     steps = int(config.get("num_train_timesteps", 1000))
     if "FlowMatch" in name or config.get("use_flow_sigmas") or kind == "flow_prediction":
-        clock = None if steps == 1000 else Counted(steps=float(steps))
-        return SchedulerSpec(path=Flow(t_min=1.0 / steps), predicts=parameterization("velocity"), timestep_of=clock)
+        timestep_of = None if steps == 1000 else Counted(steps=float(steps))
+        return SchedulerSpec(
+            path=Flow(t_min=1.0 / steps), predicts=parameterization("velocity"), timestep_of=timestep_of
+        )
     if name.startswith("EDM"):
         noise = VE(sigma_min=float(config["sigma_min"]), sigma_max=float(config["sigma_max"]))
         reading = EDM(sigma_data=float(config.get("sigma_data", 0.5)))

@@ -28,7 +28,7 @@ from .rates import Skipped, chosen, distinct
 from .targets import GaussianTarget, MixtureTarget
 from .trajectories import distances
 
-_SETTLED = 0.05  # a last step by less than this part of the error is a plateau
+_CONVERGED = 0.05  # a last step by less than this part of the error is a plateau
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +44,7 @@ class Effect:
     counts: tuple[int, ...]
     exact: tuple[float | None, ...]
     changed: tuple[float | None, ...]
-    settled: bool
+    converged: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +114,7 @@ def _effect(
     name: str, target: str, measure: str, counts: Sequence[int], pairs: Sequence[tuple[float, float]]
 ) -> Effect:
     exact, changed = zip(*pairs, strict=True)
-    settled = len(changed) > 1 and abs(changed[-1] - changed[-2]) <= _SETTLED * abs(changed[-1])
+    converged = len(changed) > 1 and abs(changed[-1] - changed[-2]) <= _CONVERGED * abs(changed[-1])
     return Effect(
         sampler=name,
         target=target,
@@ -122,7 +122,7 @@ def _effect(
         counts=tuple(counts),
         exact=tuple(e if math.isfinite(e) else None for e in exact),
         changed=tuple(e if math.isfinite(e) else None for e in changed),
-        settled=settled,
+        converged=converged,
     )
 
 

@@ -239,7 +239,7 @@ class Running:
         self.mean: Tensor = torch.zeros(())
         self.squares: Tensor = torch.zeros(())
 
-    def see(self, mean: Tensor, logvar: Tensor | None = None) -> None:
+    def update(self, mean: Tensor, logvar: Tensor | None = None) -> None:
         """Latents (B, c, h, w); with ``logvar``, of draws from these posteriors, whose variance is added."""
         block = mean.detach().to("cpu", torch.float64)
         count, centre = len(block), block.mean(0)

@@ -145,7 +145,7 @@ def _measured(shards: tuple[_Kept, ...], by: By, std: float, draws: bool) -> Nor
         for start in range(0, len(readable), 256):
             rows = torch.from_numpy(np.array(shard.rows()[readable[start : start + 256]]))
             mean, logvar = rows.chunk(2, dim=1)
-            seen.see(mean, logvar if draws else None)
+            seen.update(mean, logvar if draws else None)
     return normalisation(seen, by, std=std)
 
 

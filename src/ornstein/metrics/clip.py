@@ -97,7 +97,7 @@ class ClipMeter:
         self.clip = clip
         self._found: list[tuple[int, float]] = []
 
-    def see(self, block: Block) -> None:
+    def update(self, block: Block) -> None:
         """Take in a block."""
         if not block.images:
             return

@@ -46,7 +46,7 @@ class DiversityMeter:
         self._heap: list[tuple[int, int, Tensor]] = []  # (−hash, −index, image): the largest hash is on top
         self._resolution: tuple[int, int] | None = None
 
-    def see(self, block: Block) -> None:
+    def update(self, block: Block) -> None:
         """Take in a block."""
         for index, image in zip(block.indices, block.images, strict=True):
             self._resolution = agree(self._resolution, (image.shape[-2], image.shape[-1]))

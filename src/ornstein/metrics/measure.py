@@ -28,8 +28,8 @@ class Metric:
     """A metric: how it is measured, and what it needs of the statistics of the measured set (``ours``) and of the
     reference (``theirs``).
 
-    ``measure(a, b, asked, ks)`` gives its numbers, and those of single images, by their full names. Metrics that share
-    one are measured together, and ``asked`` are the names of those that are wanted; `single` makes it of a function of
+    ``measure(a, b, wanted, ks)`` gives its numbers, and those of single images, by their full names. Metrics that share
+    one are measured together, and ``wanted`` are the names of those that are wanted; `single` makes it of a function of
     two statistics.
     """
 
@@ -100,8 +100,8 @@ def measure(a: Statistics, b: Statistics | None, metrics: Iterable[str], *, k: i
     ``k`` replaces the definitions' own numbers of neighbours. Raises `ConfigError` for an unknown name, `UsageError`
     for statistics that cannot be compared (`check`), lack what a metric needs, or hold too few images for k.
     """
-    asked = list(metrics)
-    for name in asked:
+    wanted = list(metrics)
+    for name in wanted:
         if name not in METRICS:
             raise ConfigError(f"unknown metric {name!r}: choose from {', '.join(METRICS)}")
         _require(a, name, METRICS[name].ours)
@@ -110,11 +110,11 @@ def measure(a: Statistics, b: Statistics | None, metrics: Iterable[str], *, k: i
                 raise UsageError(f"the metric {name} compares two sets, and only one was given")
             check(a, b)
             _require(b, name, METRICS[name].theirs or ())
-    ks = neighbours(asked, k)
+    ks = neighbours(wanted, k)
     numbers: Numbers = {}
     images: dict[str, Floats] = {}
-    for function in dict.fromkeys(METRICS[name].measure for name in asked):
-        more, shown = function(a, b, asked, ks)
+    for function in dict.fromkeys(METRICS[name].measure for name in wanted):
+        more, shown = function(a, b, wanted, ks)
         numbers, images = numbers | more, images | shown
     indices = a.vectors.indices.tolist() if a.vectors is not None and images else []
     return Measured(numbers=numbers, images=images, indices=indices)
@@ -129,8 +129,8 @@ def _require(one: Statistics, metric: str, keeps: Sequence[str]) -> None:
 def single(name: str, function: Callable[[Statistics, Statistics], float | int | None]) -> Measure:
     """The measurement of a metric that is one number of two sets, called ``name``."""
 
-    def found(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
-        del asked, ks
+    def found(a: Statistics, b: Any, wanted: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+        del wanted, ks
         return {label(name, a.features): function(a, b)}, {}
 
     return found
@@ -142,31 +142,31 @@ def _spatial(a: Statistics, b: Statistics) -> float:
     return frechet_distance(a.spatial, b.spatial)
 
 
-def _kid(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
-    del asked, ks
+def _kid(a: Statistics, b: Any, wanted: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del wanted, ks
     found = kernel_distance(a.sample.rows(a.moments.width), b.sample.rows(b.moments.width))
     name = label("kid", a.features)
     return {name: found.value, f"{name} error": found.error, f"{name} blocks": found.blocks}, {}
 
 
-def _is(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
-    del b, asked, ks
+def _is(a: Statistics, b: Any, wanted: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del b, wanted, ks
     assert a.classes is not None
     found, name = a.classes.score(), label("is", a.features)
     return {name: found.value, f"{name} deviation": found.deviation, f"{name} parts": found.splits}, {}
 
 
-def _prdc(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
-    del asked
+def _prdc(a: Statistics, b: Any, wanted: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+    del wanted
     assert a.vectors is not None
     found = manifold(a.vectors.rows, b.vectors.rows, k_precision=ks["precision"], k_density=ks["density"])
     names = ("precision", "recall", "density", "coverage")
     return {label(name, a.features): getattr(found, name) for name in names}, {}
 
 
-def _rare(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
+def _rare(a: Statistics, b: Any, wanted: Sequence[str], ks: Mapping[str, int]) -> tuple[Numbers, dict[str, Floats]]:
     assert a.vectors is not None
-    # One search serves all three; what was not asked for looks at one neighbour.
+    # One search serves all three; what was not wanted for looks at one neighbour.
     found = rarity(
         a.vectors.rows,
         b.vectors.rows,
@@ -176,13 +176,13 @@ def _rare(a: Statistics, b: Any, asked: Sequence[str], ks: Mapping[str, int]) ->
     )
     numbers: Numbers = {}
     images: dict[str, Floats] = {}
-    if "avgknn" in asked:
+    if "avgknn" in wanted:
         name = label("AvgkNN", a.features)
         images[name], numbers[name] = found.average, float(found.average.mean())
-    if "lof" in asked:
+    if "lof" in wanted:
         name = label("LOF", a.features)
         images[name], numbers[name] = found.outlier, float(found.outlier.mean())
-    if "rarity" in asked:
+    if "rarity" in wanted:
         name = label("rarity", a.features)
         images[name] = found.score
         numbers |= {name: found.mean_score, f"{name} undefined": found.undefined}

@@ -158,7 +158,7 @@ def statistics(
     """
     collector = Collector(features, keep=keep, rank=rank, world=world, capacity=capacity, about=about)
     for block in blocks(images, rank=rank, world=world):
-        collector.see(block)
+        collector.update(block)
     return collector.result()
 
 
@@ -192,9 +192,9 @@ class Collector:
         self._census = Census()
         self._rank, self._world, self._about = rank, world, dict(about or {})
 
-    def see(self, block: Block) -> None:
+    def update(self, block: Block) -> None:
         """Take in a block."""
-        stack = self._census.see(block)
+        stack = self._census.update(block)
         if stack is None:
             return
         found = self._outputs(stack)
@@ -246,7 +246,7 @@ class Census:
         self.count, self.skipped, self.fingerprint = 0, 0, 0
         self.resolution: tuple[int, int] | None = None
 
-    def see(self, block: Block) -> Tensor | None:
+    def update(self, block: Block) -> Tensor | None:
         """Take in a block; its images as one tensor uint8 (B, 3, H, W), None if it has none."""
         self.skipped += block.skipped
         if not block.images:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
@@ -30,15 +31,16 @@ class ConsistencySpec(DenoiserSpec):
 
     f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
     anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
-    ``clock``: the network's time input, "log" for 250·log σ̄ or "path" for `Path.timestep_of`.
+    ``time_input``: the number that the network gets as its time, "log" for 250·log σ̄ or "path" for `Path.timestep_of`.
     """
 
     kind: ClassVar[str] = "consistencyspec"
+    renamed: ClassVar[Mapping[str, str]] = {"clock": "time_input"}
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
     middle: tuple[float, ...] = (MIDDLE,)
-    clock: Literal["log", "path"] = "log"
+    time_input: Literal["log", "path"] = "log"
 
     @property
     def parameterization(self) -> Parameterization:
@@ -58,7 +60,7 @@ class ConsistencySpec(DenoiserSpec):
             alone,
             path=path,
             predicts=self.parameterization,
-            timestep_of=log_level if self.clock == "log" else None,
+            timestep_of=log_level if self.time_input == "log" else None,
             grid=self.grid,
         )
 

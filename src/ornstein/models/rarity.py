@@ -75,7 +75,7 @@ class RaritySpec(ModelSpec):
         """The network with the path of its training."""
         return Denoiser(net, PATHS[self.path](), NoPictures(_WHY), shape=self.shape)
 
-    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
+    def conditions(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
         """The rows of the table that the examples stand in (see `ScoredDataset`)."""
         del captions
         return {"row": labels}
@@ -104,8 +104,8 @@ class RarityClassifier:
 
     def __call__(self, state: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's answer (B, L) or (B, 2) at states of unit variance (B, 3, H, W) and log-SNR (B,)."""
-        told = {"label": label} if self.labels and label is not None else {}
-        return self.net(state.float(), log_snr.float(), **told)
+        cond = {"label": label} if self.labels and label is not None else {}
+        return self.net(state.float(), log_snr.float(), **cond)
 
     def log_likelihood(self, state: Tensor, log_snr: Tensor, target: int, label: Tensor | None = None) -> Tensor:
         """log p(``target`` | state), (B,): of a class from the logits, or from N(y; μ, s) at its middle quantile y."""

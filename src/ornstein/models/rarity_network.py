@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _LIMIT = 20.0  # log-SNR beyond which nothing changes
 
 
-def clock(log_snr: Tensor) -> Tensor:
+def timestep_of(log_snr: Tensor) -> Tensor:
     """The network's time number, 0 … 1000 for log-SNR 20 … −20: the range that sinusoidal features are made for."""
     return 500.0 * (1.0 - log_snr.clamp(-_LIMIT, _LIMIT) / _LIMIT)
 
@@ -197,7 +197,7 @@ class RarityNet(nn.Module):
     def forward(self, x: Tensor, time: Tensor, *, label: Tensor | None = None) -> Tensor:
         """``time`` is the log-SNR."""
         seen = x if self.features is None else self.features(x, time)
-        return self.encoder(seen, clock(time).float(), label=label)
+        return self.encoder(seen, timestep_of(time).float(), label=label)
 
 
-__all__ = ["AttentionPool", "Encoder", "Lite0Features", "RarityNet", "RunFeatures", "Site", "clock"]
+__all__ = ["AttentionPool", "Encoder", "Lite0Features", "RarityNet", "RunFeatures", "Site", "timestep_of"]

@@ -70,7 +70,7 @@ class ModelSpec:
         """``net`` as what the objective evaluates; one that makes no pictures refuses to be sampled."""
         raise NotImplementedError
 
-    def told(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
+    def conditions(self, labels: Tensor, captions: list[str]) -> Mapping[str, Tensor]:
         """The condition of examples with these labels (B,) and captions, as tensors of B rows."""
         if self.labels:
             return {"label": labels}

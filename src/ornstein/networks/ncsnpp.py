@@ -120,10 +120,10 @@ class NCSNpp(nn.Module):
         out = self.map_noise(time)
         if self.map_label is not None:
             classes = self.config.classes
-            told = self.map_label.weight.new_zeros(len(time), classes)
+            label_vector = self.map_label.weight.new_zeros(len(time), classes)
             if label is not None:
-                told = (label[:, None] == torch.arange(classes, device=label.device)).to(told)
-            out = out + self.map_label(told * math.sqrt(classes))
+                label_vector = (label[:, None] == torch.arange(classes, device=label.device)).to(label_vector)
+            out = out + self.map_label(label_vector * math.sqrt(classes))
         return functional.silu(self.map_layer1(functional.silu(self.map_layer0(out))))
 
 

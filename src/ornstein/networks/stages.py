@@ -13,15 +13,17 @@ Stage = Literal["front", "back"]
 class Stages(nn.Module):
     """``net(x, time, stage="front" or "back", **cond)``: one module, so that weights, averages and device stay as one.
 
-    ``front`` may be any callable of the same kind; ``told`` are the names of the conditions that the back takes
-    (None: all). The back's conditions are detached: its losses do not train a caption encoder of the front.
+    ``front`` may be any callable of the same kind; ``back_conditions`` are the names of the
+    conditions that the back takes (None: all). The back's conditions are detached: its losses do not train a caption
+    encoder of the front.
     """
 
     def __init__(
-        self, front: nn.Module | Callable[..., Tensor], back: nn.Module, *, told: Sequence[str] | None = None
+        self, front: nn.Module | Callable[..., Tensor], back: nn.Module, *, back_conditions: Sequence[str] | None = None
     ) -> None:
         super().__init__()
-        self.front, self.back, self.told = front, back, None if told is None else tuple(told)
+        self.front, self.back = front, back
+        self.back_conditions = None if back_conditions is None else tuple(back_conditions)
         self.frozen = False
 
     def freeze(self) -> Stages:
@@ -42,9 +44,10 @@ class Stages(nn.Module):
         """The answer of one stage to x (B, C, H, W) and time (B,)."""
         if stage == "front":
             return self.front(x, time, **cond)
-        told = {key: value.detach() for key, value in cond.items() if self.told is None or key in self.told}
+        names = cond if self.back_conditions is None else self.back_conditions
+        own = {key: value.detach() for key, value in cond.items() if key in names}
         parameter = next(self.back.parameters(), None)
         # A denoiser feeds a network in the precision of its first weights, which are the front's.
         if parameter is not None and parameter.is_floating_point():
             x = x.to(parameter.dtype)
-        return self.back(x, time, **told)
+        return self.back(x, time, **own)

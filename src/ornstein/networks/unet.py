@@ -208,8 +208,8 @@ class UNetBlock(nn.Module):
             sizes=(config.side(before), size),
         )
         self.attention = SelfAttention(outputs, heads, norm, site, size) if attends else None
-        told = attends and config.text_width
-        self.cross = CrossAttention(outputs, heads, norm, config.text_width, size) if told else None
+        conditional = attends and config.text_width
+        self.cross = CrossAttention(outputs, heads, norm, config.text_width, size) if conditional else None
         self.hidden = Site(f"{site}.hidden")
 
     def forward(self, x: Tensor, cond: Conditions) -> Tensor:

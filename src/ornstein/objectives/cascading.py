@@ -91,23 +91,23 @@ class Cascading:
         reading, path, loss = model.parameterization, model.path, self.loss
         if not isinstance(reading, Cascade):
             raise UsageError(f"the objective of a cascade needs one, and this denoiser reads {type(reading).__name__}")
-        asked = loss.make_noisy_batch(path, batch, noise)
-        net = model.bound(asked.x, asked.t, asked.cond)
-        raw = net(reading.precondition(path, asked.x, asked.t), stage="front")
+        noisy = loss.make_noisy_batch(path, batch, noise)
+        net = model.bound(noisy.x, noisy.t, noisy.cond)
+        raw = net(reading.precondition(path, noisy.x, noisy.t), stage="front")
         # Here the gradient stops: nothing that follows reaches the front.
-        front = reading.front.to_estimate(path, asked.x, asked.t, raw.detach().float())
+        front = reading.front.to_estimate(path, noisy.x, noisy.t, raw.detach().float())
         start = reading.start(front)
-        answer = net(reading.hint(start, path, asked.x, asked.t), stage="back").float()
+        answer = net(reading.hint(start, path, noisy.x, noisy.t), stage="back").float()
         heads = reading.heads(front, start, answer)
         terms: dict[str, Tensor] = {}
         if raw.requires_grad or not torch.is_grad_enabled():
-            terms["denoising"] = loss.error(reading.front, path, asked, _prediction(raw, asked.x))
-        terms["clean"] = _mean_square(heads.back - asked.clean)
-        terms["gate"] = self.gate(heads, path, asked.clean, asked.t)
+            terms["denoising"] = loss.error(reading.front, path, noisy, _prediction(raw, noisy.x))
+        terms["clean"] = _mean_square(heads.back - noisy.clean)
+        terms["gate"] = self.gate(heads, path, noisy.clean, noisy.t)
         for name, (weight, metric) in self.metrics.items():
-            distance = weight * metric(heads.back, asked.clean)
-            terms[name] = distance * scheduled(loss.metric_schedule, path, asked.t).to(distance)
-        return Losses(terms=terms, times=asked.t, watched={"gate_mean": heads.gate.flatten(1).mean(1)})
+            distance = weight * metric(heads.back, noisy.clean)
+            terms[name] = distance * scheduled(loss.metric_schedule, path, noisy.t).to(distance)
+        return Losses(terms=terms, times=noisy.t, watched={"gate_mean": heads.gate.flatten(1).mean(1)})
 
     def gate(self, heads: Heads, path: Path, clean: Tensor, t: Tensor) -> Tensor:
         """k(t)²·mean((x_0 − x̄)²), (B,), with both images stopped; k = 1 in clean space."""

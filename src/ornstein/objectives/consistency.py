@@ -293,8 +293,8 @@ def _groups(cond: Mapping[str, Tensor]) -> Tensor | None:
         return None
     if "label" in cond:
         return cond["label"]
-    told = torch.stack([value.flatten(1).any(1) for value in cond.values()]).any(0).cpu()
-    return torch.where(told, torch.arange(len(told)), -1)
+    conditioned = torch.stack([value.flatten(1).any(1) for value in cond.values()]).any(0).cpu()
+    return torch.where(conditioned, torch.arange(len(conditioned)), -1)
 
 
 @contextmanager

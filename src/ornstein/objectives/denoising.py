@@ -74,9 +74,9 @@ class Denoising:
     def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """One term, ``denoising``: see the class's formula."""
         del progress
-        asked = self.make_noisy_batch(model.path, batch, noise)
-        raw = model.raw(asked.x, asked.t, asked.cond)
-        return Losses(terms={"denoising": self.error(model.parameterization, model.path, asked, raw)}, times=asked.t)
+        noisy = self.make_noisy_batch(model.path, batch, noise)
+        raw = model.raw(noisy.x, noisy.t, noisy.cond)
+        return Losses(terms={"denoising": self.error(model.parameterization, model.path, noisy, raw)}, times=noisy.t)
 
     def make_noisy_batch(self, path: Path, batch: TrainBatch, noise: Noise) -> NoisyBatch:
         """A time and noise for every sample of a batch and, for some, no condition."""
@@ -87,12 +87,12 @@ class Denoising:
             cond = without(cond, noise.uniform_per_sample("drop") < self.label_dropout)
         return NoisyBatch(clean=batch.clean, noise=z, x=path.diffuse(batch.clean, t, z), t=t, cond=cond)
 
-    def error(self, reading: Parameterization, path: Path, asked: NoisyBatch, raw: Tensor) -> Tensor:
+    def error(self, reading: Parameterization, path: Path, noisy: NoisyBatch, raw: Tensor) -> Tensor:
         """weight(t) · mean((raw − target)²), (B,)."""
-        target = reading.target(path, asked.clean, asked.noise, asked.x, asked.t)
+        target = reading.target(path, noisy.clean, noisy.noise, noisy.x, noisy.t)
         error = (raw.float() - target.float()).square().flatten(1).mean(1)
         sigma_data = reading.sigma_data if isinstance(reading, EDM) else 0.5
-        by = weight(self.weight, reading, path, asked.t, gamma=self.gamma, sigma_data=sigma_data)
+        by = weight(self.weight, reading, path, noisy.t, gamma=self.gamma, sigma_data=sigma_data)
         return error if by is None else error * by.to(error)
 
     def draw(self, path: Path, positions: tuple[int, ...], noise: Noise) -> Tensor:

@@ -227,7 +227,7 @@ class Pyramid:
         if weights.perceptual and self.metric is not None:
             terms["perceptual"] = weights.perceptual * self.metric(answer, posed.below)
         if weights.adversarial and self.discriminator is not None:
-            logits = self._asked(answer, posed, noise, "shown", progress)
+            logits = self._discriminate(answer, posed, noise, "shown", progress)
             terms["adversarial"] = weights.adversarial * functional.softplus(-logits)
         return terms
 
@@ -236,9 +236,9 @@ class Pyramid:
     ) -> dict[str, Tensor]:
         """The discriminator's losses at a level, (B,) each; the penalty is zero unless it is ``due``."""
         weights = self.loss.weights(self.path)[posed.level - 1]
-        terms = {"fake": 0.5 * functional.softplus(self._asked(fake, posed, noise, "fake", progress))}
+        terms = {"fake": 0.5 * functional.softplus(self._discriminate(fake, posed, noise, "fake", progress))}
         real = posed.below.detach().requires_grad_(due and weights.penalty > 0.0)
-        logits = self._asked(real, posed, noise, "real", progress)
+        logits = self._discriminate(real, posed, noise, "real", progress)
         terms["real"] = 0.5 * functional.softplus(-logits)
         if real.requires_grad:
             (slope,) = torch.autograd.grad(logits.sum(), real, create_graph=True)
@@ -247,7 +247,7 @@ class Pyramid:
             terms["penalty"] = torch.zeros_like(terms["real"])  # the mean over steps is that of all of them
         return terms
 
-    def _asked(self, images: Tensor, posed: NoisyLevel, noise: Noise, key: str, progress: float) -> Tensor:
+    def _discriminate(self, images: Tensor, posed: NoisyLevel, noise: Noise, key: str, progress: float) -> Tensor:
         """D(images + ν), (B,), in float32."""
         assert self.discriminator is not None
         std = self.loss.instance_noise * 0.99 ** (_FADING * progress)

@@ -80,7 +80,7 @@ class Reconstructing:
         """The losses of one batch."""
         del progress
         loss, image = self.loss, batch.clean
-        again, mean, logvar = asked(model.net, image, noise)
+        again, mean, logvar = autoencode(model.net, image, noise)
         again, mean, logvar = again.float(), mean.float(), logvar.float()
         error = again - image
         terms = {"pixels": (error.abs() if loss.pixels == "l1" else error.square()).flatten(1).mean(1)}
@@ -100,7 +100,7 @@ class Reconstructing:
         if self.discriminator is None or not self.begun(batch):
             return None
         with torch.no_grad():
-            again = asked(model.net, batch.clean, noise)[0].float()
+            again = autoencode(model.net, batch.clean, noise)[0].float()
         real, fake = self.discriminator(batch.clean), self.discriminator(again)
         terms = {
             "real": functional.relu(1.0 - real).flatten(1).mean(1),
@@ -126,7 +126,7 @@ class Reconstructing:
         return self.loss.adversarial * ratio * plain
 
 
-def asked(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
+def autoencode(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
     """The network's answer about pictures, with the noise of these samples for its latents."""
     inner = unwrapped(net)
     shape = inner.latent_shape(image.shape[1:])

@@ -120,9 +120,9 @@ def score(
     goes on where it was. ``shard=(i, n)`` does part i of n and leaves the rest to other calls; whoever finishes last,
     or a call without a shard, puts the table together and removes the folder. No split changes a bit.
 
-    A class- or text-conditional model is told the label or caption of each image. Unreadable images get NaN. A model
-    of latents reconstructs the encoded image, without clamp; "squared" and "absolute" compare latents, the others what
-    is decoded.
+    A class- or text-conditional model gets the label or caption of each image as its condition. Unreadable images get
+    NaN. A model of latents reconstructs the encoded image, without clamp; "squared" and "absolute" compare latents, the
+    others what is decoded.
 
     Raises:
         UsageError: data of another kind than the run's, a log-SNR beyond the path, or a table or parts made otherwise.

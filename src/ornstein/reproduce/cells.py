@@ -59,7 +59,7 @@ class Cells:
         self.seconds, self.used = 0.0, 0
         self._passing: Path | None = None
         self._memory: dict[str, dict[str, Json]] = {}
-        self._asked: set[str] = set()
+        self._used: set[str] = set()
 
     def __call__(self, function: Job, /, **settings: Json) -> Json:
         """The value of one cell."""
@@ -76,8 +76,8 @@ class Cells:
                 self._store(name, row, *_timed(function, self._given(function, row)))
                 self._say(function, row, place, len(todo))
         stored = {name: self._load(name) for name in names}
-        fresh = stored.keys() - self._asked
-        self._asked |= fresh
+        fresh = stored.keys() - self._used
+        self._used |= fresh
         self.used += len(fresh)
         self.seconds += sum(cell["seconds"] for name, cell in stored.items() if name in fresh and cell is not None)
         return [stored[name]["value"] for name in names]  # pyright: ignore[reportOptionalSubscript]

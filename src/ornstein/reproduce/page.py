@@ -52,7 +52,7 @@ def number(value: float | str | None) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def told(finding: Finding) -> str:
+def measured_and_reason(finding: Finding) -> str:
     """What was measured, then why the verdict is what it is."""
     return "; ".join(part.rstrip(".") for part in (finding.measured, finding.reason) if part) + "."
 
@@ -83,7 +83,7 @@ def _claims(findings: Sequence[Finding], command: str) -> Section:
         [
             f"{_SIGNS[finding.verdict]} {finding.verdict}",
             f"{finding.claim}\n{finding.source}\n\nExpected: {finding.expected}",
-            told(finding),
+            measured_and_reason(finding),
             "\n".join(dict.fromkeys((value(finding), against_noise(finding)))),
         ]
         for finding in findings

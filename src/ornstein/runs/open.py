@@ -97,8 +97,8 @@ def open_own(where: str | Path, *, ema: bool | float = True, device: str | torch
 
 def _codec(found: RunFiles, device: str | torch.device) -> Codec | None:
     """What decodes the samples of a run that was trained on latents."""
-    told = found.details.get("train")
-    if not isinstance(told, dict) or not told.get("codec"):
+    config = found.details.get("train")
+    if not isinstance(config, dict) or not config.get("codec"):
         return None
     if not (found.home / CODEC).is_dir():
         raise CheckpointError(f"the run in {found.home} has lost its codec: {found.home / CODEC} is missing")

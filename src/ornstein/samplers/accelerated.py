@@ -124,8 +124,8 @@ class AcceleratedODE:
             noisier = path.sigma_bar(step.before)
             rise = 0.5 * alpha_bar(noisier) * variance_between(noisier, bar) / alpha_bar(bar)
             probe = moved(path, x, t, step.before, [(rise / bar, here.noise)])
-            asked = yield Query(probe, step.before)
-            before = noisier, asked.noise
+            slope = yield Query(probe, step.before)
+            before = noisier, slope.noise
         return moved(path, x, t, s, _score_terms(bar, path.sigma_bar(s), here.noise, before))
 
 
@@ -136,10 +136,10 @@ def _score_terms(
     width = variance_between(bar, after)
     if before is None:
         return [(-0.5 * width / bar, noise)]
-    noisier, asked = before
+    noisier, earlier = before
     ratio = alpha_bar(bar) * width / (alpha_bar(noisier) * variance_between(noisier, bar))
     bend = 0.25 * width * ratio
-    return [(-(0.5 * width + bend) / bar, noise), (bend / noisier, asked)]
+    return [(-(0.5 * width + bend) / bar, noise), (bend / noisier, earlier)]
 
 
 def _noise_weights(bar: float, after: float, before: float | None) -> tuple[float, ...]:

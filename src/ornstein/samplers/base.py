@@ -186,24 +186,25 @@ def run(steps: Steps, denoiser: DenoiserLike) -> Tensor:
 
 
 def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) -> list[float]:
-    """The times that ``sampler`` will ask at, found by a dry run on an empty state.
+    """Times at which ``sampler`` evaluates the denoiser, from a dry run on an empty state.
 
-    ``seed`` matters only to samplers that draw their times. Not defined for samplers whose questions depend on answers.
+    ``seed`` matters only to samplers that draw their times. Not defined for samplers whose queries depend on the
+    estimates.
     """
     shape = (1, 64, 64)
     noise = _Silent(Noise.of(seed, range(1)))
     problem = Problem(sampler, path, tuple(times))
     steps = problem.steps(torch.zeros(1, *path.state_shape(shape, problem.times[0])), noise)
-    asked: list[float] = []
+    found: list[float] = []
     try:
         query = next(steps)
         while True:
-            asked.append(query.t)
+            found.append(query.t)
             clean = torch.zeros(1, *path.state_shape(query.x.shape[1:], path.t_range[0], at=query.t))
             extras = {"variance": torch.zeros_like(query.x)}  # for samplers that read the second head
             query = steps.send(Estimate(query.x, query.t, path, clean=clean, extras=extras))
     except StopIteration:
-        return asked
+        return found
 
 
 def steps_for(
@@ -217,13 +218,13 @@ def steps_for(
         GridError: even the shortest grid costs more.
     """
 
-    def asked(steps: int) -> int:
+    def evaluations_of(steps: int) -> int:
         return len(plan(sampler, path, family(path, steps)(path)))
 
-    # Every step costs at least one question, and longer grids never cost less.
-    steps = bisect.bisect_right(range(1, evaluations + 1), evaluations, key=asked)
+    # Every step costs at least one evaluation, and longer grids never cost less.
+    steps = bisect.bisect_right(range(1, evaluations + 1), evaluations, key=evaluations_of)
     if steps == 0:
-        least = asked(1)
+        least = evaluations_of(1)
         raise GridError(
             f"{type(sampler).__name__} needs at least {least} evaluation{'s' * (least > 1)} here, "
             f"got {evaluations}: raise it"

@@ -4,9 +4,9 @@ A round is a descent over n cells whose n − 1 inner questions depend on each o
 
     Y_i^(0) = the state the round began with,   Y_i^(m) = Y_i( G_0, G(Y_1^(m−1)), …, G(Y_{i−1}^(m−1)) )
 
-Every sweep m asks at all points at once, so a round takes 1 + M calls one after another instead of n. After sweep m the
-first m points are exact, so n sweeps give the sequential result; with short rounds a few come below its own error. A
-device that answers a large batch as fast as a small one saves time; where the batch costs its size, nothing is saved.
+Every sweep m evaluates all points at once, so a round takes 1 + M calls one after another instead of n. After sweep m
+the first m points are exact, so n sweeps give the sequential result; with short rounds a few come below its own error.
+A device that answers a large batch as fast as a small one saves time; where the batch costs its size, nothing is saved.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..denoisers import DenoiserLike, at_times, info_of
+from ..denoisers import DenoiserLike, info_of, predict_times
 from ..errors import ConfigError, GridError
 from ..grids import Grid, affine, log_snr
 from ..grids import rounds as rounds_of
@@ -34,7 +34,7 @@ from .midpoint import Clock, RandomizedMidpoint
 class Parallel:
     """Result of `picard`.
 
-    ``x`` is the final state (B, *event). ``rounds`` counts the questions asked one after another, the depth; one
+    ``x`` is the final state (B, *event). ``rounds`` counts the evaluations one after another, the depth; one
     question may hold many states, and ``evaluations`` counts these. ``sweeps`` and ``deviations`` have one entry for
     each descent: how many sweeps it took, and how far the last one moved its end (root mean square over the batch, in
     units of √(α² + σ²); infinite after a single sweep, which has nothing to compare with). ``add`` says whether
@@ -70,8 +70,8 @@ def picard(
 
     The drawn times, the noise of the climbs and, with as many sweeps as cells, the result are those of
     ``run(solve(rule, …), denoiser)``. A descent stops early once a sweep moved its end by no more than ``tolerance``
-    (which costs one read from the device a sweep). Points that are exact already are not asked again. A question holds
-    up to cells·B states: choose B for the device's memory. Runs under ``no_grad``. For a grid see `staged`.
+    (which costs one read from the device a sweep). Points that are exact already are not evaluated again. One batch
+    holds up to cells·B states: choose B for the device's memory. Runs under ``no_grad``. For a grid see `staged`.
 
     Raises:
         ConfigError: fewer than one sweep, or a negative tolerance.
@@ -101,8 +101,8 @@ def picard(
                     memory["slope"] = clock.slope(denoiser(x, head.t), clock.weight(head.t))
                     depth, evaluations = depth + 1, evaluations + 1
                 descent = _Descent.of(rule, path, group, noise, first)
-                x, count, asked, change = descent.solve(denoiser, x, memory, sweeps, tolerance)
-                depth, evaluations = depth + count, evaluations + asked
+                x, count, evaluated, change = descent.solve(denoiser, x, memory, sweeps, tolerance)
+                depth, evaluations = depth + count, evaluations + evaluated
                 taken.append(count)
                 moved.append(change)
     deviations: list[float] = torch.stack(moved).cpu().numpy().tolist() if moved else []
@@ -171,7 +171,7 @@ class _Descent:
     def of(
         cls, rule: RandomizedMidpoint, path: AffinePath, steps: list[Step], noise: NoiseSource, first: bool
     ) -> _Descent:
-        """``first``: the opening slope was asked at the start of the descent itself."""
+        """``first``: the opening slope was evaluated at the start of the descent itself."""
         clock = Clock(rule.form, path)
         asks = [rule.asks_inside(path, step, first and i == 0) for i, step in enumerate(steps)]
         inner = tuple(rule.place(clock, step, noise) for step, inside in zip(steps, asks, strict=True) if inside)
@@ -190,11 +190,11 @@ class _Descent:
     def solve(
         self, denoiser: DenoiserLike, x: Tensor, memory: Memory, sweeps: int, tolerance: float
     ) -> tuple[Tensor, int, int, Tensor]:
-        """(state at the end, sweeps taken, states asked about, how far the last sweep moved the end)."""
+        """(state at the end, sweeps taken, states evaluated, how far the last sweep moved the end)."""
         clock, weights = self.clock, self.weights.to(x.device, x.dtype)
         start = x / clock.scale(self.begin)
         slopes = torch.stack([memory["slope"]] * (len(self.inner) + 1))
-        end, asked, sweep = self._at(start, weights[-1], slopes, self.end), 0, 0
+        end, evaluated, sweep = self._at(start, weights[-1], slopes, self.end), 0, 0
         change = torch.zeros((), dtype=torch.float64, device=x.device)
         size = self._size(self.begin)
         states = [x * (self._size(t) / size) for t in self.inner]
@@ -204,8 +204,8 @@ class _Descent:
             if sweep > 1:
                 points = list(zip(weights[skip:-1], self.inner[skip:], strict=True))
                 states = [self._at(start, row, slopes, t) for row, t in points]
-            estimates = at_times(denoiser, torch.stack(states), self.inner[skip:])
-            asked += len(states)
+            estimates = predict_times(denoiser, torch.stack(states), self.inner[skip:])
+            evaluated += len(states)
             fresh = [clock.slope(e, clock.weight(t)) for e, t in zip(estimates, self.inner[skip:], strict=True)]
             slopes = torch.cat((slopes[: skip + 1], torch.stack(fresh)))
             last, end = end, self._at(start, weights[-1], slopes, self.end)
@@ -215,7 +215,7 @@ class _Descent:
             elif tolerance and float(change) <= tolerance:
                 break
         memory["slope"] = slopes[-1]
-        return end, sweep, asked, change
+        return end, sweep, evaluated, change
 
     def _at(self, start: Tensor, row: Tensor, slopes: Tensor, t: float) -> Tensor:
         """The state at t: start + row·slopes, unscaled."""

@@ -112,7 +112,9 @@ class CascadeConfig(TrainConfig):
             side = piped.picture[-1]
             raise ConfigError(f"--front {self.front} makes images of {side} pixels: give --size {side}")
         if self.condition != "none":
-            raise ConfigError(f"--condition {self.condition}: the pipeline {self.front} is told nothing: leave it out")
+            raise ConfigError(
+                f"--condition {self.condition}: the pipeline {self.front} takes no condition: leave it out"
+            )
         return front
 
     def _front(self, source: Source) -> DenoiserSpec:

@@ -24,7 +24,7 @@ class Conditioning(NamedTuple):
         return {"classes": len(self.classes), "text_width": 0 if self.text is None else self.text.width}
 
 
-def told(condition: str, wanted: Text, source: Source) -> Conditioning:
+def conditioning_of(condition: str, wanted: Text, source: Source) -> Conditioning:
     """What ``condition`` (none, label or text) means on this data, with a caption encoder as ``wanted``.
 
     Raises `ConfigError` where the data lacks the labels or captions that it asks for.
@@ -48,7 +48,7 @@ def require_known(spec: ModelSpec, source: Source, what: str) -> None:
     if spec.labels and spec.labels != tuple(source.classes):
         raise ConfigError(f"{what} knows other labels than {source.name}: train on its own data")
     if spec.encoder is not None and not any(captions_of(source)):
-        raise ConfigError(f"{what} is told captions, and {source.name} has none: name other data")
+        raise ConfigError(f"{what} takes captions, and {source.name} has none: name other data")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

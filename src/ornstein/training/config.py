@@ -21,7 +21,7 @@ from .validation import Selection
 if TYPE_CHECKING:
     from ..data.base import Source
     from ..denoisers import Denoiser
-    from .watch import DivergenceMonitor
+    from .divergence import DivergenceMonitor
 
 Condition = Literal["none", "label", "text"]
 Precision = Literal["no", "bf16", "fp16"]
@@ -179,7 +179,7 @@ class TrainConfig:
     flip: bool = False
     """Mirror half of the images."""
     condition: Condition = "none"
-    """What the network is told about an image: nothing, its label, or its caption."""
+    """The condition of the network: none, the label of the image, or its caption."""
     path: PathName = "vp-cosine"
     """The forward law; vp-table is the usual table of 1000 linear betas."""
     predicts: Prediction = "clean"
@@ -251,9 +251,9 @@ class TrainConfig:
 
         Raises `ConfigError` where the data lacks the labels or captions that ``condition`` asks for.
         """
-        from .conditions import told
+        from .conditions import conditioning_of
 
-        known = told(self.condition, self.text, source)
+        known = conditioning_of(self.condition, self.text, source)
         shape = shape_of(source)
         require_fit(self.network, "network", shape[-1])
         return DenoiserSpec(

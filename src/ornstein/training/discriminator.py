@@ -15,7 +15,7 @@ from ..paths.base import Path as Forward
 from ..storage.weights import Tensors, fill, read_tensors
 from . import checkpoint
 from .config import Optimizer
-from .tally import LossStatistics, emptied, merged, record
+from .statistics import LossStatistics, emptied, merged, record
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -43,7 +43,7 @@ class DiscriminatorTraining:
     optimizer: torch.optim.Optimizer
     stepper: Any  # the optimizer as accelerate wraps it
     accelerator: Accelerator
-    tally: LossStatistics
+    statistics: LossStatistics
 
     @classmethod
     def of(
@@ -64,7 +64,7 @@ class DiscriminatorTraining:
             optimizer=optimizer,
             stepper=accelerator.prepare(optimizer),
             accelerator=accelerator,
-            tally=LossStatistics(path, accelerator.device),
+            statistics=LossStatistics(path, accelerator.device),
         )
 
     def learn(self, losses: Losses | None, images: int) -> None:
@@ -83,7 +83,7 @@ class DiscriminatorTraining:
         norm = self.accelerator.clip_grad_norm_(weights, self.settings.clip or math.inf)
         self.stepper.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.tally.add(losses, norm)
+        self.statistics.add(losses, norm)
 
     @property
     def names(self) -> dict[Tensor, str]:
@@ -104,12 +104,12 @@ class DiscriminatorTraining:
         fill(self.module, read_tensors(weights), weights, exact=True)
         without = state["unmoved"][names[1]] if "unmoved" in state else self.names.values()
         checkpoint.fill_optimizer(self.optimizer, read_tensors(moments), self.names, moments, without)
-        tally = state.get("discriminator", state.get("rival"))
+        sums = state.get("discriminator", state.get("rival"))
         # As the model's sums: one process carries those of all on.
-        if tally and self.accelerator.is_main_process:
-            self.tally.load(tally)
-        elif tally and tally["steps"]:
-            self.tally.load(emptied(tally))
+        if sums and self.accelerator.is_main_process:
+            self.statistics.load(sums)
+        elif sums and sums["steps"]:
+            self.statistics.load(emptied(sums))
 
     def record(self, states: list[dict[str, Any]]) -> dict[str, Any]:
         """Its part of a line of the log, from the sums of all processes."""

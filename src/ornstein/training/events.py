@@ -150,7 +150,7 @@ class Lines(Quiet):
     def log(self, record: dict[str, Any]) -> None:
         """Images, loss, speed and time left."""
         speed = record["time"]["images_per_second"]
-        left = clock((self.budget - record["images"]) / speed) if speed else "?"
+        left = duration((self.budget - record["images"]) / speed) if speed else "?"
         done = f"{record['images']:>9} of {self.budget} images"
         at = "".join(f"  {name} {value:.4g}" for name, value in record.get("schedule", {}).items())
         self.note(f"{done}  loss {record['loss']:.4f}{at}  {speed:.1f} images/s  {left} left")
@@ -198,30 +198,30 @@ class Bar(Quiet):
         self.bar.stop()
 
 
-class Estimate:
-    """How long a run will take, told once, after a second of steps; not told for a run of a few seconds."""
+class DurationEstimate:
+    """One line about the time that a run will take, after a second of steps; none for a run of a few seconds."""
 
     def __init__(self, budget: int) -> None:
-        self.budget, self.told = budget, False
+        self.budget, self.done = budget, False
         self.first: tuple[float, int] | None = None
 
     def __call__(self, now: float, images: int) -> str | None:
         """A line, or None, after the step that ended at ``now`` seconds with ``images`` images seen."""
         if self.first is None:  # the first step warms up
             self.first = now, images
-        elif not self.told and now - self.first[0] >= 1.0:
-            self.told = True
+        elif not self.done and now - self.first[0] >= 1.0:
+            self.done = True
             pace = (images - self.first[1]) / (now - self.first[0])
             left = (self.budget - images) / pace
             if left >= 10.0:
-                return f"about {clock(left)} on this machine, at {pace:.1f} images/s"
+                return f"about {duration(left)} on this machine, at {pace:.1f} images/s"
         return None
 
 
-def clock(seconds: float) -> str:
+def duration(seconds: float) -> str:
     """A duration as hours and minutes, or minutes and seconds.
 
-    >>> clock(75), clock(7260)
+    >>> duration(75), duration(7260)
     ('1m15s', '2h01m')
     """
     whole = max(round(seconds), 0)

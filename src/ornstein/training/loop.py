@@ -26,7 +26,7 @@ from . import checkpoint, events, folder, plan, process, start
 from .config import TrainConfig
 from .latents import encoded, keep_codec
 from .session import Session, accelerator
-from .tally import record
+from .statistics import record
 
 
 class DivergedError(OrnsteinError):
@@ -153,7 +153,7 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
     pace, since = 0.0, session.images
     last: dict[str, Any] = {"loss": math.nan, "levels": {}}
     alone = hardware.num_processes == 1
-    estimate = events.Estimate(config.images)
+    estimate = events.DurationEstimate(config.images)
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
     with process.stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
@@ -172,7 +172,7 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
                 sinks.note(line)
             session.seconds = now - began
             done = session.images >= config.images
-            if session.tally.steps and _due(before, session.images, config.every.log):
+            if session.statistics.steps and _due(before, session.images, config.every.log):
                 pace = (session.images - since) / max(now - fresh, 1e-9)
                 last = _log(session, sinks, pace)
                 session.clear()
@@ -195,7 +195,7 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
             fresh, began = fresh + pause, began + pause
             if stopped.is_set() and not done:
                 raise Stopped(session.out, session.images, config.images)
-    if session.tally.steps:
+    if session.statistics.steps:
         pace = (session.images - since) / max(time.perf_counter() - fresh, 1e-9)
         last = _log(session, sinks, pace)
     return _summarise(session, last, resumed_at)
@@ -274,10 +274,10 @@ def _look(session: Session) -> None:
 def _require_finite(session: Session) -> None:
     """Raise `DivergedError` unless all sums since the last line of the log are finite."""
     sums: list[torch.Tensor] = []
-    for tally in session.tallies:
-        sums += [value.sum() for value in tally.terms.values()]
+    for statistics in session.all_statistics:
+        sums += [value.sum() for value in statistics.terms.values()]
         if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
-            sums.append(tally.norm)
+            sums.append(statistics.norm)
     if sums and not math.isfinite(float(torch.stack(sums).sum())):
         _diverged(session, "the loss or its gradient is not finite", _LOWER)
 

@@ -104,10 +104,10 @@ class RarityObjective:
         rows = batch.cond["row"]
         clean = _cropped(batch.clean, noise, self.loss.crop)
         cond = {"label": self.labels[rows]} if self.conditional else {}
-        asked = self.loss.posing().make_noisy_batch(model.path, replace(batch, clean=clean, cond=cond), noise)
-        raw = classify(model, asked.x, asked.t, asked.cond)
+        noisy = self.loss.posing().make_noisy_batch(model.path, replace(batch, clean=clean, cond=cond), noise)
+        raw = classify(model, noisy.x, noisy.t, noisy.cond)
         terms, right = self.judged(raw, rows)
-        return Losses(terms={"rarity": terms}, times=asked.t, watched={"accuracy": right})
+        return Losses(terms={"rarity": terms}, times=noisy.t, watched={"accuracy": right})
 
     def judged(self, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(losses (B,), whether the class is right (B,)) of the network's answers."""
@@ -207,7 +207,7 @@ class RarityConfig(TrainConfig):
     Example: ornstein train rarity-classifier --scores scores.csv --data critters --out runs/rarity --classes 10
 
     --scores is a table of ornstein score for the same data. With --condition label the classes are quantiles within
-    each label, and the classifier is told the label. The same command continues a run that was stopped.
+    each label, and the label is an input of the classifier. The same command continues a run that was stopped.
     """
 
     kind: ClassVar[str] = "rarityconfig"
@@ -240,7 +240,7 @@ class RarityConfig(TrainConfig):
     flip: bool = True
     """Mirror half of the images."""
     path: PathName = "vp-linear"
-    """Law of the training noise; the classifier is told the log-SNR alone, and serves every path."""
+    """Law of the training noise; the time input of the classifier is the log-SNR, so it serves every path."""
     predicts: Absent[Prediction] = "noise"
     sigma_data: Absent[float] = 0.5
     text: Absent[Text] = field(default_factory=Text)
@@ -269,7 +269,7 @@ class RarityConfig(TrainConfig):
                 f"{self.validation_fraction}, {self.validate}"
             )
         if self.condition == "text":
-            raise ConfigError("a rarity classifier is told labels or nothing: use --condition none or label")
+            raise ConfigError("a rarity classifier takes labels or nothing: use --condition none or label")
 
     def natural_condition(self, source: Source) -> Condition:
         """None: the classifier serves models with and without labels."""

@@ -35,10 +35,10 @@ from . import checkpoint, ema, folder
 from .config import TrainConfig
 from .discriminator import PARTS as DISCRIMINATOR_PARTS
 from .discriminator import DiscriminatorTraining, files_of
+from .divergence import DivergenceMonitor
 from .optimizers import adam
-from .tally import LossStatistics, emptied, merged
+from .statistics import LossStatistics, emptied, merged
 from .validation import Validation
-from .watch import DivergenceMonitor
 
 _SAMPLES, _SAMPLE_STEPS = 16, 12
 
@@ -70,7 +70,7 @@ class Session:
     objective: Objective
     parts: list[list[nn.Parameter]]  # whose gradients are clipped apart
     stepper: Any  # the optimizer as accelerate wraps it
-    tally: LossStatistics
+    statistics: LossStatistics
     others: dict[str, Conditioned]  # further averages
     guard: DivergenceMonitor | None
     discriminator: DiscriminatorTraining | None = None
@@ -112,7 +112,7 @@ class Session:
             objective=objective,
             parts=[part for part in parts if part],
             stepper=stepper,
-            tally=LossStatistics(denoiser.path, device),
+            statistics=LossStatistics(denoiser.path, device),
             others=others,
             guard=config.monitor(),
             discriminator=DiscriminatorTraining.of(
@@ -145,8 +145,8 @@ class Session:
 
     def cond(self, labels: Tensor, captions: list[str]) -> dict[str, Tensor]:
         """The conditions of the network, as tensors on its device."""
-        told = self.spec.told(labels, captions)
-        return {key: value.to(self.accelerator.device, non_blocking=True) for key, value in told.items()}
+        conditions = self.spec.conditions(labels, captions)
+        return {key: value.to(self.accelerator.device, non_blocking=True) for key, value in conditions.items()}
 
     def note_skipped(self, batch: Batch) -> list[str]:
         """Remember the unreadable files of a batch; returns a line for each that is new."""
@@ -155,14 +155,14 @@ class Session:
         return [f"skipped {name}: {reason}" for name, reason in new.items()]
 
     @property
-    def tallies(self) -> list[LossStatistics]:
+    def all_statistics(self) -> list[LossStatistics]:
         """The sums of the log: the model's, and the discriminator's."""
-        return [self.tally] if self.discriminator is None else [self.tally, self.discriminator.tally]
+        return [self.statistics] if self.discriminator is None else [self.statistics, self.discriminator.statistics]
 
     def clear(self) -> None:
         """Begin the sums of the log anew."""
-        for tally in self.tallies:
-            tally.clear()
+        for statistics in self.all_statistics:
+            statistics.clear()
         if self.guard is not None:
             self.guard.clear()
 
@@ -190,7 +190,7 @@ class Session:
         self.images += config.batch
         self.follow()
         if admitted:
-            self.tally.add(losses, norm)
+            self.statistics.add(losses, norm)
 
     def examples(self, batch: Batch) -> TrainBatch:
         """A batch as the objective takes it, on the device."""
@@ -212,14 +212,14 @@ class Session:
 
     def counted(self) -> dict[str, Any]:
         """The sums of the log over all processes (all of them must ask)."""
-        return merged(self._gathered(self.tally.state()))
+        return merged(self._gathered(self.statistics.state()))
 
     def counted_discriminator(self) -> dict[str, Any]:
         """The discriminator's part of a line of the log, if there is one (all processes must call)."""
         return (
             {}
             if self.discriminator is None
-            else self.discriminator.record(self._gathered(self.discriminator.tally.state()))
+            else self.discriminator.record(self._gathered(self.discriminator.statistics.state()))
         )
 
     def validated(self) -> dict[str, Any]:
@@ -267,15 +267,15 @@ class Session:
 
     def save(self) -> None:
         """Write a checkpoint (all processes must ask; the first one writes). It is unproven until `prove`."""
-        tally, skipped = self.counted(), self.all_skipped()
-        counted = None if self.discriminator is None else merged(self._gathered(self.discriminator.tally.state()))
+        sums, skipped = self.counted(), self.all_skipped()
+        counted = None if self.discriminator is None else merged(self._gathered(self.discriminator.statistics.state()))
         if self.accelerator.is_main_process:
             scaler = self.accelerator.scaler
             state = {
                 "step": self.step,
                 "logged": self.logged,
                 "seconds": self.seconds,
-                "tally": tally,
+                "tally": sums,
                 **({} if counted is None else {"discriminator": counted}),
                 **({} if self.guard is None else {"guard": self.guard.state()}),
                 "skipped": skipped,
@@ -317,9 +317,9 @@ class Session:
         self.seconds, self.skipped = state["seconds"], state["skipped"]
         # The sums of all processes were added up when they were saved: one process carries them on.
         if self.accelerator.is_main_process:
-            self.tally.load(state["tally"])
+            self.statistics.load(state["tally"])
         elif state["tally"]["steps"]:
-            self.tally.load(emptied(state["tally"]))
+            self.statistics.load(emptied(state["tally"]))
         self._restore_scaler(state["scaler"])
 
     def _restore_scaler(self, state: Any) -> None:

@@ -23,7 +23,7 @@ from ..paths.base import AffinePath
 from . import ema
 from .conditions import require_known
 from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
-from .watch import DivergenceConfig, DivergenceMonitor
+from .divergence import DivergenceConfig, DivergenceMonitor
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -157,8 +157,8 @@ class SLCTConfig(TrainConfig):
         if low > 0.0 and (self.init_from or self.path != "ve"):  # a fresh VE path is made to end there
             path = alone.denoiser(torch.nn.Identity()).path
             low = max(low, grids.affine(path).sigma_bar(path.t_min))
-        clock = "path" if self.init_from else "log"
-        return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, clock=clock)
+        time_input = "path" if self.init_from else "log"
+        return ConsistencySpec(**known, sigma_min=low, sigma_max=self.sigma_max, time_input=time_input)
 
     def _begun_from(self, source: Source) -> DenoiserSpec:
         from ..runs import open_own

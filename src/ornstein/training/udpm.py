@@ -100,9 +100,9 @@ class UDPMConfig(TrainConfig):
         Raises `ConfigError` where the data lacks what ``condition`` asks for, and for an ``init_from`` of another
         model.
         """
-        from .conditions import told
+        from .conditions import conditioning_of
 
-        known = told(self.condition, self.text, source)
+        known = conditioning_of(self.condition, self.text, source)
         channels = 3 * max(self.path.factors) ** 2
         spec = UDPMSpec(
             shape=(3, self.size, self.size),

@@ -124,12 +124,12 @@ def _composed(layers: Sequence[Layer], kinds: Sequence[np.ndarray], picture: Ten
 
 def _matched(guesses: Sequence[tuple[Tensor, Tensor, Tensor]], scene: Scene, which: Tensor) -> dict[str, float]:
     """Recall and precision at an intersection over union of one half, over the classes ``which``."""
-    there = recalled = told = right = 0
+    there = recalled = reported = right = 0
     for (boxes, labels, _), truth, classes in zip(guesses, scene.boxes, scene.labels, strict=True):
         real = (classes >= 0) & which[classes.clamp(min=0)]
         mine = which[labels]
         hit = boxing.iou(boxes[mine], truth[real]) >= 0.5
         hit &= labels[mine][:, None] == classes[real][None]
-        there, told = there + int(real.sum()), told + int(mine.sum())
+        there, reported = there + int(real.sum()), reported + int(mine.sum())
         recalled, right = recalled + int(hit.any(0).sum()), right + int(hit.any(1).sum())
-    return {"recall": percent(recalled / max(1, there)), "precision": percent(right / max(1, told))}
+    return {"recall": percent(recalled / max(1, there)), "precision": percent(right / max(1, reported))}

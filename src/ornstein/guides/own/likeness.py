@@ -188,9 +188,9 @@ class Words:
                 for key in short_right:
                     values = drawn.colours(key.split()[0]) if "colour" in key else drawn.variants(key)
                     values = tuple(value for value in values if value != "none")
-                    asked = net.text([phrase({"style": "critters", key: value}) for value in values])
+                    phrases = net.text([phrase({"style": "critters", key: value}) for value in values])
                     rows = [i for i, f in enumerate(facts) if key in f]
-                    guess = (vectors[rows] @ asked.T).argmax(1)
+                    guess = (vectors[rows] @ phrases.T).argmax(1)
                     short_right[key] += sum(values[int(g)] == facts[i][key] for g, i in zip(guess, rows, strict=True))
                     short_total[key] += len(rows)
             found[f"caption of 64{name}"] = percent(right / total)

@@ -46,16 +46,16 @@ class MetricLoss:
     def __call__(self, model: Denoiser, batch: TrainBatch, noise: Noise, progress: float) -> Losses:
         """Terms ``denoising`` and ``metric``."""
         del progress
-        asked = self.denoising.make_noisy_batch(model.path, batch, noise)
-        raw = model.raw(asked.x, asked.t, asked.cond)
+        noisy = self.denoising.make_noisy_batch(model.path, batch, noise)
+        raw = model.raw(noisy.x, noisy.t, noisy.cond)
         implied = Cascade(front=model.parameterization).start(
-            model.parameterization.to_estimate(model.path, asked.x, asked.t, raw.float())
+            model.parameterization.to_estimate(model.path, noisy.x, noisy.t, raw.float())
         )
         terms = {
-            "denoising": self.denoising.error(model.parameterization, model.path, asked, raw),
-            "metric": self.weight * self.metric(implied, asked.clean),
+            "denoising": self.denoising.error(model.parameterization, model.path, noisy, raw),
+            "metric": self.weight * self.metric(implied, noisy.clean),
         }
-        return Losses(terms=terms, times=asked.t)
+        return Losses(terms=terms, times=noisy.t)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ def bars_of(grid: Grid, path: AffinePath) -> Array:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Law:
+class GaussianLaw:
     """Output given the times: mean and variance of u (S, d), at the level σ̄ = ``bar`` (S, 1)."""
 
     mean: Array
@@ -102,7 +102,7 @@ def propagate(
     opening: Literal["pair", "single"] = "pair",
     white_start: bool = False,
     error: Array | None = None,
-) -> Law:
+) -> GaussianLaw:
     """The law after all rounds, given the times.
 
     ``rounds[k]`` (n + 1, S or 1) are the levels of round k, ``tops[k]`` the level it climbs to, and ``parts[k]``
@@ -136,7 +136,7 @@ def propagate(
             u = u + g * (end - begin)
         mean = u[0] * mean + u[1]
         variance = u[0] ** 2 * variance + top[:, None] ** 2 - levels[-1][:, None] ** 2
-    return Law(mean=mean, variance=variance, bar=np.atleast_1d(tops[-1])[:, None])
+    return GaussianLaw(mean=mean, variance=variance, bar=np.atleast_1d(tops[-1])[:, None])
 
 
 def parts_of(rng: np.random.Generator, rounds: Sequence[Array], draws: int, places: Places = "random") -> list[Array]:

@@ -104,7 +104,7 @@ def steps_of(arm: Arm, evaluations: int) -> int:
 
 @dataclass(slots=True)
 class CountedClassifier:
-    """A rarity classifier that counts what it is asked, images times passes, forward and backward."""
+    """A rarity classifier that counts its evaluations, images times passes, forward and backward."""
 
     inner: RarityClassifier
     passes: int = field(default=0)
@@ -119,7 +119,7 @@ class CountedClassifier:
         return self.inner.number(target)
 
     def log_likelihood(self, state: Tensor, log_snr: Tensor, target: int, label: Tensor | None = None) -> Tensor:
-        """The inner answer; its gradient is always asked for."""
+        """The inner answer; its gradient is always computed."""
         self.passes += 2 * len(state)
         return self.inner.log_likelihood(state, log_snr, target, label)
 
@@ -132,9 +132,9 @@ def guided(
         return guide.SelfMinority(scale=arm.weight, distance="squared", every=EVERY, grid=grid), None
     if arm.method != "noisy":
         return lambda plain: plain, None
-    asked = CountedClassifier(rare())
-    rule: Guidance = guide.Minority(asked, target=arm.target, weight=arm.weight)
-    return guide.interval(rule, log_snr=WINDOWS[arm.window]) if arm.window else rule, asked
+    classifier = CountedClassifier(rare())
+    rule: Guidance = guide.Minority(classifier, target=arm.target, weight=arm.weight)
+    return guide.interval(rule, log_snr=WINDOWS[arm.window]) if arm.window else rule, classifier
 
 
 def pictures(
@@ -153,7 +153,7 @@ def pictures(
         times = grids.times_of(grid, path)
         skip = max(len(times) - 1 - steps, 1)
     counted = Counted(plain)
-    rule, asked = guided(arm, grid, rare)
+    rule, classifier = guided(arm, grid, rare)
     boost = arm.weight if arm.method == "boost" else 1.0
     batch = min(samples, 64)
     found = sampling.sample(
@@ -170,7 +170,7 @@ def pictures(
     spent = {
         "steps": steps,
         "model": (counted.evaluations + counted.gradients) / batches,
-        "classifier": asked.passes / samples if asked is not None else 0.0,
+        "classifier": classifier.passes / samples if classifier is not None else 0.0,
     }
     return to_uint8(found), spent
 

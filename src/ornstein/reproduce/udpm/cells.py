@@ -315,7 +315,7 @@ def cost(*, size: int, width: int, batch: int = 16) -> Json:
     full, squares = (build(network(width, patch)).eval() for patch in (1, 2))
     times = torch.full((batch,), 0.5)
 
-    def asked(net: nn.Module, sides: list[tuple[int, int]]) -> None:
+    def evaluate(net: nn.Module, sides: list[tuple[int, int]]) -> None:
         for side in sides:
             net(torch.zeros(batch, 3, *side), times)
 
@@ -325,12 +325,12 @@ def cost(*, size: int, width: int, batch: int = 16) -> Json:
     with torch.no_grad():
         for name, way in ways.items():
             with FlopCounterMode(display=False) as counter:
-                asked(*way)
+                evaluate(*way)
             counted[name] = counter.get_total_flops() / batch
         for _ in range(_ROUNDS):
             for name, way in ways.items():
                 begin = time.process_time()
-                asked(*way)
+                evaluate(*way)
                 seconds[name].append((time.process_time() - begin) / batch)
     return {"operations": counted, "seconds": seconds}
 

@@ -155,7 +155,7 @@ def guided(method: str, goal: Goal, strength: float, grid: grids.Grid) -> Callab
     universal = guide.Universal
     if method in {"forward", "estimate"}:
         through = "network" if method == "forward" else "estimate"
-        return universal(energies=goal.energy, strength=strength, through=through)  # pyright: ignore[reportArgumentType]
+        return universal(energies=goal.energy, strength=strength, differentiate_through=through)  # pyright: ignore[reportArgumentType]
     if method == "backward":
         return universal(energies=goal.energy, strength=0.0, backward=steps)
     if method in {"both", "paper"}:

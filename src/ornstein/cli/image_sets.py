@@ -88,7 +88,7 @@ def open_data(where: str, n: int, target: Size, how: How) -> ImageSet:
 
 
 def open_samples(run: OpenedModel, n: int, sampling: Sampling, conditions: Source | None) -> ImageSet:
-    """Samples of a run; a conditional model is told what the images of ``conditions`` are labelled or called."""
+    """Samples of a run; a conditional model is examples what the images of ``conditions`` are labelled or called."""
     if run.condition != "none":
         if conditions is None:
             raise UsageError(
@@ -119,8 +119,8 @@ def _samples(run: OpenedModel, n: int, how: Sampling, conditions: Source | None)
 
     for begin in range(0, n, how.batch):
         numbers = range(begin, min(begin + how.batch, n))
-        told = [None if conditions is None else _readable(conditions, i * len(conditions) // n) for i in numbers]
-        cond = None if conditions is None else _condition(run, [one for one in told if one is not None], conditions)
+        examples = [None if conditions is None else _readable(conditions, i * len(conditions) // n) for i in numbers]
+        cond = None if conditions is None else _condition(run, [one for one in examples if one is not None], conditions)
         images = sampling.sample(
             run.denoiser,
             len(numbers),
@@ -131,7 +131,7 @@ def _samples(run: OpenedModel, n: int, how: Sampling, conditions: Source | None)
             cond=cond,
         )
         note(f"sampled {numbers.stop} of {n}")
-        for i, image, one in zip(numbers, to_uint8(images), told, strict=True):
+        for i, image, one in zip(numbers, to_uint8(images), examples, strict=True):
             caption = one.caption if one is not None and run.condition == "text" else ""
             yield Example(image=image, caption=caption, name=f"{i:06d}")
 
@@ -148,9 +148,9 @@ def _readable(source: Source, index: int) -> Example:
     raise UsageError(f"not one image of {source.name} can be read")
 
 
-def _condition(run: OpenedModel, told: list[Example], source: Source) -> dict[str, Tensor]:
+def _condition(run: OpenedModel, examples: list[Example], source: Source) -> dict[str, Tensor]:
     if run.condition == "label":
-        return run.cond(labels=["" if one.label < 0 else source.classes[one.label] for one in told])
-    if not all(one.caption for one in told):
+        return run.cond(labels=["" if one.label < 0 else source.classes[one.label] for one in examples])
+    if not all(one.caption for one in examples):
         raise UsageError(f"the model in {run.folder} takes captions and {source.name} lacks some: name other data")
-    return run.cond(captions=[one.caption for one in told])
+    return run.cond(captions=[one.caption for one in examples])

@@ -12,9 +12,9 @@ from torch import nn
 from ornstein.errors import ConfigError
 from ornstein.objectives import Losses
 from ornstein.paths import VE, VP, Flow, PyramidPath
+from ornstein.training.divergence import DivergenceConfig, DivergenceMonitor
 from ornstein.training.ema import beta, decay, exponent, move, update
-from ornstein.training.tally import EDGES, LossStatistics, emptied, merged, record
-from ornstein.training.watch import DivergenceConfig, DivergenceMonitor
+from ornstein.training.statistics import EDGES, LossStatistics, emptied, merged, record
 
 CPU = torch.device("cpu")
 
@@ -187,12 +187,12 @@ def test_a_loss_is_counted_at_its_noise_level(path):
     """Eight samples, one in each interval of the log-SNR, the cleanest last, and a ninth beside the last."""
     levels = [-7.0, -5.0, -3.0, -1.0, 1.0, 3.0, 5.0, 6.5, 6.6]
     times = torch.tensor([path.time_of(level) for level in levels], dtype=torch.float64)
-    tally = LossStatistics(path, CPU)
-    assert tally.counts.dtype == tally.norm.dtype == torch.float64  # whole numbers beyond 2²⁴
+    statistics = LossStatistics(path, CPU)
+    assert statistics.counts.dtype == statistics.norm.dtype == torch.float64  # whole numbers beyond 2²⁴
     a, b = torch.arange(1.0, 10.0), 0.1 * torch.arange(1.0, 10.0)
-    tally.add(Losses(terms={"a": a, "b": b}, times=times, watched={"w": 2 * a}), torch.tensor(3.0))
-    tally.add(Losses(terms={"a": a[:2], "b": b[:2]}, times=times[:2], watched={"w": a[:2]}), torch.tensor(5.0))
-    found = record(tally.state())
+    statistics.add(Losses(terms={"a": a, "b": b}, times=times, watched={"w": 2 * a}), torch.tensor(3.0))
+    statistics.add(Losses(terms={"a": a[:2], "b": b[:2]}, times=times[:2], watched={"w": a[:2]}), torch.tensor(5.0))
+    found = record(statistics.state())
     assert found["levels"]["log_snr"] == list(EDGES) == [-6, -4, -2, 0, 2, 4, 6]
     assert found["levels"]["samples"] == [2, 2, 1, 1, 1, 1, 1, 2]
     assert found["levels"]["loss"] == pytest.approx([1.1, 2.2, 3.3, 4.4, 5.5, 6.6, 7.7, 9.35])
@@ -205,11 +205,11 @@ def test_a_loss_is_counted_at_its_noise_level(path):
 
 def test_a_path_without_a_signal_to_noise_ratio_is_cut_evenly():
     path = PyramidPath()
-    tally = LossStatistics(path, CPU)
+    statistics = LossStatistics(path, CPU)
     times = torch.tensor([0.0, 1.0, 2.0, 3.0, 3.0])
-    tally.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.5}), None)
-    tally.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.25}), None)
-    state = tally.state()
+    statistics.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.5}), None)
+    statistics.add(Losses(terms={"a": torch.arange(5.0)}, times=times, schedule={"c": 0.25}), None)
+    state = statistics.state()
     assert state["counts"] == [2, 0, 2, 0, 0, 2, 0, 4]
     assert state["steps"] == 2
     found = record(state)
@@ -237,12 +237,12 @@ def test_sums_are_exact_over_a_pause_and_over_processes():
         later.add(some(seed), torch.tensor(1.0 + seed))
     assert later.state() == whole.state()
     for seed in range(4):  # two processes that share each step
-        for i, tally in enumerate(parts):
+        for i, statistics in enumerate(parts):
             found, own = some(seed), slice(3 * i, 3 * i + 3)
             share = {name: value[own] for name, value in found.terms.items()}
             seen = {name: value[own] for name, value in found.watched.items()}
-            tally.add(Losses(terms=share, times=found.times[own], watched=seen), torch.tensor(1.0 + seed))
-    total = merged([tally.state() for tally in parts])
+            statistics.add(Losses(terms=share, times=found.times[own], watched=seen), torch.tensor(1.0 + seed))
+    total = merged([statistics.state() for statistics in parts])
     assert total["counts"] == whole.state()["counts"]
     assert (total["norm"], total["steps"]) == (10.0, 4)
     for part in ("terms", "watched"):

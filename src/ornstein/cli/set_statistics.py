@@ -1,4 +1,4 @@
-"""One pass over a set of images for `ornstein eval`: every instrument looks at each block once."""
+"""One pass over a set of images for `ornstein eval`: every network evaluates each block once."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigError, DataError, UsageError
 from ..storage.files import write_text
+from .image_sets import ImageSet
 from .request import INSISTING, EvalRequest, weights_of
-from .sides import ImageSet
 
 if TYPE_CHECKING:
     from ..metrics import NetworkFeatures, Statistics
@@ -36,7 +36,7 @@ class Evaluators:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetStatistics:
-    """What a pass has found: statistics by network, numbers by name, and numbers of single images by name."""
+    """Result of one pass: statistics by network, numbers by name, and numbers of single images by name."""
 
     census: Census
     statistics: tuple[Statistics, ...]
@@ -74,38 +74,40 @@ def load_evaluators(request: EvalRequest, args: EvalArgs) -> Evaluators:
     )
 
 
-def look(side: ImageSet, instruments: Evaluators, keep: Collection[str], *, names: bool = False) -> SetStatistics:
-    """Look at all images of a side once; with ``names`` the name of each is kept."""
+def compute_statistics(
+    images: ImageSet, evaluators: Evaluators, keep: Collection[str], *, names: bool = False
+) -> SetStatistics:
+    """Statistics and numbers of a set of images, from one pass over it; with ``names`` also the name of each image."""
     from ..metrics import Collector, DiversityMeter
     from ..metrics.blocks import blocks
     from ..metrics.clip import ClipMeter
     from ..metrics.sets import Census
 
-    collectors = [Collector(network, keep=keep, about=side.about) for network in instruments.features]
-    diversity = None if instruments.distance is None else DiversityMeter()
-    clip = None if instruments.clip is None else ClipMeter(instruments.clip)
+    collectors = [Collector(network, keep=keep, about=images.about) for network in evaluators.features]
+    diversity = None if evaluators.distance is None else DiversityMeter()
+    clip = None if evaluators.clip is None else ClipMeter(evaluators.clip)
     census, called, captions = Census(), {}, {}
     observers = [one for one in (*collectors, diversity, clip) if one is not None]
-    for block in blocks(side.images):
-        census.see(block)
+    for block in blocks(images.images):
+        census.update(block)
         if names:
             called |= dict(zip(block.indices, block.names, strict=True))
         captions |= dict(zip(block.indices, block.captions, strict=True))
         for observer in observers:
-            observer.see(block)
-    seen = SetStatistics(census=census, statistics=tuple(collector.result() for collector in collectors))
-    seen.images["name"] = called
-    seen.captions.update(captions)
-    if diversity is not None and instruments.distance is not None:
-        found = diversity.result(instruments.distance, instruments.device)
-        name = f"diversity-{instruments.distance.name}"
-        seen.numbers.update({name: found.value, f"{name} error": found.error, f"{name} pairs": found.pairs})
+            observer.update(block)
+    result = SetStatistics(census=census, statistics=tuple(collector.result() for collector in collectors))
+    result.images["name"] = called
+    result.captions.update(captions)
+    if diversity is not None and evaluators.distance is not None:
+        found = diversity.result(evaluators.distance, evaluators.device)
+        name = f"diversity-{evaluators.distance.name}"
+        result.numbers.update({name: found.value, f"{name} error": found.error, f"{name} pairs": found.pairs})
     if clip is not None:
         score = clip.result()
         name = f"CLIP-score-{score.name}"
-        seen.numbers.update({name: score.value, f"{name} error": score.error})
-        seen.images[name] = dict(zip(score.indices.tolist(), score.scores.tolist(), strict=True))
-    return seen
+        result.numbers.update({name: score.value, f"{name} error": score.error})
+        result.images[name] = dict(zip(score.indices.tolist(), score.scores.tolist(), strict=True))
+    return result
 
 
 def ranks(mine: SetStatistics, theirs: SetStatistics | None) -> dict[str, float | int | None]:
