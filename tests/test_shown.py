@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import ornstein as orn
 from ornstein import grids, interpolation
 from ornstein import guidance as guide
+from ornstein.errors import UsageError
 from ornstein.guidance.base import Rule
 from ornstein.interop.opened import PlainModel
 from ornstein.paths import VE, VP, Flow, LocationPath, PyramidPath, ShiftedPath
@@ -126,3 +127,98 @@ def test_samplers_and_plans_are_shown_in_one_line() -> None:
         if isinstance(path, rule.needs):
             assert len(repr(Problem(rule, path, tuple(grids.default(path, 500)(path))))) <= 200
     assert repr(VE()) == "VE(sigma_min=0.002, sigma_max=80.0)"
+
+
+# ------------------------------------------------------------------------------------------------------------- progress
+
+
+def test_progress_is_a_bar_on_stderr_and_silence_unless_asked(capsys: pytest.CaptureFixture[str]) -> None:
+    quiet = orn.sample(model(), 4, steps=5, batch=2)
+    assert capsys.readouterr() == ("", "")
+    loud = orn.sample(model(), 4, steps=5, batch=2, progress=True)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "sampling" in shown.err
+    assert "10/10" in shown.err
+    assert torch.equal(loud, quiet)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_a_function_sees_every_evaluation_of_all(name: str) -> None:
+    """The number of all is known beforehand, for each sampler, climbing grids included."""
+    if name == "ancestral-learned":
+        return
+    path = VP()
+    for n, size, grid in ((3, 2, grids.default(path, 4)), (2, None, grids.resample(grids.default(path, 3), 2))):
+        counts: list[int] = []
+        told: list[tuple[int, int]] = []
+
+        def net(x: Tensor, time: Tensor, counts: list[int] = counts) -> Tensor:
+            counts.append(len(x))
+            return 0.4 * x
+
+        denoiser = orn.Denoiser(net, path, "clean", shape=SHAPE)
+        orn.sample(
+            denoiser, n, sampler=name, grid=grid, batch=size, seed=3, progress=lambda *pair, t=told: t.append(pair)
+        )
+        done, whole = zip(*told, strict=True)
+        assert done == tuple(range(1, len(told) + 1))
+        assert set(whole) == {len(told)}
+        assert len(counts) <= len(told) * (4 if name == "picard" else 1)
+
+
+def test_a_bar_ends_where_a_call_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    def net(x: Tensor, time: Tensor) -> Tensor:
+        return x / 0.0
+
+    for _ in range(2):
+        with pytest.raises(UsageError, match="evaluation 1"):
+            orn.sample(orn.Denoiser(net, VP(), "clean", shape=SHAPE), 1, steps=3, progress=True)
+    assert "0/3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes", 0.5, int, VP])
+def test_progress_is_true_false_or_a_function(value: Any) -> None:
+    with pytest.raises(UsageError, match="progress"):
+        orn.sample(model(), 1, steps=2, progress=value)
+
+
+# ------------------------------------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize(("count", "columns"), [(1, None), (5, 2), (6, None), (3, 9)])
+def test_a_notebook_shows_the_grid_of_the_images(
+    tmp_path: Path, count: int, columns: int | None, channels: int
+) -> None:
+    from io import BytesIO
+
+    from PIL import Image
+
+    images = orn.Noise.of(0, range(count)).normal("x", (channels, 5, 7))
+    shown = orn.show(images, columns)
+    with Image.open(BytesIO(shown._repr_png_())) as picture:
+        assert picture.format == "PNG"
+        found = torch.tensor(list(picture.convert("RGB").tobytes()), dtype=torch.uint8)
+        across = columns if columns is not None and columns < count else count if columns else math.ceil(count**0.5)
+        rows_ = math.ceil(count / across)
+        assert picture.size == (across * 9 + 2, rows_ * 7 + 2)
+        page = found.reshape(rows_ * 7 + 2, across * 9 + 2, 3).permute(2, 0, 1)
+    expected = ((images.clamp(-1, 1) + 1.0) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    for i, image in enumerate(expected):
+        top, left = 2 + (i // across) * 7, 2 + (i % across) * 9
+        assert torch.equal(page[:, top : top + 5, left : left + 7], image)
+    assert shown.save(tmp_path / "page.png").read_bytes() == shown._repr_png_()
+    assert f"{count} image" in repr(shown)
+    assert len(repr(shown)) <= 200
+
+
+def test_one_image_and_what_is_none() -> None:
+    assert orn.show(torch.zeros(3, 4, 4))._repr_png_() == orn.show(torch.zeros(1, 3, 4, 4))._repr_png_()
+    for wrong in (torch.zeros(2, 4, 8, 8), torch.zeros(0, 3, 8, 8), torch.zeros(8, 8), [1.0], None, "a.png", Tensor):
+        with pytest.raises(UsageError) as caught:
+            orn.show(wrong)  # pyright: ignore[reportArgumentType]
+        assert "\n" not in str(caught.value)
+    for columns in (0, 1.5, "2"):
+        with pytest.raises(UsageError):
+            orn.show(torch.zeros(1, 3, 4, 4), columns)  # pyright: ignore[reportArgumentType]

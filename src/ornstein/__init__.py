@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from . import denoisers, errors, estimates, grids, guidance, parameterizations, paths, randomness, samplers
+    from .data.pictures import show
     from .denoisers import CachedDenoiser, Denoiser, Guidance
     from .estimates import Estimate, Gaussian
     from .interop.diffusers import from_pipeline
@@ -25,6 +26,7 @@ __version__ = "0.1.0"
 
 # Names are imported when they are used: the command and its help do not wait for torch.
 _MODULES = {
+    "data.pictures": ("show",),
     "denoisers": ("CachedDenoiser", "Denoiser", "Guidance"),
     "estimates": ("Estimate", "Gaussian"),
     "paths": ("VE", "VP", "AffinePath", "Flow", "LocationPath", "Path", "PyramidPath", "ShiftedPath"),
@@ -67,6 +69,7 @@ __all__ = [
     "run",
     "sample",
     "samplers",
+    "show",
     "solve",
     "stream",
 ]

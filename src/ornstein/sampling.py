@@ -24,8 +24,9 @@ from .guidance.boost import Boosted
 from .interpolation import Latents
 from .paths import PyramidPath
 from .paths.base import AffinePath, Cond, Path
+from .progress import Progress, check_progress, counted
 from .randomness import Noise, NoiseSource
-from .samplers import DDIM, Event, Sampler, auto, default_for, run, solve, steps_for
+from .samplers import DDIM, Event, Sampler, auto, default_for, plan, run, solve, steps_for
 from .samplers import sampler as sampler_named
 from .samplers import stream as stream_steps
 from .samplers.auto import rule_for
@@ -197,6 +198,7 @@ def sample(
     start: Tensor | None = None,
     strength: float | None = None,
     mask: Tensor | None = None,
+    progress: Progress = False,
 ) -> Tensor:
     """Draw ``n`` samples, shape (n, *shape), images in about [−1, 1].
 
@@ -229,6 +231,7 @@ def sample(
         strength: the noise level (2/π)·arctan(σ/α) that they are taken to, in (0, 1]: 0.3 keeps most of a picture, 1
             nothing; 0.6 by default, and 1 with a mask. All steps are taken below it.
         mask: 1 where a picture is redrawn, 0 where it stays as it is: (H, W), or with channels and rows like ``start``.
+        progress: True for a bar on stderr, or a function that is called with (evaluations done, all of them).
 
     Raises:
         UsageError: arguments that do not fit together (and its subclasses for paths and grids).
@@ -241,6 +244,7 @@ def sample(
     _check_call(n, seed, first, prior_scale, skip_steps, cond)
     checks.flag("strict", strict)
     checks.flag("decode", decode)
+    check_progress(progress)
     if batch is not None:
         checks.whole("batch", batch, 1)
     if noise is not None:
@@ -252,7 +256,11 @@ def sample(
     codec = codec if decode else None
     size = 1 if strict else n if batch is None else batch
     parts: list[Tensor] = []
-    with _repeatable(strict):
+
+    def total() -> int:
+        return len(plan(request.sampler, model.path, request.times, seed)) * math.ceil(n / size)
+
+    with _repeatable(strict), counted(progress, total) as tick:
         for low in range(0, n, size):
             rows = range(low, min(low + size, n))
             part = model if cond is None else model.with_condition(_slice(cond, rows, n))
@@ -260,7 +268,7 @@ def sample(
             source = None if noise is None else noise(rows, request.device, request.dtype)
             pictures = None if begun is None else begun.rows(rows, n)
             x, part, source = _begin(part, request, seed, samples, prior_scale, source, pictures)
-            watched = _Watched(part)
+            watched = _Watched(part, tick)
             clean = run(solve(request.sampler, part.path, x, request.times, source), cast("DenoiserLike", watched))
             watched.check_result(clean, request.sampler)
             clean = clean if codec is None else _decoded(codec, clean)
@@ -323,6 +331,7 @@ class _Watched:
     """
 
     denoiser: DenoiserLike
+    tick: Callable[[], object] = lambda: None
     finite: list[tuple[float, Tensor]] = field(default_factory=list[tuple[float, Tensor]])
 
     def __post_init__(self) -> None:
@@ -338,6 +347,7 @@ class _Watched:
             self.finite.append((t, torch.isfinite(answer.prediction).all()))
         if len(self.finite) == 1:
             self._check_answers()
+        self.tick()
         return answer
 
     def check_result(self, x: Tensor, sampler: Sampler) -> None:
