@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ornstein.data import open_source
-from ornstein.data.loader import read
+from ornstein.data.loader import read_example
 from ornstein.objectives.couplings import assignment, costs, transport
 from ornstein.randomness import Noise
 from ornstein.runs import open_own
@@ -25,7 +25,7 @@ DIRECTIONS, SHARE = 4, 10
 def drawings(n: int, side: int) -> Tensor:
     """The first critters, in [−1, 1]."""
     source = open_source("critters", size=side)
-    return torch.stack([read(source, i)[0].image for i in range(n)]).float() / 127.5 - 1.0
+    return torch.stack([read_example(source, i)[0].image for i in range(n)]).float() / 127.5 - 1.0
 
 
 def milliseconds(what: Callable[[], Any], repeat: int = 5) -> float:

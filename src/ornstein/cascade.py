@@ -32,7 +32,7 @@ Squash = Literal["sigmoid", "none"]
 
 
 class Heads(NamedTuple):
-    """What a cascade answers at (x, t), before it is blended; images (B, C, H, W)."""
+    """The estimates of a cascade at (x, t), before they are blended; images (B, C, H, W)."""
 
     front: Estimate  # of the first network alone
     start: Tensor  # x̂*, its clean image as the back sees it: clipped
@@ -55,7 +55,7 @@ class Cascade:
     * ``squash``: r = sigmoid(g), or ``none``: r = g, which may leave [0, 1].
     * ``see_state``: the back is also fed the front's input (2·C channels), for the clip loses part of it.
     * ``residual``: the back predicts x' − x̂* instead of x'.
-    * ``forced``: r is this number instead. 0 does not ask the back at all and is the front alone, bit for bit.
+    * ``forced``: r is this number instead. 0 is the front alone and does not evaluate the back, bit for bit.
 
     The estimate's ``extras`` hold ``front`` (x̂*), ``back`` (x') and ``gate`` (r).
     """
@@ -102,7 +102,7 @@ class Cascade:
         return torch.cat((start, self.precondition(path, x, t)), dim=1) if self.see_state else start
 
     def heads(self, front: Estimate, start: Tensor, answer: Tensor) -> Heads:
-        """The back's answer (B, C + 1, H, W) beside the front's estimate."""
+        """The output of the back (B, C + 1, H, W) beside the front's estimate."""
         _require_gate(answer, start)
         back, g = answer[:, :-1], answer[:, -1:]
         if self.gate == "scalar":
@@ -137,7 +137,7 @@ class Cascade:
 def _require_gate(answer: Tensor, start: Tensor) -> None:
     if answer.shape[1] != start.shape[1] + 1:
         raise UsageError(
-            f"the back of a cascade answers {answer.shape[1]} channels, not the {start.shape[1] + 1} of an image "
+            f"the back of a cascade returns {answer.shape[1]} channels, not the {start.shape[1] + 1} of an image "
             "and a gate: set its out_channels"
         )
 

@@ -209,7 +209,7 @@ def li2025(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> 
 
         ᾱ_{T+1} = T^{−c0},   ᾱ_{t−1} = ᾱ_t + (c1·log T/T)·ᾱ_t·(1 − ᾱ_t)
 
-    T = ``steps`` of them and one before the first, which has no question of its own, then ``beyond`` more (half a round
+    T = ``steps`` of them and one before the first, at which nothing is evaluated, then ``beyond`` more (half a round
     of `rounds`, that each round overshoots by). Ends near 1 − ᾱ = T^{−(c1−c0)}, with no jump to the clean end.
 
     Raises:

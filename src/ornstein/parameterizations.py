@@ -297,7 +297,8 @@ class Anchored(Around):
 
     x̂_0 = w·u + (1 − w)·inner,   w = s²/((σ̄ − σ_min)² + s²) with s = ``width``.
 
-    Above a few widths it is the inner one, so that a trained denoiser is left as it is where its answer differs from u.
+    Above a few widths it is the inner one, so that a trained denoiser is left as it is where its estimate differs from
+    u.
     """
 
     inner: Parameterization
@@ -399,7 +400,7 @@ class LevelBelow:
             return functional.pixel_shuffle(raw[:, : channels * factor**2], factor)
         if raw.shape[1:] != (channels, factor * x.shape[-2], factor * x.shape[-1]):
             raise PathError(
-                f"a network at a level of {tuple(x.shape[1:])} that shrinks by {factor} must answer with "
+                f"a network at a level of {tuple(x.shape[1:])} that shrinks by {factor} must return "
                 f"{channels * factor**2} channels or with {factor} times the size, got {tuple(raw.shape[1:])}"
             )
         return raw

@@ -324,9 +324,9 @@ def _checked(events: Iterator[Event], watched: _Watched, sampler: Sampler) -> It
 
 @dataclass(slots=True)
 class _Watched:
-    """The denoiser of one descent, whose answers must be finite.
+    """The denoiser of one descent, whose estimates must be finite.
 
-    The host looks at the first answer and at the result; in between the device notes what it sees, so that nothing
+    The host checks the first estimate and the result; in between the device notes what it sees, so that nothing
     waits for it, and the message can still name the evaluation that failed.
     """
 
@@ -351,7 +351,7 @@ class _Watched:
         return answer
 
     def check_result(self, x: Tensor, sampler: Sampler) -> None:
-        """Raise `UsageError` unless every answer, and the state x at the end, is finite."""
+        """Raise `UsageError` unless every estimate, and the state x at the end, is finite."""
         self._check_answers()
         if x.device.type != "meta" and not bool(torch.isfinite(x).all()):
             raise UsageError(

@@ -141,7 +141,7 @@ def test_a_reference_stands_for_the_data(
     assert again["reference"] == str(two[1])
     assert len([json.loads(line) for line in lines.read_text().splitlines()]) == 24
     assert result(capsys, two[0], two[1], "--reference-statistics", reference)["FD-tiny"] == found["FD-tiny"]
-    about = sets.read(reference)[0].about
+    about = sets.read_statistics(reference)[0].about
     assert about["source"] == str(two[1])
     assert {"source fingerprint", "preprocessing"} <= about.keys()
 

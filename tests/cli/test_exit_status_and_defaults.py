@@ -20,7 +20,7 @@ from ornstein.cli import catalog
 from ornstein.cli.main import COMMANDS, main, parse
 from ornstein.cli.output import emit_json, make_folder, refuse_file, refuse_target
 from ornstein.errors import UsageError
-from ornstein.methods import METHODS
+from ornstein.methods import PAPERS
 from ornstein.storage.files import write_text
 
 
@@ -306,7 +306,7 @@ def test_defaults(command: str) -> None:
     assert asdict(found) == expected
 
 
-PAPERS = {
+METHODS = {
     "sdxl": ("2307.01952", "planned"),
     "slct": ("2502.01441", "ready"),
     "udpm": ("2305.16269", "ready"),
@@ -325,8 +325,8 @@ def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
     from ornstein.cli import train
     from ornstein.samplers import sampler
 
-    assert {method.name: (method.arxiv, method.state) for method in METHODS} == PAPERS
-    for method in METHODS:
+    assert {method.name: (method.arxiv, method.state) for method in PAPERS} == PAPERS
+    for method in PAPERS:
         assert bool(method.command) == (method.state == "ready")
         if not method.command:
             continue
@@ -345,13 +345,13 @@ def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
 def test_methods_as_text_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = call(capsys, "methods")
     assert (status, err) == (0, "")
-    for method, part in zip(METHODS, re.split(r"\n(?=\S)", out.rstrip()), strict=True):
+    for method, part in zip(PAPERS, re.split(r"\n(?=\S)", out.rstrip()), strict=True):
         assert part.splitlines()[0] == f"{method.name}  ({method.state})"
         said = " ".join([method.what, "here:", method.here, *(["run:", method.command] if method.command else [])])
         assert " ".join(part.split()).endswith(said)
     status, out, err = call(capsys, "methods", "--json")
     assert (status, err) == (0, "")
-    assert json.loads(out) == [asdict(method) for method in METHODS]
+    assert json.loads(out) == [asdict(method) for method in PAPERS]
 
 
 def test_a_json_document_has_no_nan_and_plain_letters(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,7 +17,7 @@ from ornstein import grids, guidance, guides
 from ornstein.cli.main import main
 from ornstein.data import save_png
 from ornstein.denoisers import Guidance
-from ornstein.guidance.registry import GUIDANCES, Setting, read
+from ornstein.guidance.registry import GUIDANCES, Setting, read_guidance
 from ornstein.networks import UNetConfig
 from ornstein.runs import TrainedModel, export, open_own
 from ornstein.training import TrainConfig, train
@@ -122,7 +122,10 @@ def test_a_guidance_of_a_captioned_model_is_that_of_python(
 def test_the_default_numbers_are_not_one_another() -> None:
     """Every written form above is another guidance: none of the comparisons repeats one before."""
     for forms in (OF_LABELS, OF_CAPTIONS):
-        specs = [(read(words).type.name, str(read(words).arguments), read(words).window) for words in forms]
+        specs = [
+            (read_guidance(words).type.name, str(read_guidance(words).arguments), read_guidance(words).window)
+            for words in forms
+        ]
         assert len(set(specs)) == len(forms)
 
 
@@ -247,13 +250,13 @@ def test_models_that_lack_a_condition_or_have_another_are_refused(
 def test_a_setting_without_what_is_needed_is_refused_in_python_too() -> None:
     for words, said in (("cfg:2", "needs a condition"), ("autoguidance:x", "needs a second model")):
         with pytest.raises(orn.errors.UsageError, match=said):
-            read(words).make(Setting())
+            read_guidance(words).make(Setting())
     with pytest.raises(orn.errors.UsageError, match="needs the grid of the sampler"):
-        read("cfg++").make(Setting(null={}))
+        read_guidance("cfg++").make(Setting(null={}))
     with pytest.raises(orn.errors.PathError, match=r"cfg\+\+ needs an AffinePath"):
-        read("cfg++").make(Setting(null={}, grid=[1.0, 0.0], path=orn.PyramidPath()))
+        read_guidance("cfg++").make(Setting(null={}, grid=[1.0, 0.0], path=orn.PyramidPath()))
     with pytest.raises(orn.errors.PathError):
-        read("threshold,sigma=1:2").make(Setting(path=orn.PyramidPath()))
+        read_guidance("threshold,sigma=1:2").make(Setting(path=orn.PyramidPath()))
 
 
 # ------------------------------------------------------------------------------------------------ registry, help, pages
@@ -265,7 +268,7 @@ def test_help_and_the_page_name_every_guidance(capsys: pytest.CaptureFixture[str
     text = " ".join(re.sub(r"[│|]", " ", capsys.readouterr().out).split())
     assert "--guidance help lists them" in text
     with pytest.raises(orn.errors.ConfigError) as caught:
-        read("help")
+        read_guidance("help")
     assert all(one.form in str(caught.value) for one in GUIDANCES.values())
     page = (DOCS / "reference" / "guidance.md").read_text("utf-8")
     table = page[page.index("## On the command line") : page.index("## Which paths")]
@@ -279,6 +282,6 @@ def test_a_row_of_the_registry_is_complete() -> None:
         assert set(one.needs) <= {"condition", "grid", "model", "sites"}
         assert one.default is None or math.isfinite(one.default)
         words = one.name + (":x" if "model" in one.needs else "") + (":1" if one.default is None else "")
-        spec = read(words)
+        spec = read_guidance(words)
         assert (spec.type, spec.window) == (one, None)
         assert spec.arguments == {one.number: 1.0 if one.default is None else one.default}

@@ -15,7 +15,17 @@ from safetensors.torch import load_file, save_file
 
 import ornstein as orn
 from ornstein.errors import CheckpointError, UsageError
-from ornstein.runs import TrainedModel, export, is_run, open_own, open_run, place, read_run, shipped, usable_device
+from ornstein.runs import (
+    TrainedModel,
+    export,
+    is_run,
+    open_own,
+    open_run,
+    read_run,
+    resolve_model_path,
+    shipped,
+    usable_device,
+)
 
 SHIPPED = ("critters", "critters-64", "critters-ect", "critters-latents", "critters-udpm")
 WEIGHTS = Path(orn.__file__).parent / "weights"
@@ -29,12 +39,12 @@ def run(tiny_run: Path) -> TrainedModel:
 def test_names_and_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert shipped() == SHIPPED
     monkeypatch.chdir(tmp_path)
-    assert place("critters") == WEIGHTS / "critters"
-    assert place("no-such") == Path("no-such")
+    assert resolve_model_path("critters") == WEIGHTS / "critters"
+    assert resolve_model_path("no-such") == Path("no-such")
     assert is_run("critters")
     assert not is_run("no-such")
     (tmp_path / "critters").mkdir()
-    assert place("critters") == Path("critters"), "a folder of that name comes first"
+    assert resolve_model_path("critters") == Path("critters"), "a folder of that name comes first"
     for name in ("config.json", "ema.safetensors", "model_index.json"):
         assert not is_run("critters")
         (tmp_path / "critters" / name).write_text("{}")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from ornstein.data import Batch, Example, Order, UnreadableError, batches, open_source
-from ornstein.data.loader import read
+from ornstein.data.loader import read_example
 from ornstein.errors import ConfigError, DataError
 
 
@@ -141,10 +141,10 @@ def test_every_file_skipped_on_the_way_is_reported_once(workers: int) -> None:
     assert (first.labels.tolist(), first.skipped) == ([0, 1, 0], (("n2", "broken"), ("n3", "broken"), ("n4", "broken")))
     assert (second.labels.tolist(), second.skipped) == ([0, 0, 0], (("n3", "broken"), ("n4", "broken")))
     assert second.captions == ["number 0"] * 3
-    assert read(Numbers(5, bad=(2, 3)), 2)[0].name == "n4"
-    assert read(Numbers(5, bad=(2, 3)), 2)[1] == [("n2", "broken"), ("n3", "broken")]
+    assert read_example(Numbers(5, bad=(2, 3)), 2)[0].name == "n4"
+    assert read_example(Numbers(5, bad=(2, 3)), 2)[1] == [("n2", "broken"), ("n3", "broken")]
     with pytest.raises(DataError, match=r"^none of the 3 images of numbers can be read; for example n2: broken$"):
-        read(Numbers(3, bad=(0, 1, 2)), 2)
+        read_example(Numbers(3, bad=(0, 1, 2)), 2)
 
 
 @dataclass(frozen=True)

@@ -231,14 +231,14 @@ def test_a_limit_draws_no_more_than_it_needs() -> None:
 
 def test_what_is_inside_a_folder_decides_how_it_is_read(folder: Path) -> None:
     from ornstein.data.folder import Folder
-    from ornstein.data.hub import Table
+    from ornstein.data.hub import HubDataset
     from ornstein.data.shards import Shards
 
     assert isinstance(open_source(folder, size=8), Folder)
     tar(folder / "a.tar", [("1.png", png())])
     assert isinstance(open_source(folder, size=8), Shards)
     parquet(folder / "deep" / "a.parquet", image=[png()])
-    assert isinstance(open_source(folder, size=8), Table)
+    assert isinstance(open_source(folder, size=8), HubDataset)
     listed(folder, {"file_name": "000.png"})
     source = open_source(folder, size=8)
     assert isinstance(source, Folder)

@@ -30,7 +30,7 @@ TABLE = """
     interop.diffusers.from_pipeline: bound=True
     interop.schedulers.Bounded: bound=1.0, most=1.0
     interop.schedulers.from_scheduler_config: bound=True
-    interop.udpm.load: rule='published', device='cpu'
+    interop.udpm.load_denoiser: rule='published', device='cpu'
     latents.codec.Identity: factor=1, channels=3, fingerprint='identity'
     latents.codec.Normalisation.of: shift=0.0, scale=1.0
     latents.codec.KLCodec.tiled: side=64, overlap=16

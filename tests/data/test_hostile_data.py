@@ -136,7 +136,7 @@ def test_a_picture_that_would_fill_the_memory_is_skipped_by_name(tmp_path: Path)
             decode(bytes(data), 8)
         (tmp_path / "x.png").write_bytes(data)
         with pytest.raises(UnreadableError, match=why):
-            images.read(tmp_path / "x.png", None, "x.png")
+            images.read_image(tmp_path / "x.png", None, "x.png")
 
 
 # ------------------------------------------------------------------------------------------------------------- metadata

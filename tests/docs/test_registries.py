@@ -7,7 +7,7 @@ import pytest
 
 from ornstein.guidance.registry import GUIDANCES
 from ornstein.guides import kinds
-from ornstein.methods import METHODS as PAPERS
+from ornstein.methods import PAPERS
 from ornstein.metrics.measure import METRICS
 from ornstein.samplers import SAMPLERS
 from ornstein.training.methods import METHODS

@@ -83,7 +83,7 @@ def test_networks_and_pictures_are_not_printed():
         *(
             guides.Gram,
             guides.Outlines,
-            guides.Source,
+            guides.NetworkSource,
             guides.GuideType,
             guides.GuideContext,
             guides.GuideSpec,
@@ -359,7 +359,7 @@ def test_weights_are_where_they_were_said_to_be_or_in_the_cache_of_the_hub(tmp_p
 
 def test_a_network_is_loaded_for_each_place_of_its_weights():
     loads = []
-    source = guides.Source(
+    source = guides.NetworkSource(
         name="own", what="", load=lambda weights, device: loads.append((weights, device)) or object()
     )
     kind = guides.GuideType(name="text", takes="", what="", weight=1.0, make=print, sources=(source,))
@@ -382,7 +382,7 @@ def test_a_wish_is_made_with_what_it_names(monkeypatch):
     from ornstein.guides import registry
 
     jobs = []
-    source = guides.Source(name="package", what="", load=lambda weights, device: "network", weight=7.0)
+    source = guides.NetworkSource(name="package", what="", load=lambda weights, device: "network", weight=7.0)
     kind = guides.GuideType(
         name="colour",
         takes="",

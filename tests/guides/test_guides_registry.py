@@ -68,7 +68,7 @@ def test_every_kind_is_whole() -> None:
 
 def test_sources_are_chosen_by_what_there_is() -> None:
     absent, present = (
-        guides.Source(name=name, what="", load=lambda w, d, name=name: (name, w), missing=lambda m=missing: m)
+        guides.NetworkSource(name=name, what="", load=lambda w, d, name=name: (name, w), missing=lambda m=missing: m)
         for name, missing in (("own", "weights"), ("package", None))
     )
     kind = guides.GuideType(name="x", takes="", what="", weight=1.0, make=lambda job: None, sources=(absent, present))
@@ -86,7 +86,7 @@ def test_sources_are_chosen_by_what_there_is() -> None:
 
 def test_networks_are_loaded_once() -> None:
     loads = []
-    source = guides.Source(name="own", what="", load=lambda weights, device: loads.append(weights) or object())
+    source = guides.NetworkSource(name="own", what="", load=lambda weights, device: loads.append(weights) or object())
     kinds = [
         guides.GuideType(name=name, takes="", what="", weight=1.0, make=print, sources=(source,))
         for name in ("text", "style")

@@ -364,7 +364,7 @@ def test_a_front_is_a_description_that_builds_the_same_network(pixels):
     with torch.no_grad():
         torch.testing.assert_close(model(x, 0.37).clean, piped.denoiser(x, 0.37).clean, rtol=0.0, atol=1e-4)
     assert model.shape == (3, 8, 8)
-    assert front.spec() == PipelineFront(network=front.network, scheduler=front.scheduler).law()
+    assert front.spec() == PipelineFront(network=front.network, scheduler=front.scheduler).spec()
     assert isinstance(front.spec().predicts, Bounded)
 
 

@@ -77,7 +77,7 @@ def test_both_layouts_round_trip(tmp_path, layout):
     raw = {"model": weights, "optimizer": optimizer, "epochs": 3, "discriminator": {}, "gScaler": {"scale": 65536.0}}
     file = tmp_path / "model.pt"
     torch.save(raw if layout == "raw" else weights, file)
-    model = udpm.load(file)
+    model = udpm.load_denoiser(file)
     assert model.shape == (3, 16, 16)
     assert model.parameterization == LevelBelow(scaled=False, preconditioned=False)
     assert isinstance(model.path, PyramidPath)
@@ -88,24 +88,24 @@ def test_both_layouts_round_trip(tmp_path, layout):
         expected = functional.pixel_shuffle(net(x, torch.full((2,), 1 / 6), label), 2)
     assert torch.equal(told(x, 1.0).clean, expected)
     two = PyramidPath(alphas=(0.5, 1e-3), sigmas=(0.1, 0.3), factors=(2, 2))
-    images = orn.sample(udpm.load(file, path=two), 2, cond={"label": label})
+    images = orn.sample(udpm.load_denoiser(file, path=two), 2, cond={"label": label})
     assert images.shape == (2, 3, 16, 16)
 
 
 def test_a_half_checkpoint_runs_in_float32_and_does_not_learn(tmp_path):
     torch.save({f"net.{name}": tensor.half() for name, tensor in tiny().state_dict().items()}, tmp_path / "half.pt")
-    model = udpm.load(str(tmp_path / "half.pt"), rule="exact")
+    model = udpm.load_denoiser(str(tmp_path / "half.pt"), rule="exact")
     assert model.path.rule == "exact"
     assert {value.dtype for value in model.net.state_dict().values()} == {torch.float32}
     assert not model.net.training
     assert not any(parameter.requires_grad for parameter in model.net.parameters())
     # The side of the pictures is the network's times the factor of the first level.
     path = PyramidPath(alphas=(0.5, 1e-3), sigmas=(0.1, 0.3), factors=(2, 4))
-    assert udpm.load(tmp_path / "half.pt", path=path).shape == (3, 16, 16)
+    assert udpm.load_denoiser(tmp_path / "half.pt", path=path).shape == (3, 16, 16)
     grey = NCSNppConfig(resolution=8, width=8, multipliers=(1, 2), blocks=1, attention=(), channels=1, out_channels=4)
     torch.save(NCSNpp(grey).state_dict(), tmp_path / "grey.pt")
-    assert udpm.load(tmp_path / "grey.pt").shape == (1, 16, 16)
-    assert udpm.infer(udpm.read(tmp_path / "grey.pt")) == grey
+    assert udpm.load_denoiser(tmp_path / "grey.pt").shape == (1, 16, 16)
+    assert udpm.infer(udpm.read_weights(tmp_path / "grey.pt")) == grey
 
 
 def test_the_network_works_at_every_size_that_divides():
@@ -137,34 +137,34 @@ class Trap:
 def test_what_is_no_checkpoint_is_refused(tmp_path, capsys):
     file = tmp_path / "model.pt"
     with pytest.raises(CheckpointError, match="does not exist"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     file.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="is damaged"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     file.write_bytes(pickle.dumps({"model": Trap()}))
     with pytest.raises(CheckpointError, match="is damaged, or is no file of weights alone"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     torch.save({"model": Trap()}, file)
     with pytest.raises(CheckpointError, match="is no file of weights alone"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     assert "was run" not in capsys.readouterr().out
     torch.save([1, 2], file)
     with pytest.raises(CheckpointError, match="no state dict"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     torch.save({"net.other.weight": torch.zeros(2)}, file)
     with pytest.raises(CheckpointError, match=r"no NCSN\+\+ network"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     weights = {f"net.{name}": tensor for name, tensor in tiny().state_dict().items()}
     torch.save({name: tensor for name, tensor in weights.items() if "map_layer0.bias" not in name}, file)
     with pytest.raises(CheckpointError, match=r"lacks 'map_layer0\.bias'"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     torch.save(weights | {"net.more": torch.zeros(1)}, file)
     with pytest.raises(CheckpointError, match="holds 'more'"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     torch.save(weights | {"net.map_layer0.bias": torch.zeros(1)}, file)
     with pytest.raises(CheckpointError, match=r"'map_layer0.bias' has shape \(1,\)"):
-        udpm.load(file)
+        udpm.load_denoiser(file)
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("model/constants.pkl", b"")
     with pytest.raises(CheckpointError, match="TorchScript"):
-        udpm.load(file)
+        udpm.load_denoiser(file)

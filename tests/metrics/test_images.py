@@ -30,7 +30,7 @@ def test_files_are_read_as_they_are(tmp_path):
 @pytest.mark.parametrize("size", [7, 16, 40])
 def test_resizing_is_pillows_bicubic_with_antialiasing_in_bytes(tmp_path, size):
     save(tmp_path, "0.png", (20, 31))
-    found = images.read(tmp_path / "0.png", size, "0.png")
+    found = images.read_image(tmp_path / "0.png", size, "0.png")
     with Image.open(tmp_path / "0.png") as file:
         # The centre square begins at a half pixel: Pillow's box takes it as it is.
         expected = file.resize((size, size), Image.Resampling.BICUBIC, box=(5.5, 0, 25.5, 20))
@@ -42,14 +42,14 @@ def test_shrinking_does_not_alias(tmp_path):
     # A checkerboard of single pixels is grey from afar; without antialiasing it stays black and white.
     board = np.indices((64, 64)).sum(0) % 2 * np.uint8(255)
     Image.fromarray(board.astype(np.uint8)).convert("RGB").save(tmp_path / "0.png")
-    assert images.read(tmp_path / "0.png", 16, "0.png").float().std() < 3
+    assert images.read_image(tmp_path / "0.png", 16, "0.png").float().std() < 3
 
 
 def test_what_no_longer_needs_resizing_is_left_alone(tmp_path):
     expected = save(tmp_path, "0.png", 24)
-    assert torch.equal(images.read(tmp_path / "0.png", 24, "0.png"), expected)
+    assert torch.equal(images.read_image(tmp_path / "0.png", 24, "0.png"), expected)
     wide = save(tmp_path, "1.png", (24, 40))
-    assert torch.equal(images.read(tmp_path / "1.png", 24, "1.png"), wide[:, :, 8:32])
+    assert torch.equal(images.read_image(tmp_path / "1.png", 24, "1.png"), wide[:, :, 8:32])
 
 
 def test_rotation_transparency_and_grey(tmp_path):
@@ -58,11 +58,11 @@ def test_rotation_transparency_and_grey(tmp_path):
     save(tmp_path / "a", "0.png", (20, 31), exif=exif)
     folder = images.list_folder(tmp_path / "a")
     assert images.resolutions(folder, 9) == [(31, 20)]
-    assert images.read(tmp_path / "a" / "0.png", None, "0.png").shape == (3, 31, 20)
+    assert images.read_image(tmp_path / "a" / "0.png", None, "0.png").shape == (3, 31, 20)
     Image.new("RGBA", (4, 4), (255, 0, 0, 0)).save(tmp_path / "clear.png")
-    assert images.read(tmp_path / "clear.png", None, "x").unique().tolist() == [255]
+    assert images.read_image(tmp_path / "clear.png", None, "x").unique().tolist() == [255]
     Image.new("L", (4, 4), 7).save(tmp_path / "grey.png")
-    assert images.read(tmp_path / "grey.png", None, "x").unique().tolist() == [7]
+    assert images.read_image(tmp_path / "grey.png", None, "x").unique().tolist() == [7]
 
 
 def test_damaged_files_have_one_reason(tmp_path):
@@ -71,7 +71,7 @@ def test_damaged_files_have_one_reason(tmp_path):
     (tmp_path / "2.png").write_bytes(b"no picture")
     for name in ("1.png", "2.png", "absent.png"):
         with pytest.raises(UnreadableError, match=r"cannot be decoded|not an image|no such file"):
-            images.read(tmp_path / name, None, name)
+            images.read_image(tmp_path / name, None, name)
     assert images.resolutions(images.list_folder(tmp_path), 9) == [(24, 24)]
 
 

@@ -196,7 +196,7 @@ def turned(orientation):
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_quarter_turn_exchanges_height_and_width(tmp_path, orientation):
     expected = save(tmp_path / "0.png", exif=turned(orientation))
-    found = images.read(tmp_path / "0.png", None, "0.png")
+    found = images.read_image(tmp_path / "0.png", None, "0.png")
     size = (9, 6) if orientation >= 5 else (6, 9)
     assert tuple(found.shape[1:]) == size
     assert images.resolutions(images.list_folder(tmp_path), 1) == [size]
@@ -254,7 +254,7 @@ def test_which_folders_are_of_image_files(tmp_path, monkeypatch):
 def test_squares_are_cut_or_resampled(tmp_path, height, width, size):
     """As they are where the middle begins at a whole pixel, else by Pillow's bicubic filter on the half pixels."""
     picture = save(tmp_path / "0.png", height, width)
-    found = images.read(tmp_path / "0.png", size, "0.png")
+    found = images.read_image(tmp_path / "0.png", size, "0.png")
     side = min(height, width)
     left, top = (width - side) / 2, (height - side) / 2
     if side == size and (width - height) % 2 == 0:
@@ -284,7 +284,7 @@ def test_pictures_that_are_too_large_are_named(tmp_path):
         assert (width * height > MAX_PIXELS) == (height == 6)
         (tmp_path / "0.png").write_bytes(header(width, height))
         with pytest.raises(UnreadableError, match=f"^called x: {reason}"):
-            images.read(tmp_path / "0.png", 4, "called x")
+            images.read_image(tmp_path / "0.png", 4, "called x")
 
 
 def test_every_ending_of_jpeg_is_one(tmp_path):

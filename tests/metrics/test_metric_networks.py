@@ -199,7 +199,7 @@ def test_heads_are_read_in_the_order_of_their_numbers(files, tmp_path):
     with pytest.raises(CheckpointError, match=r"no weights at .* give the path of alex\.pth"):
         perceptual.lpips("alex", trunk=tmp_path / known.trunk, heads=tmp_path / "absent.pth")
     with pytest.raises(ConfigError, match="unknown LPIPS network 'resnet': choose one of alex, vgg, squeeze"):
-        lpipsnets.load("resnet", None, None)
+        lpipsnets.load_trunk("resnet", None, None)
 
 
 # ---------------------------------------------------------------------------------------------------------------- lite0

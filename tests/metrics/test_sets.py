@@ -171,7 +171,7 @@ def test_what_is_kept_is_the_same_for_any_batch_and_number_of_processes(tmp_path
 def test_several_networks_in_one_file(tmp_path):
     both = [statistics(pictures(20), net, about={"source": "noise"}) for net in (Projection(), Projection("other"))]
     files.write(tmp_path / "file", both)
-    back = sets.read(tmp_path / "file")
+    back = sets.read_statistics(tmp_path / "file")
     assert [one.features for one in back] == ["projection", "other"]
     assert all(same(a, b) and a.about == {"source": "noise"} for a, b in zip(both, back, strict=True))
     with pytest.raises(UsageError, match="each feature network"):

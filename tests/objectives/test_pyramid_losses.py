@@ -93,7 +93,7 @@ def test_pixels_are_shuffled_and_what_is_left_over_is_left_out():
     assert torch.equal(reading.to_estimate(PATH, x, 2.0, raw).clean, shuffled)
     assert torch.equal(reading.to_estimate(PATH, x, 2.0, torch.cat((raw, raw), 1)).clean, shuffled)
     assert torch.equal(reading.to_estimate(PATH, x, 2.0, shuffled).clean, shuffled)
-    with pytest.raises(PathError, match="must answer with 12 channels"):
+    with pytest.raises(PathError, match="must return 12 channels"):
         reading.to_estimate(PATH, x, 2.0, x)
     with pytest.raises(PathError, match="needs a PyramidPath"):
         reading.precondition(VP(), x, 0.5)

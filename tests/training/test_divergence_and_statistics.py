@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
 def settled(count: int, norm: float = 10.0, **watch: float) -> DivergenceMonitor:
     """A guard that has seen ``count`` quiet batches of stage 4."""
     guard = DivergenceMonitor(watch=DivergenceConfig(**watch))
-    assert all(guard.judge([1.0, norm, 0.5], 4.0) for _ in range(count))
+    assert all(guard.accepts_numbers([1.0, norm, 0.5], 4.0) for _ in range(count))
     assert not guard.cause
     return guard
 
@@ -32,7 +32,7 @@ def settled(count: int, norm: float = 10.0, **watch: float) -> DivergenceMonitor
 def first(guard: DivergenceMonitor, numbers: list[float], most: int = 3000) -> int:
     """How many batches of these numbers it takes until the run counts as diverged."""
     for count in range(1, most):
-        guard.judge(numbers, 4.0)
+        guard.accepts_numbers(numbers, 4.0)
         if guard.cause:
             return count
     raise AssertionError
@@ -44,24 +44,24 @@ def test_watching_by_default():
 
 @pytest.mark.parametrize(("before", "admitted"), [(0, True), (19, True), (20, False), (300, False)])
 def test_the_first_twenty_batches_of_a_stage_are_never_outliers(before, admitted):
-    assert settled(before, outlier=3.0).judge([1.0, 1e6, 0.5], 4.0) == admitted
+    assert settled(before, outlier=3.0).accepts_numbers([1.0, 1e6, 0.5], 4.0) == admitted
     guard = settled(30, outlier=3.0)
-    assert all(guard.judge([1.0, 10.0, 0.5], 8.0) for _ in range(before))  # another stage begins anew
-    assert guard.judge([1.0, 1e6, 0.5], 8.0) == admitted
+    assert all(guard.accepts_numbers([1.0, 10.0, 0.5], 8.0) for _ in range(before))  # another stage begins anew
+    assert guard.accepts_numbers([1.0, 1e6, 0.5], 8.0) == admitted
 
 
 def test_an_outlier_is_measured_against_the_last_batches():
-    assert settled(30, outlier=3.0).judge([1.0, 29.9, 0.5], 4.0)
-    assert not settled(30, outlier=3.0).judge([1.0, 30.1, 0.5], 4.0)
-    assert settled(30).judge([1.0, 1e30, 0.5], 4.0)  # 0 leaves none out
+    assert settled(30, outlier=3.0).accepts_numbers([1.0, 29.9, 0.5], 4.0)
+    assert not settled(30, outlier=3.0).accepts_numbers([1.0, 30.1, 0.5], 4.0)
+    assert settled(30).accepts_numbers([1.0, 1e30, 0.5], 4.0)  # 0 leaves none out
     # The mean of the logarithms has moved by a tenth of the way: exp(log 10 + 0.1·log 1000) = 10 · 2.
     moved = settled(30, outlier=3.0)
-    moved.judge([1.0, 1e4, 0.5], 4.0)
-    assert moved.judge([1.0, 0.99 * 3 * 10 * 1000**0.1, 0.5], 4.0)
+    moved.accepts_numbers([1.0, 1e4, 0.5], 4.0)
+    assert moved.accepts_numbers([1.0, 0.99 * 3 * 10 * 1000**0.1, 0.5], 4.0)
     moved = settled(30, outlier=3.0)
-    moved.judge([1.0, 1e4, 0.5], 4.0)
-    assert not moved.judge([1.0, 1.01 * 3 * 10 * 1000**0.1, 0.5], 4.0)
-    assert settled(30, outlier=3.0).judge([1.0, 0.0, 0.5], 4.0)  # a gradient of zero has a logarithm too
+    moved.accepts_numbers([1.0, 1e4, 0.5], 4.0)
+    assert not moved.accepts_numbers([1.0, 1.01 * 3 * 10 * 1000**0.1, 0.5], 4.0)
+    assert settled(30, outlier=3.0).accepts_numbers([1.0, 0.0, 0.5], 4.0)  # a gradient of zero has a logarithm too
 
 
 @pytest.mark.parametrize("quiet", [300, 1500])
@@ -91,10 +91,10 @@ def test_answers_that_grow_are_a_divergence():
     guard = DivergenceMonitor(watch=DivergenceConfig(output=10.0))
     assert first(guard, [1.0, 1.0, 11.0]) == 23
     size = 11 * (1 - 0.9**23)
-    assert guard.cause == f"the root mean square of the network's answers is {size:.3g}, and data lie in [-1, 1]"
+    assert guard.cause == f"the root mean square of the network's outputs is {size:.3g}, and data lie in [-1, 1]"
     quiet = DivergenceMonitor(watch=DivergenceConfig())
     for _ in range(50):
-        quiet.judge([1.0, 1.0], 4.0)  # answers that nobody measured have no size
+        quiet.accepts_numbers([1.0, 1.0], 4.0)  # answers that nobody measured have no size
     assert (quiet.size, quiet.cause) == (0.0, "")
 
 
@@ -102,12 +102,12 @@ def test_answers_that_grow_are_a_divergence():
 def test_eleven_of_twenty_without_a_finite_number_are_a_divergence(numbers):
     guard = settled(40)
     for _ in range(10):
-        assert not guard.judge(numbers, 4.0)
+        assert not guard.accepts_numbers(numbers, 4.0)
     assert guard.settled == 40  # they are no part of the means
     assert not guard.cause
     for _ in range(10):
-        guard.judge([1.0, 10.0, 0.5], 4.0)
-    assert not guard.judge(numbers, 4.0)  # the eleventh, but the first ten leave the window one by one
+        guard.accepts_numbers([1.0, 10.0, 0.5], 4.0)
+    assert not guard.accepts_numbers(numbers, 4.0)  # the eleventh, but the first ten leave the window one by one
     assert not guard.cause
     assert guard.record() == {"left_out": {"nonfinite": 11 / 61, "outlier": 0.0}}
     again = settled(40)
@@ -119,18 +119,18 @@ def test_counts_are_those_since_the_last_line():
     guard = settled(30, outlier=3.0)
     guard.clear()
     assert guard.record() == {"left_out": {"nonfinite": 0.0, "outlier": 0.0}}
-    guard.judge([math.nan, 10.0, 0.5], 4.0)
+    guard.accepts_numbers([math.nan, 10.0, 0.5], 4.0)
     assert guard.record() == {"left_out": {"nonfinite": 1.0, "outlier": 0.0}}
     guard.clear()
     for norm in (10.0, 1e9, math.nan, 10.0):
-        guard.judge([1.0, norm, 0.5], 4.0)
+        guard.accepts_numbers([1.0, norm, 0.5], 4.0)
     assert guard.record() == {"left_out": {"nonfinite": 0.25, "outlier": 0.25}}
     state = json.loads(json.dumps(guard.state()))
     assert set(state) == {"stage", "settled", "slow", "fast", "size", "bad", "seen", "left_out"}
     twin = DivergenceMonitor(watch=guard.watch)
     twin.load(state)
     for norm in (10.0, 90.0, 1e9, 20.0):
-        assert twin.judge([1.0, norm, 0.5], 4.0) == guard.judge([1.0, norm, 0.5], 4.0)
+        assert twin.accepts_numbers([1.0, norm, 0.5], 4.0) == guard.accepts_numbers([1.0, norm, 0.5], 4.0)
     assert twin == guard
 
 

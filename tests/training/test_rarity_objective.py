@@ -43,12 +43,12 @@ def rating(head="classes", crop=1.0, conditional=False, label_dropout=0.0) -> Ra
 def test_the_losses_of_answers():
     raw = torch.tensor([[0.5, -1.0, 2.0], [0.0, 3.0, 1.0], [1.0, 2.0, -1.0]])
     rows = torch.tensor([2, 3, 0])
-    losses, right = rating().judged(raw, rows)
+    losses, right = rating().scored(raw, rows)
     expected = torch.stack([raw[i].exp().sum().log() - raw[i, c] for i, c in enumerate((2, 1, 0))])
     torch.testing.assert_close(losses, expected)
     assert right.tolist() == [1.0, 1.0, 0.0]
     raw = torch.tensor([[1.25, -0.5], [0.3, 0.7], [-3.0, 0.0]])
-    losses, near = rating("gaussian").judged(raw, rows)
+    losses, near = rating("gaussian").scored(raw, rows)
     law = torch.distributions.Normal(raw[:, 0], raw[:, 1].exp())
     torch.testing.assert_close(losses, -law.log_prob(NORMAL[rows]) - 0.5 * math.log(2 * math.pi))
     torch.testing.assert_close(near, torch.tensor([0.75, 0.7, 0.0]))  # 1 − |distance|, no less than 0
@@ -85,7 +85,7 @@ def test_a_batch_is_judged_by_its_rows(conditional):
     noise = Noise.of(3, positions)
     batch = TrainBatch(clean=torch.zeros(4, 3, 4, 4), cond={"row": rows}, positions=positions)
     found = rating(conditional=conditional)(Denoiser(net, Flow(), "clean"), batch, noise, 0.5)
-    expected = rating().judged(torch.tensor([[1.0, 0.0, -1.0]]).expand(4, -1), rows)
+    expected = rating().scored(torch.tensor([[1.0, 0.0, -1.0]]).expand(4, -1), rows)
     assert list(found.terms) == ["rarity"]
     torch.testing.assert_close(found.terms["rarity"], expected[0])
     torch.testing.assert_close(found.watched["accuracy"], expected[1])

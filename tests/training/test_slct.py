@@ -20,7 +20,7 @@ from ornstein.models.consistency import ConsistencySpec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import ConsistencyLoss, Denoising, Losses, TrainBatch
 from ornstein.parameterizations import Anchored, Consistency
-from ornstein.runs import export, open_run, place
+from ornstein.runs import export, open_run, resolve_model_path
 from ornstein.storage.files import write_json
 from ornstein.training import DivergedError, Every, TrainConfig, train
 from ornstein.training.config import LatentOptions
@@ -377,7 +377,7 @@ def test_what_cannot_be_is_refused(run, tmp_path):
 
 
 def test_another_autoencoder_of_the_same_shape_is_refused(tmp_path):
-    weights = shutil.copytree(place("critters-latents"), tmp_path / "codec") / "ema.safetensors"
+    weights = shutil.copytree(resolve_model_path("critters-latents"), tmp_path / "codec") / "ema.safetensors"
     save_file({name: 0.9 * tensor for name, tensor in load_file(weights).items()}, weights)
     with pytest.raises(ConfigError, match="latents of another autoencoder"):
         train(slct(tmp_path / "none", init_from="critters-64", codec=str(tmp_path / "codec"), size=64), quiet=True)
@@ -394,7 +394,7 @@ def test_latents_of_another_normalisation_are_refused(options, tmp_path):
 
 def test_a_stopped_run_goes_on_without_the_first_codec(tmp_path):
     codec, few = tmp_path / "codec", {"data": "critters:2", "size": 64, "batch": 2}
-    shutil.copytree(place("critters-latents"), codec)
+    shutil.copytree(resolve_model_path("critters-latents"), codec)
     config = slct(tmp_path / "run", init_from="critters-64", codec=str(codec), images=2, curriculum=4, **few)
     train(config, quiet=True)
     shutil.rmtree(codec)
@@ -460,22 +460,22 @@ def test_too_many_of_them_are_a_divergence_with_a_name(tmp_path, monkeypatch):
 
 def test_the_guard():
     guard = DivergenceMonitor(watch=DivergenceConfig(outlier=20.0))
-    assert all(guard.judge([1.0, 2.0, 0.5], 10.0) for _ in range(50))
-    assert not guard.judge([1.0, 50.0, 0.5], 10.0)
+    assert all(guard.accepts_numbers([1.0, 2.0, 0.5], 10.0) for _ in range(50))
+    assert not guard.accepts_numbers([1.0, 50.0, 0.5], 10.0)
     assert guard.record() == {"left_out": {"nonfinite": 0.0, "outlier": 1 / 51}}
     twin = DivergenceMonitor(watch=guard.watch)
     twin.load(json.loads(json.dumps(guard.state())))
     assert twin == guard
-    assert guard.judge([1.0, 50.0, 0.5], 20.0)  # another stage has gradients of its own
+    assert guard.accepts_numbers([1.0, 50.0, 0.5], 20.0)  # another stage has gradients of its own
     assert not guard.cause
     while not guard.cause and guard.settled < 1000:
-        guard.judge([1.0, 2.0, 60.0], 20.0)
-    assert "root mean square of the network's answers" in guard.cause
+        guard.accepts_numbers([1.0, 2.0, 60.0], 20.0)
+    assert "root mean square of the network's outputs" in guard.cause
     guard = DivergenceMonitor(watch=DivergenceConfig())
     for _ in range(300):
-        guard.judge([1.0, 2.0, 0.5], 10.0)
+        guard.accepts_numbers([1.0, 2.0, 0.5], 10.0)
     for _ in range(60):
-        guard.judge([1.0, 2e4, 0.5], 10.0)
+        guard.accepts_numbers([1.0, 2e4, 0.5], 10.0)
     assert "times as large as in the stage so far" in guard.cause
 
 

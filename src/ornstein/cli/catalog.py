@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from ..methods import METHODS
+from ..methods import PAPERS
 from .help import filled
 from .output import emit_json, say
 
@@ -23,9 +23,9 @@ class MethodsArgs:
 def methods(args: MethodsArgs) -> int:
     """Print the table."""
     if args.json:
-        emit_json([asdict(method) for method in METHODS])
+        emit_json([asdict(method) for method in PAPERS])
         return 0
-    for method in METHODS:
+    for method in PAPERS:
         say(f"{method.name}  ({method.state})")
         for lead, text in (("", method.what), ("here: ", method.here), ("run:  ", method.command)):
             for line in filled(text, " " * (4 + len(lead)), f"    {lead}"):

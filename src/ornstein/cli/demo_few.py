@@ -37,7 +37,7 @@ class Few:
     command: str
 
     def record(self) -> dict[str, str | int | float]:
-        """What the demo's JSON says of it."""
+        """The entries of the JSON document of the demo."""
         return {"model": self.model, "evaluations": self.evaluations, "seconds_per_image": self.seconds_per_image}
 
 

@@ -46,7 +46,7 @@ class EvalArgs:
     statistics_out: Path | None = None
     """Write the statistics of the data (of the one set, if only one is named) to this file."""
     per_image: Path | None = None
-    """Write what avgknn, lof, rarity and clip say of each image: a .csv or .jsonl file."""
+    """Write avgknn, lof, rarity and clip of each image: a .csv or .jsonl file."""
     resize: How = "auto"
     """Filter for folders of another resolution: bicubic, lanczos (as for training); auto: lanczos beside a run."""
     sampler: str | None = None

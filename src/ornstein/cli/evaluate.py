@@ -30,7 +30,7 @@ def evaluate(args: EvalArgs) -> int:
     if is_codec(args.what):
         return reconstruct(args)
     request = read_request(args)
-    reference = None if args.reference_statistics is None else sets.read(args.reference_statistics)
+    reference = None if args.reference_statistics is None else sets.read_statistics(args.reference_statistics)
     ours, theirs = _image_sets(args, request)
     if reference is not None:
         _check_reference(args, reference, ours, theirs)

@@ -24,9 +24,9 @@ def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> 
     Raises:
         UsageError: unreadable words, or a guidance that needs a condition in a call without one.
     """
-    from ..guidance.registry import GUIDANCES, GuidanceSpec, read
+    from ..guidance.registry import GUIDANCES, GuidanceSpec, read_guidance
 
-    specs = [read(text) for text in words]
+    specs = [read_guidance(text) for text in words]
     toward = {f"--guidance {spec.text}": spec for spec in specs if "condition" in spec.type.needs}
     if scale != 1.0:
         option = f"--guidance-scale {scale:g}"

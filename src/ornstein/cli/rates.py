@@ -22,7 +22,7 @@ def rates(args: RatesArgs) -> int:
     chosen = [name for name in ("score_error", "dimension", "precision") if getattr(args, name)]
     if len(chosen) > 1:
         options = " and ".join("--" + name.replace("_", "-") for name in chosen)
-        raise UsageError(f"{options} are different questions: ask one at a time")
+        raise UsageError(f"{options} are different studies: give one at a time")
     if chosen:
         from .rates_studies import answer
 

@@ -16,8 +16,8 @@ from ..options import Count
 class RatesArgs:
     """Measure the order of every sampler on targets with exact solutions, and compare it with the declared one.
 
-    Exit status 1 if a sampler falls short of its order. With --score-error, --dimension or --precision another question
-    is asked, of which no sampler can fall short.
+    Exit status 1 if a sampler falls short of its order. With --score-error, --dimension or --precision another study
+    runs instead, with exit status 0.
 
     Example: ornstein rates --samplers heun,unipc --quick
     """

@@ -1,4 +1,4 @@
-"""The other questions of ``ornstein rates``: a wrong score, the dimension, single precision."""
+"""The other studies of ``ornstein rates``: a wrong score, the dimension, single precision."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def answer(args: RatesArgs, question: str) -> int:
-    """Run one study and show it; 0 always, since none of them has a declared answer."""
+    """Run one study and show it; the exit status is always 0."""
     found = _dimension(args) if question == "dimension" else _study(args, question)
     if args.plot is not None:
         _plots(found, args.plot)

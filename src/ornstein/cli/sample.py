@@ -171,7 +171,7 @@ def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
 
 
 def _shared(args: SampleArgs) -> int | None:
-    """--evaluations for one descent of samplers that ask once a step: n steps taken K times cost n·K."""
+    """--evaluations for one descent of samplers that evaluate once a step: n steps taken K times cost n·K."""
     if args.evaluations is not None and args.evaluations < args.resample:
         raise UsageError(
             f"--evaluations {args.evaluations} are not enough for one step taken {args.resample} times: raise it"
@@ -201,7 +201,7 @@ def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
         grid = families[args.grid](steps) if top is None else below(families[args.grid], steps, top, model.path)
         return grid if args.resample == 1 else grids.resample(grid, args.resample)
 
-    if args.sampler == "auto":  # its samplers ask once a step
+    if args.sampler == "auto":  # its samplers evaluate once a step
         return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
     if args.evaluations is not None:
         rule = sampler_named(args.sampler or default_for(model.path), import_paths=True)

@@ -81,7 +81,7 @@ class SampleArgs(LatentArgs):
     """What classifier-free guidance leads away from, instead of the empty caption."""
     guidance: Annotated[tuple[str, ...], Option(value="NAME[:NUMBER]", single=True)] = ()
     """A guidance, such as pag:3 or cfg:7,rescale=0.7; --guidance help lists them. Repeat it for several; each acts on
-    the answer of the one before. --guidance-scale is cfg before all others."""
+    the estimate of the one before. --guidance-scale is cfg before all others."""
     guide_source: Annotated[tuple[str, ...], Option(value="KIND=SOURCE[:WEIGHTS]", single=True)] = ()
     """The network behind a kind of guide: own, package or standard, with the path of its weights."""
     differentiate_through: Literal["network", "estimate"] = "network"
@@ -89,7 +89,7 @@ class SampleArgs(LatentArgs):
     guide_window: Annotated[str | None, Option(value="LOW:HIGH")] = None
     """Noise levels σ/α at which guides act; everywhere by default."""
     guide_placement: Literal["joint", "separate"] = "joint"
-    """Guides see the answer of --guidance-scale and --guidance, or the unconditional model, and both shifts are
+    """Guides see the estimate of --guidance-scale and --guidance, or the unconditional model, and both shifts are
     added."""
     backward: Annotated[str | None, Option(value="STEPS[:RATE]")] = None
     """Steps of descent on the clean estimate after the guides' gradient, and their size a pixel (0.01)."""

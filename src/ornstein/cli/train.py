@@ -46,7 +46,7 @@ def parse(args: Sequence[str]) -> TrainArgs:
         raise SystemExit(0 if args else 2)
     method, *options = args
     if method not in METHODS:
-        from ..methods import METHODS as PAPERS
+        from ..methods import PAPERS
 
         planned = {paper.name for paper in PAPERS} & {method}
         why = "is not ready yet" if planned else "is unknown"

@@ -103,7 +103,7 @@ def tune_steps(args: TuneStepsArgs) -> int:
 
     from .. import grids
     from ..models.consistency import ConsistencySpec
-    from ..runs import SAMPLING_CONFIG, TrainedModel, open_run, place
+    from ..runs import SAMPLING_CONFIG, TrainedModel, open_run, resolve_model_path
     from ..storage.files import write_json
 
     if args.evaluations < 2 or args.refine < 0:
@@ -115,7 +115,7 @@ def tune_steps(args: TuneStepsArgs) -> int:
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     if not isinstance(run, TrainedModel) or not isinstance(run.spec, ConsistencySpec):
         raise UsageError(f"{args.run} is no consistency model: its samplers need no middle levels")
-    if not args.dry and run.folder == place(args.run) != Path(args.run):
+    if not args.dry and run.folder == resolve_model_path(args.run) != Path(args.run):
         raise UsageError(f"{args.run} comes with the library and stays as it is: use --dry, or a copy of its folder")
     spec, path = run.spec, grids.affine(run.denoiser.path)
     low = max(spec.sigma_min, path.sigma_bar(path.t_min))

@@ -22,7 +22,7 @@ _CAPTIONS = ("caption", "text", "prompt", "captions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
+class HubDataset:
     """Rows of a `datasets.Dataset` with encoded images, decoded here so that a bad one can be skipped."""
 
     name: str
@@ -67,7 +67,7 @@ class Table:
         return caption_of({"caption": value})
 
 
-def open_parquet(path: Path, *, size: int) -> Table:
+def open_parquet(path: Path, *, size: int) -> HubDataset:
     """A parquet file, or all of those in a folder, in the order of their paths.
 
     The image column (bytes, or a struct with ``bytes``) is called ``image`` or is the first one of that kind;
@@ -85,7 +85,7 @@ def open_parquet(path: Path, *, size: int) -> Table:
     return _table(str(path), rows, size, digest("parquet", seen, size))
 
 
-def open_hub(where: str, *, size: int) -> Table:
+def open_hub(where: str, *, size: int) -> HubDataset:
     """``hf:owner/name`` or ``hf:owner/name:split`` (default ``train``) from the Hub, or from its local cache.
 
     Without a connection it fails at once; with HF_HUB_OFFLINE=1 a copy in the cache is used.
@@ -141,7 +141,7 @@ def _quiet(*, bars: bool = False) -> Iterator[Any]:
             datasets.enable_progress_bars()
 
 
-def _table(name: str, rows: Any, size: int, fingerprint: str) -> Table:
+def _table(name: str, rows: Any, size: int, fingerprint: str) -> HubDataset:
     import datasets
 
     image = _image_column(name, rows)
@@ -159,7 +159,7 @@ def _table(name: str, rows: Any, size: int, fingerprint: str) -> Table:
         else:
             label = None
     rows = rows.select_columns([c for c in (image, label, caption) if c is not None])
-    return Table(
+    return HubDataset(
         name=name,
         size=size,
         classes=classes,

@@ -97,7 +97,7 @@ def batches(
     return _run(_Steps(source, order, batch, start, rank, world, flip), workers)
 
 
-def read(source: Source, index: int) -> tuple[Example, list[tuple[str, str]]]:
+def read_example(source: Source, index: int) -> tuple[Example, list[tuple[str, str]]]:
     """Example ``index`` or, where that is unreadable, the next readable one; and what was skipped on the way."""
     skipped: list[tuple[str, str]] = []
     for offset in range(len(source)):
@@ -126,7 +126,7 @@ class _Steps(Dataset[object]):
         first = self.start + step * self.batch + self.rank * share
         positions = tuple(range(first, first + share))
         try:
-            found = [read(self.source, self.order.index(p)) for p in positions]
+            found = [read_example(self.source, self.order.index(p)) for p in positions]
         except DataError as error:
             return str(error)
         images = torch.stack([self._mirrored(e.image, p) for (e, _), p in zip(found, positions, strict=True)])

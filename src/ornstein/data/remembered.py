@@ -47,5 +47,5 @@ def remembered(source: Source) -> Source:
     """The source, kept in memory as it is read if it decodes files."""
     from ornstein.data import folder, hub, shards
 
-    decodes = isinstance(source, folder.Folder | hub.Table | shards.Shards)
+    decodes = isinstance(source, folder.Folder | hub.HubDataset | shards.Shards)
     return Remembered(source=source) if decodes else source

@@ -94,7 +94,7 @@ class Guided:
         return self.guidance.estimate(self.inner, x, t)
 
     def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One guided answer a condition."""
+        """One guided estimate for each condition."""
         return [self.with_condition(cond)(x, t) for cond in conds]
 
 
@@ -256,11 +256,11 @@ def differentiable(inner: DenoiserLike, x: Tensor, t: Time) -> tuple[Tensor, Est
 def pulled(estimate: Estimate, leaf: Tensor, cotangent: Tensor, *, keep: bool) -> Tensor:
     """(∂x̂_0/∂x)ᵀ·cotangent: one backward pass through the network; ``keep`` its graph for the next.
 
-    Raises `UsageError` if the estimate has no graph: the network detaches its answer, or runs under ``no_grad`` itself.
+    Raises `UsageError` if the estimate has no graph: the network detaches its output, or runs under ``no_grad`` itself.
     """
     if not estimate.clean.requires_grad:
         raise UsageError(
-            "the network's answer carries no gradient of its input: it is detached, or made under torch.no_grad(); "
+            "the network's output carries no gradient of its input: it is detached, or made under torch.no_grad(); "
             'use differentiate_through="estimate" or backward steps, which need none'
         )
     (gradient,) = torch.autograd.grad(estimate.clean, leaf, cotangent, retain_graph=keep, allow_unused=True)

@@ -110,7 +110,7 @@ class APG(Rule):
     over-saturates; ``parallel`` η = 0 drops it, and with η = 1 and no ``norm`` r this is `CFG`. ``weight`` 1 is no
     guidance, bit for bit.
 
-    The paper's momentum (a running mean of d over the steps) is left out: an answer would depend on the questions
+    The paper's momentum (a running mean of d over the steps) is left out: an estimate would depend on the evaluations
     before it, so that samplers of several stages, samples one at a time and restarts would each see another guidance.
     """
 

@@ -62,7 +62,7 @@ class NoisyClassifier(Rule):
         if self.label is None:
             if scores.shape != (rows,):
                 raise UsageError(
-                    f"a classifier without label answers log p of shape ({rows},), got {tuple(scores.shape)}"
+                    f"a classifier without label returns log p of shape ({rows},), got {tuple(scores.shape)}"
                 )
             return scores
         label = torch.as_tensor(self.label, device=scores.device).reshape(-1)

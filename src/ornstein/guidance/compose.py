@@ -22,7 +22,7 @@ class Composition(Rule):
     guidances: tuple[Guidance, ...]
 
     def estimate(self, inner: DenoiserLike, x: Tensor, t: Time) -> Estimate:
-        """The last guidance's answer."""
+        """The last guidance's estimate."""
         denoiser: DenoiserLike = CachedEvaluation.of(inner)
         for guidance in self.guidances:
             denoiser = guidance(denoiser)
@@ -64,7 +64,7 @@ class Sum(Rule):
 def compose(*guidances: Guidance) -> Composition:
     """Guidances one after the other, the first innermost: g_n(… g_1(D)). Each estimate of the base is computed once.
 
-    What a later guidance takes for the model is the earlier ones' answer: ``compose(CFG(…), Universal(…))`` gives the
+    What a later guidance takes for the model is the earlier ones' estimate: ``compose(CFG(…), Universal(…))`` gives the
     energy the guided clean sample and differentiates through both of CFG's estimates.
 
     >>> import torch, ornstein as orn

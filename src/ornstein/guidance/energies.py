@@ -4,8 +4,8 @@ An energy is any callable ``clean (B, *event) → (B,)``, one number a sample, d
 no network. Those named after a measurement are negative log-likelihoods, so that strength 1 is Bayes' rule; the others
 are means over pixels, so that their strength does not depend on the resolution.
 
-A guide that finds nothing in a sample answers NaN there, or None for the whole batch: such samples are left unguided at
-this question, and a `GuideWarning` says so once. Targets have one row, or as many as the batch.
+A guide that finds nothing in a sample returns NaN there, or None for the whole batch: such samples are left unguided at
+this evaluation, and a `GuideWarning` says so once. Targets have one row, or as many as the batch.
 """
 
 from __future__ import annotations

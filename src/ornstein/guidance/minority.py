@@ -1,7 +1,7 @@
 """Minority guidance and its successors: toward samples that are rare in the data.
 
-`Minority` asks a trained classifier of rarity (Um, Lee & Ye 2024). `SelfMinority` and `MinorityPrompt` need none: they
-ask the model itself how far it reconstructs its own clean estimate, and make that larger, by the state or by an extra
+`Minority` takes a trained classifier of rarity (Um, Lee & Ye 2024). `SelfMinority` and `MinorityPrompt` need none: they
+measure how far the model itself reconstructs its own clean estimate, and make that larger, by the state or by an extra
 token of the prompt. Boost-and-Skip needs no gradient at all: ``ornstein.sample(…, prior_scale=…, skip_steps=…)``.
 """
 
@@ -118,7 +118,7 @@ class SelfMinority(Rule):
 
         x̂_0 ← x̂_0 + s·(σ²/α)·g/max|g|,     g = ∇_x d(x̂_0(x), x̃_0),     x̃_0 = D(α_p·x̂_0 + σ_p·z) held fixed
 
-    No classifier; one more evaluation a question, and one backward pass.
+    No classifier; one more evaluation each time, and one backward pass.
 
     * ``scale`` s: 0.4 (CelebA) and 0.2 (ImageNet 64) are published. A number or a function of the log-SNR; 0 is no
       guidance, bit for bit.
@@ -210,26 +210,26 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MinorityPrompt(Rule):
-    """MinorityPrompt (Um & Ye 2025, arXiv 2410.07838): an extra token of the prompt, learned at every question.
+    """MinorityPrompt (Um & Ye 2025, arXiv 2410.07838): an extra token of the prompt, learned at every evaluation.
 
     The token e is appended to the text embeddings of the bound condition, and ``steps`` of Adam raise
 
         ‖sg(x̂_0) − x̃_0‖² + λ·‖x̂_0 − sg(x̃_0)‖²,    x̂_0 = D(x | prompt, e),    x̃_0 = D(α_p·x̂_0 + σ_p·z | prompt)
 
-    by e. The answer is the estimate under the prompt with its token. It starts at the mean of the prompt's tokens, anew
-    at every question, for an answer does not depend on the questions before it (the authors carry it on). Nothing else
+    by e. The result is the estimate under the prompt with its token. It starts at the mean of the prompt's tokens, anew
+    at every evaluation, for an estimate does not depend on earlier evaluations (the authors carry it on). Nothing else
     is learned.
 
     * ``steps``, ``rate``: of Adam; 10 and 0.01 are published, 3 for few-step models. steps=0 is no guidance.
     * ``balance`` λ.
     * ``log_snr``: the level p; by default that of 0.75·T of Stable Diffusion's schedule. A function of the log-SNR
-      makes it follow the question.
+      makes it follow the evaluation.
     * ``text``, ``mask``: names of the condition's entries, (B, L, D) and (B, L); a condition without a mask has none.
     * ``seed``: of z, which is common to the batch.
 
     The published window, t > 0.9·T, is ``interval(MinorityPrompt(), log_snr=(-inf, -4.23))``. With classifier-free
     guidance it comes last: ``compose(CFG(…), MinorityPrompt())``. It costs 2·steps forward and backward passes a
-    question, and one more evaluation.
+    evaluation, and one more.
 
     Raises `UsageError` where the model is bound to no text.
     """

@@ -243,7 +243,7 @@ _ALL = (
 GUIDANCES: Mapping[str, GuidanceType] = MappingProxyType({one.name: one for one in _ALL})
 
 
-def read(text: str) -> GuidanceSpec:
+def read_guidance(text: str) -> GuidanceSpec:
     """A guidance from NAME[:NUMBER][,KEY=VALUE…]; autoguidance from autoguidance:RUN[:NUMBER][,KEY=VALUE…].
 
     The key ``sigma=LOW:HIGH`` of every guidance is its window of noise levels σ/α, as in `interval`.

@@ -128,8 +128,8 @@ class Universal(Rule):
         checkpoint: recompute the network's blocks and the decoder in the backward pass, instead of storing them.
         chunk: so many samples at a time, to bound the memory; energies with a target for each sample need ``rows``.
 
-    Gradients that are not finite are left out, sample by sample. The answer carries no graph, and nothing is kept
-    between questions. Within an outer guidance that differentiates, the shift counts as a constant.
+    Gradients that are not finite are left out, sample by sample. The estimate carries no graph, and nothing is kept
+    between evaluations. Within an outer guidance that differentiates, the shift counts as a constant.
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: 0.5 * x, path=orn.VP(), predicts="clean", shape=(1, 4, 4))

@@ -23,7 +23,7 @@ from .energies import (
     grams,
 )
 from .registry import Guides, Networks, kinds, make, source_of
-from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, Source
+from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, NetworkSource
 
 __all__ = [
     "IGNORED",
@@ -42,12 +42,12 @@ __all__ = [
     "Identity",
     "Likeness",
     "NetworkChoice",
+    "NetworkSource",
     "Networks",
     "ObjectLocation",
     "Outlines",
     "SegmentationMap",
     "Segmenter",
-    "Source",
     "TextImage",
     "backward_of",
     "compose",

@@ -23,7 +23,7 @@ class GuidanceOptions:
       estimate and saves that pass.
     * ``backward``: descent on the clean estimate after the forward guidance; see `backward_of`.
     * ``window``: (low, high) in σ/α; outside, the guides are silent.
-    * ``placement``: "joint" guides what classifier-free guidance answers; "separate" guides the unconditional model
+    * ``placement``: "joint" guides the estimate of classifier-free guidance; "separate" guides the unconditional model
       and adds both shifts, as the authors' code does for detection. The latter needs the empty condition ``null``.
     * ``chunk``: samples at a time, as in `Universal`.
     """

@@ -1,4 +1,4 @@
-"""What guides ask of the networks behind them.
+"""Interfaces of the networks behind guides.
 
 Every network takes floating-point images (B, 3, H, W) in [−1, 1] of any size, does its own resizing and normalising,
 is frozen, computes in float32, and is differentiable in the images. Row i of an answer depends on image i alone.

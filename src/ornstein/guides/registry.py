@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..errors import ConfigError, UsageError
-from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, Source, suggestion
+from .types import GuideContext, GuideSpec, GuideType, NetworkChoice, NetworkSource, suggestion
 
 
 def kinds() -> dict[str, GuideType]:
@@ -32,7 +32,7 @@ def kind_named(name: str) -> GuideType:
     return known[name]
 
 
-def source_of(kind: GuideType, choice: NetworkChoice | None = None) -> Source | None:
+def source_of(kind: GuideType, choice: NetworkChoice | None = None) -> NetworkSource | None:
     """The source that was chosen, or the first that this machine has; None for kinds without a network.
 
     Raises `ConfigError` where there is no such source.
@@ -63,7 +63,7 @@ class Networks:
                 raise UsageError(f"the source of {choice.kind} is chosen twice: choose once")
             self._chosen[choice.kind] = choice
 
-    def of(self, kind: GuideType) -> tuple[Source | None, Any]:
+    def of(self, kind: GuideType) -> tuple[NetworkSource | None, Any]:
         """(the source of a kind, its network), loaded if need be."""
         choice = self._chosen.get(kind.name)
         source = source_of(kind, choice)

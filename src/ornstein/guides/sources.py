@@ -12,7 +12,7 @@ import torch
 
 from ..errors import CheckpointError, ConfigError
 from .published import FACENET_FILE, FASTER_RCNN_FILE, LRASPP_FILE, RESNET_FILE, hub_file
-from .types import Source
+from .types import NetworkSource
 
 
 def needs(package: str, module: str | None = None) -> str | None:
@@ -55,9 +55,9 @@ def _own(name: str) -> Any:
     return load
 
 
-def own(name: str, what: str) -> Source:
+def own(name: str, what: str) -> NetworkSource:
     """The library's own small network of the function ``name`` in `ornstein.guides.own`."""
-    return Source(name="own", what=what, load=_own(name))
+    return NetworkSource(name="own", what=what, load=_own(name))
 
 
 # ------------------------------------------------------------------------------------------------------------ packages
@@ -146,12 +146,14 @@ def _clip_missing() -> str | None:
     return None
 
 
-CLIP = Source(name="standard", what="CLIP (transformers), ViT-B/32", load=_clip, missing=_clip_missing, weight=10.0)
+CLIP = NetworkSource(
+    name="standard", what="CLIP (transformers), ViT-B/32", load=_clip, missing=_clip_missing, weight=10.0
+)
 CLIP_STYLE = replace(CLIP, weight=6.0)
 
 SEGMENTERS = (
     own("segmenter", "a small network for the parts of critters"),
-    Source(
+    NetworkSource(
         name="standard",
         what="LR-ASPP with MobileNetV3-Large (torchvision), 21 classes of Pascal VOC",
         load=_lraspp,
@@ -161,8 +163,8 @@ SEGMENTERS = (
 )
 CLASSIFIERS = (
     replace(own("classifier", "a small network for the attributes of critters"), weight=2.0),
-    Source(name="package", what="EfficientNet-lite0, 1000 classes of ImageNet by number", load=_lite0),
-    Source(
+    NetworkSource(name="package", what="EfficientNet-lite0, 1000 classes of ImageNet by number", load=_lite0),
+    NetworkSource(
         name="standard",
         what="ResNet-50 (torchvision), 1000 classes of ImageNet",
         load=_resnet,
@@ -171,7 +173,7 @@ CLASSIFIERS = (
 )
 EMBEDDERS = (
     own("embedder", "a small network that tells critters apart"),
-    Source(
+    NetworkSource(
         name="standard",
         what="faces: MTCNN and InceptionResnetV1 on VGGFace2 (facenet-pytorch)",
         load=_facenet,
@@ -181,7 +183,7 @@ EMBEDDERS = (
 )
 DETECTORS = (
     own("detector", "a small network that finds the parts of critters"),
-    Source(
+    NetworkSource(
         name="standard",
         what="Faster R-CNN with ResNet-50 FPN v2 (torchvision), classes of COCO",
         load=_faster_rcnn,
@@ -192,7 +194,7 @@ DETECTORS = (
 TEXT_IMAGES = (own("text_image", "a small two-tower network on captions of critters"), CLIP)
 STYLES = (
     own("text_image", "the picture tower of a small two-tower network"),
-    Source(
+    NetworkSource(
         name="package",
         what="Gram matrices of the VGG-16 inside HED",
         load=_hed_features,
@@ -202,8 +204,10 @@ STYLES = (
     CLIP_STYLE,
 )
 EDGES = (
-    Source(name="own", what="Sobel differences, no network", load=lambda weights, _: _no_weights(weights, "Sobel")),
-    Source(
+    NetworkSource(
+        name="own", what="Sobel differences, no network", load=lambda weights, _: _no_weights(weights, "Sobel")
+    ),
+    NetworkSource(
         name="package", what="holistically-nested edge detection (HED)", load=_hed, missing=_hed_missing, weight=300.0
     ),
 )

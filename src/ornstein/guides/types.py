@@ -19,7 +19,7 @@ SOURCES: tuple[SourceName, ...] = ("own", "package", "standard")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class NetworkSource:
     """A network that can stand behind a guide.
 
     * ``name``: "own" comes with the library, "package" with a Python package, "standard" is the published network, of
@@ -41,7 +41,7 @@ class GuideContext:
     """The arguments of `GuideType.make`.
 
     ``arg`` as written, and the ``weight``; ``shape`` (C, H, W) of the pictures, and ``device`` they are on; the
-    ``network`` that its `Source` loaded (None for kinds without), and that source's name.
+    ``network`` that its `NetworkSource` loaded (None for kinds without), and that source's name.
     """
 
     arg: str
@@ -66,11 +66,11 @@ class GuideType:
     what: str
     weight: float
     make: Callable[[GuideContext], Any] = field(repr=False)
-    sources: tuple[Source, ...] = ()
+    sources: tuple[NetworkSource, ...] = ()
     yields: Literal["energy", "guidance"] = "energy"
     example: str = ""
 
-    def weight_with(self, source: Source | None) -> float:
+    def weight_with(self, source: NetworkSource | None) -> float:
         """The default weight with a network of that source."""
         return self.weight if source is None or source.weight is None else source.weight
 

@@ -1,7 +1,8 @@
 """Few-step models of diffusers: the boundary of their networks, and the times at which their schedulers evaluate them.
 
-A consistency model's answer is a sample already. More evaluations mean fresh noise and another descent, so that the
-times climb (`ornstein.grids.multistep`); a solver of an ordinary differential equation on falling times does not apply.
+The estimate of a consistency model is a sample already. More evaluations mean fresh noise and another descent, so that
+the times climb (`ornstein.grids.multistep`); a solver of an ordinary differential equation on falling times does not
+apply.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""A pipeline of pixels as a part of a trained run: enough of its configuration to build and ask its network again."""
+"""A pipeline of pixels as a part of a trained run: enough of its configuration to build and evaluate its network
+again."""
 
 from __future__ import annotations
 

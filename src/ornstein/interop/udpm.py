@@ -4,7 +4,7 @@ Two layouts are read: ``model_ema_state_….pt``, a flat state dict, and ``model
 is one. Everything about the network follows from the names and shapes of the weights.
 
 >>> from ornstein.interop import udpm  # doctest: +SKIP
->>> model = udpm.load("model_ema_state_UDPM64_AFHQv2.pt")  # doctest: +SKIP
+>>> model = udpm.load_denoiser("model_ema_state_UDPM64_AFHQv2.pt")  # doctest: +SKIP
 >>> images = orn.sample(model, n=4)  # doctest: +SKIP
 """
 
@@ -33,7 +33,7 @@ _GIVE = "give model_ema_state_….pt or model_state_….pt of UDPM"
 _BLOCK = re.compile(r"(enc|dec)\.(\d+)x\2_(\w+?)\.(.+)")
 
 
-def load(
+def load_denoiser(
     where: str | Path,
     *,
     path: PyramidPath | None = None,
@@ -48,7 +48,7 @@ def load(
     Raises `CheckpointError` for a file that is missing, damaged, would run code, or holds another network.
     """
     where = Path(where).expanduser()
-    weights = read(where)
+    weights = read_weights(where)
     config = infer(weights, where)
     with torch.device("meta"):
         net = NCSNpp(config)
@@ -73,12 +73,12 @@ def open_checkpoint(where: str | Path, *, device: str | torch.device = "cpu") ->
 
     Raises `CheckpointError` as `load` does.
     """
-    where, denoiser = Path(where), load(where, device=device)
+    where, denoiser = Path(where), load_denoiser(where, device=device)
     assert isinstance(denoiser.net, NCSNpp)
     return PlainModel(denoiser=denoiser, folder=where, weights=where, labels=denoiser.net.config.classes)
 
 
-def read(where: str | Path) -> dict[str, Tensor]:
+def read_weights(where: str | Path) -> dict[str, Tensor]:
     """The network's weights in a file of either layout, named as ours: without ``module.`` and ``net.`` in front.
 
     Raises `CheckpointError` as `load` does.

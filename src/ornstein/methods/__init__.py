@@ -9,7 +9,7 @@ State = Literal["ready", "parts", "planned"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Method:
+class Paper:
     """One paper: what it does, what of it runs here, and the command that runs it."""
 
     name: str
@@ -21,8 +21,8 @@ class Method:
     command: str = ""
 
 
-METHODS: tuple[Method, ...] = (
-    Method(
+PAPERS: tuple[Paper, ...] = (
+    Paper(
         name="sdxl",
         title="SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis",
         arxiv="2307.01952",
@@ -30,7 +30,7 @@ METHODS: tuple[Method, ...] = (
         state="planned",
         here="nothing yet beyond the shared network, path and trainer",
     ),
-    Method(
+    Paper(
         name="slct",
         title="Improved Training Technique for Latent Consistency Models",
         arxiv="2502.01441",
@@ -40,7 +40,7 @@ METHODS: tuple[Method, ...] = (
         "search for the middle levels; claims measured by `ornstein reproduce slct`",
         command="ornstein train slct --data critters --size 32 --out runs/slct",
     ),
-    Method(
+    Paper(
         name="udpm",
         title="UDPM: Upsampling Diffusion Probabilistic Models",
         arxiv="2305.16269",
@@ -50,7 +50,7 @@ METHODS: tuple[Method, ...] = (
         "for the authors' checkpoints; claims measured by `ornstein reproduce udpm`",
         command="ornstein train udpm --data critters --size 32 --out runs/udpm",
     ),
-    Method(
+    Paper(
         name="universal-guidance",
         title="Universal Guidance for Diffusion Models",
         arxiv="2302.07121",
@@ -60,7 +60,7 @@ METHODS: tuple[Method, ...] = (
         "sources of networks (`ornstein guides`); claims measured by `ornstein reproduce universal-guidance`",
         command="ornstein sample critters --guide colour:#7dd3fc --steps 30",
     ),
-    Method(
+    Paper(
         name="minority-guidance",
         title="Don't Play Favorites: Minority Guidance for Diffusion Models",
         arxiv="2301.12334",
@@ -70,7 +70,7 @@ METHODS: tuple[Method, ...] = (
         "successors; claims measured by `ornstein reproduce minority-guidance`",
         command="ornstein score critters --data critters --out scores.csv",
     ),
-    Method(
+    Paper(
         name="contextdiff",
         title="Cross-Modal Contextualized Diffusion Models for Text-Guided Visual Generation and Editing",
         arxiv="2402.16627",
@@ -78,7 +78,7 @@ METHODS: tuple[Method, ...] = (
         state="parts",
         here="its path, sampled by `ancestral` and `ddim`, biased and unbiased; no adapter training yet",
     ),
-    Method(
+    Paper(
         name="cas-dm",
         title="Bring Metric Functions into Diffusion Models",
         arxiv="2401.02414",
@@ -88,7 +88,7 @@ METHODS: tuple[Method, ...] = (
         "claims measured by `ornstein reproduce cas-dm`",
         command="ornstein train cas-dm --data critters --out runs/cascade",
     ),
-    Method(
+    Paper(
         name="dmfft",
         title="DMFFT: improving the generation quality of diffusion models using fast Fourier transform",
         arxiv="",  # Scientific Reports 15 (2025)
@@ -96,7 +96,7 @@ METHODS: tuple[Method, ...] = (
         state="parts",
         here="named feature sites and `modulated()` for any function on them; no frequency preset yet",
     ),
-    Method(
+    Paper(
         name="accelerated-ode",
         title="Accelerating Convergence of Score-Based Diffusion Models, Provably",
         arxiv="2403.03852",
@@ -106,18 +106,18 @@ METHODS: tuple[Method, ...] = (
         "claims measured by `ornstein reproduce accelerated-ode accelerated-sde`",
         command="ornstein sample critters --sampler accelerated-ode-memory --evaluations 10",
     ),
-    Method(
+    Paper(
         name="randomized-midpoint",
         title="Improved Convergence Rate for Diffusion Probabilistic Models",
         arxiv="2410.13738",
-        what="a sampler that asks at random times for a better dependence on dimension",
+        what="a sampler that evaluates at random times for a better dependence on dimension",
         state="ready",
         here="`randomized-midpoint` with rounds as a climbing grid (`grids.rounds`), its parallel form "
         "(`samplers.picard`) and its deterministic twin `staggered-midpoint`; claims measured by "
         "`ornstein reproduce randomized-midpoint`",
         command="ornstein sample critters --sampler staggered-midpoint --evaluations 10",
     ),
-    Method(
+    Paper(
         name="exponential-integrator",
         title="Unified Convergence Analysis for Score-Based Diffusion Models with Deterministic Samplers",
         arxiv="2410.14237",

@@ -20,7 +20,7 @@ BLOCK = 32  # part of the definition of the numbers: another value may change th
 _EMPTY = "there is not one image in the set: give at least two"
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images that can be read by number: item i has the image i as its uint8 tensor ``.image``."""
 
     def __len__(self) -> int: ...
@@ -50,17 +50,17 @@ class Block:
         return torch.stack(self.images)
 
 
-def blocks(images: Iterable[Any] | Source, *, rank: int = 0, world: int = 1) -> Iterator[Block]:
+def blocks(images: Iterable[Any] | ImageSource, *, rank: int = 0, world: int = 1) -> Iterator[Block]:
     """The blocks whose number is ``rank`` modulo ``world``; one of them is in memory at a time.
 
-    ``images`` is a tensor (N, C, H, W), a `Source`, or any iterable of single images (C, H, W), batches (B, C, H, W)
-    or objects with an ``.image``; always uint8, C = 3 or 1. Of a source or a tensor nothing else is read. Raises
+    ``images`` is a tensor (N, C, H, W), a `ImageSource`, or any iterable of single images (C, H, W), batches (B, C, H,
+    W) or objects with an ``.image``; always uint8, C = 3 or 1. Of a source or a tensor nothing else is read. Raises
     `DataError` for an empty set, `UsageError` for anything else and for a rank outside 0 … world − 1.
     """
     if not 0 <= rank < world:
         raise UsageError(f"rank {rank} is not one of {world} processes: give 0 ≤ rank < world")
     if _by_number(images):
-        return _read(cast("Source", images), rank, world)
+        return _read(cast("ImageSource", images), rank, world)
     return _streamed(cast("Iterable[Any]", images), rank, world)
 
 
@@ -77,7 +77,7 @@ def agree(a: tuple[int, int] | None, b: tuple[int, int] | None) -> tuple[int, in
     return a if b is None else b
 
 
-def _read(images: Source, rank: int, world: int) -> Iterator[Block]:
+def _read(images: ImageSource, rank: int, world: int) -> Iterator[Block]:
     from ornstein.data.base import UnreadableError
 
     total = len(images)

@@ -62,7 +62,7 @@ class Files:
         from ornstein.data import Example
 
         entry = self.folder.entries[index]
-        image = read(self.folder.root / entry.path, self.size, entry.path)
+        image = read_image(self.folder.root / entry.path, self.size, entry.path)
         return Example(image=image, label=entry.label, caption=entry.caption, name=entry.path)
 
 
@@ -141,7 +141,7 @@ def resolutions(folder: Folder, count: int) -> list[Size]:
     return list(found)
 
 
-def read(path: Path, size: int | None, name: str) -> Tensor:
+def read_image(path: Path, size: int | None, name: str) -> Tensor:
     """An image file as uint8 (3, H, W): as it is, or its centre square at ``size`` by antialiased bicubic filtering.
 
     Transparency is laid on white, EXIF rotation is applied, deep grey is rescaled. `UnreadableError` with name and

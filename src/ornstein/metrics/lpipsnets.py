@@ -129,7 +129,7 @@ class Trunk(nn.Module):
         return out
 
 
-def load(kind: str, trunk: str | Path | None, heads: str | Path | None) -> tuple[Trunk, list[Tensor], str]:
+def load_trunk(kind: str, trunk: str | Path | None, heads: str | Path | None) -> tuple[Trunk, list[Tensor], str]:
     """The network, its heads (one weight a channel and tap) and the name that they deserve.
 
     Files that are not named are looked for: the trunk in torch hub's cache, the heads in the installed packages

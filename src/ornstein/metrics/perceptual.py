@@ -191,7 +191,7 @@ def lpips(
         kind = lpipsnets.guess(Path(trunk))
         beside = [Path(trunk).with_name(f"{kind}{suffix}") for suffix in (".pth", ".safetensors")]
         heads = heads if heads is not None else next((file for file in beside if file.is_file()), None)
-    net, weights, name = lpipsnets.load(kind, trunk, heads)
+    net, weights, name = lpipsnets.load_trunk(kind, trunk, heads)
     return PerceptualDistance(
         name, net, module=net, shift=_LPIPS_SHIFT, scale=_LPIPS_SCALE, heads=weights, side=side, scales=scales
     )

@@ -43,14 +43,14 @@ def reconstruction(
     device: torch.device | str = "cpu",
 ) -> Reconstruction:
     """Reconstruct ``count`` pictures of a source, evenly spread over it (all of them if it has fewer)."""
-    from ..data.loader import read
+    from ..data.loader import read_example
     from ..data.pictures import to_uint8
 
     count = min(count, len(source))
     picked = [i * len(source) // count for i in range(count)]
     psnr, l1, far, power, latents = 0.0, 0.0, 0.0, 0.0, 0
     for start in range(0, count, batch):
-        rows = torch.stack([read(source, i)[0].image for i in picked[start : start + batch]])
+        rows = torch.stack([read_example(source, i)[0].image for i in picked[start : start + batch]])
         image = rows.float().div_(127.5).sub_(1.0).to(device)
         latent = codec.encode(image)
         again = to_uint8(codec.decode(latent))

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ornstein.errors import UsageError
 from ornstein.metrics import files
-from ornstein.metrics.blocks import Block, Source, agree, blocks, padded
+from ornstein.metrics.blocks import Block, ImageSource, agree, blocks, padded
 from ornstein.metrics.classes import ClassScore
 from ornstein.metrics.features import CLASSES, POOLED, SPATIAL, Features
 from ornstein.metrics.frechet import QUANTUM, Moments, quantise
@@ -118,14 +118,14 @@ class Statistics:
     @classmethod
     def load(cls, path: str | Path) -> Statistics:
         """Read what `save` wrote. Raises `DataError` for a missing, truncated, damaged or foreign file."""
-        return read(path)[0]
+        return read_statistics(path)[0]
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.resolution or ()))
         return f"Statistics({self.features!r}, {self.count} images {size}, parts {sorted(self.parts)} of {self.world})"
 
 
-def read(path: str | Path) -> list[Statistics]:
+def read_statistics(path: str | Path) -> list[Statistics]:
     """The sets in a file that `ornstein.metrics.files.write` wrote.
 
     Raises `DataError` for a missing, truncated, damaged or foreign file.
@@ -134,7 +134,7 @@ def read(path: str | Path) -> list[Statistics]:
 
 
 def statistics(
-    images: Iterable[Any] | Source,
+    images: Iterable[Any] | ImageSource,
     features: Features,
     *,
     keep: Collection[str] = (),
@@ -145,8 +145,8 @@ def statistics(
 ) -> Statistics:
     """The statistics of a set of images under a feature network.
 
-    ``images`` is a tensor (N, C, H, W), a source (`Source`; unreadable images are left out and counted), or a list or
-    any iterable of single images (C, H, W) or batches (B, C, H, W); always uint8, C = 3 or 1, one resolution. With
+    ``images`` is a tensor (N, C, H, W), a source (`ImageSource`; unreadable images are left out and counted), or a list
+    or any iterable of single images (C, H, W) or batches (B, C, H, W); always uint8, C = 3 or 1, one resolution. With
     several processes each is given the *whole* set and handles the blocks of 32 images whose number is ``rank`` modulo
     ``world``; of a source or a tensor it reads nothing else. `Statistics.merge` puts the parts together. One block of
     images is held in memory at a time; ``capacity`` vectors are kept for the kernel distance. ``keep`` names what is

@@ -29,7 +29,7 @@ def log_level(path: Path, t: Time) -> Time:
 class ConsistencySpec(DenoiserSpec):
     """A consistency model without its weights.
 
-    f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the network's own answer is
+    f(x, σ_min) = x. ``predicts`` edm is the published boundary form; of another prediction the output of the network is
     anchored (`ornstein.parameterizations.Anchored`). ``middle`` are the levels of further evaluations, in their order.
     ``time_input``: the number that the network gets as its time, "log" for 250·log σ̄ or "path" for `Path.timestep_of`.
     """

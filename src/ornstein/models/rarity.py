@@ -36,10 +36,10 @@ _WHY = (
 class RaritySpec(ModelSpec):
     """A rarity classifier without its weights. ``path`` is the law of its training noise; it serves every path.
 
-    ``rarities`` is the number of classes L, ``head`` what it answers: L logits, or mean and log-deviation of the
+    ``rarities`` is the number of classes L, ``head`` its output: L logits, or mean and log-deviation of the
     normal score. ``network`` is its encoder. ``seen`` names the frozen network that the encoder looks through: "" for
     none, "lite0", or "run", whose model is ``front`` and whose sites are ``sites``. ``classes`` are the labels that it
-    is told.
+    is given.
     """
 
     kind: ClassVar[str] = "rarityspec"
@@ -103,7 +103,7 @@ class RarityClassifier:
         return self.spec.classes
 
     def __call__(self, state: Tensor, log_snr: Tensor, label: Tensor | None = None) -> Tensor:
-        """The network's answer (B, L) or (B, 2) at states of unit variance (B, 3, H, W) and log-SNR (B,)."""
+        """The output of the network (B, L) or (B, 2) at states of unit variance (B, 3, H, W) and log-SNR (B,)."""
         cond = {"label": label} if self.labels and label is not None else {}
         return self.net(state.float(), log_snr.float(), **cond)
 

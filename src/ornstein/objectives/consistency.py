@@ -1,4 +1,4 @@
-"""Consistency training: the same answer at two neighbouring noise levels of one sample, down to the sample itself."""
+"""Consistency training: the same estimate at two neighbouring noise levels of one sample, down to the sample itself."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ class ConsistencyLoss:
 
 
 class Pair(NamedTuple):
-    """The two questions about a batch: states (B, *event) at times (B,), and the levels σ̄ > σ̄' (B,), on the host.
+    """The two noisy batches of one step: states (B, *event) at times (B,), and the levels σ̄ > σ̄' (B,), on the host.
 
     ``quiet`` (B,) marks the samples of low noise.
     """
@@ -159,7 +159,7 @@ class ConsistencyTraining:
     (`ornstein.parameterizations.Consistency` or `Anchored`), and its path α and σ; levels are σ̄ = σ/α.
 
     Terms: ``consistency``, and ``diffusion`` with a weight. Watched: ``jump``, the root of the mean squared difference
-    of the two answers, and ``output``, the root mean square of an answer. Schedule: ``intervals`` and ``c``.
+    of the two estimates, and ``output``, the root mean square of an estimate. Schedule: ``intervals`` and ``c``.
 
     Both answers are asked for under one mask of dropout, drawn from ``noise.fork("dropout")``. The loss is computed in
     float32 whatever the network's precision is: its weights reach 2·10⁵.
@@ -237,7 +237,7 @@ class ConsistencyTraining:
         return [nodes[i] for i in places], [nodes[i + 1] for i in places], [i >= first for i in places]
 
     def target(self, teacher: Denoiser, clean: Tensor, pair: Pair) -> Tensor:
-        """The teacher's answer at the lower level; at σ_min the state itself, which it would answer."""
+        """The estimate of the teacher at the lower level; at σ_min the state itself."""
         found = _answer(teacher, pair.x_next, pair.t_next, pair.cond)
         bottom = pair.lower <= sigma_min(teacher)
         state = clean + expand(pair.lower, clean) * pair.noise
@@ -256,7 +256,7 @@ def denoising(answer: Tensor, clean: Tensor, pair: Pair, sigma_data: float) -> T
 
 
 def sigma_min(model: Denoiser) -> float:
-    """The level at which the model answers with its state; `UsageError` if it has none."""
+    """The noise level at which the model returns its state; `UsageError` if it has none."""
     reading = model.parameterization
     if not isinstance(reading, Consistency | Anchored):
         raise UsageError(

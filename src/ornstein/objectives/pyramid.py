@@ -150,10 +150,10 @@ class PyramidLoss:
             from ..metrics.perceptual import lpips
 
             metric = lpips(self.metric).to(device)
-        judge = None
+        discriminator_net = None
         if any(row.adversarial for row in weights):
-            judge = discriminator(network, side // path.factor(0.0, path.levels - 1.0), seed).to(device)
-        return Pyramid(loss=self, path=path, metric=metric, discriminator=judge)
+            discriminator_net = discriminator(network, side // path.factor(0.0, path.levels - 1.0), seed).to(device)
+        return Pyramid(loss=self, path=path, metric=metric, discriminator=discriminator_net)
 
 
 class Weights(NamedTuple):
@@ -166,7 +166,8 @@ class Weights(NamedTuple):
 
 
 class NoisyLevel(NamedTuple):
-    """A question at a level: the state, the true image of the level below, the time of each row, and the conditions."""
+    """A noised batch of one level: the state, the true image of the level below, the time of each row, and the
+    conditions."""
 
     level: int
     x: Tensor

@@ -68,7 +68,7 @@ class ReconstructionLoss:
 class Reconstructing:
     """The objective of an autoencoder: see `ReconstructionLoss`.
 
-    The model's network is called as ``net(image, time, noise=…)`` and answers (reconstruction, mean, logvar). Terms:
+    The model's network is called as ``net(image, time, noise=…)`` and returns (reconstruction, mean, logvar). Terms:
     ``pixels``, ``metric``, ``kl`` and ``adversarial``. Watched: ``psnr`` (dB) and ``latent_std``.
     """
 
@@ -127,7 +127,7 @@ class Reconstructing:
 
 
 def autoencode(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
-    """The network's answer about pictures, with the noise of these samples for its latents."""
+    """The output of the network for pictures, with the noise of these samples for its latents."""
     inner = unwrapped(net)
     shape = inner.latent_shape(image.shape[1:])
     z = noise.normal("latent", shape).to(image, non_blocking=True)

@@ -1,8 +1,8 @@
 """Variance-preserving paths: α² + σ² = 1, given by the log of the signal gain.
 
 Continuous times run over [0, 1]. A path made from a table of N betas interpolates log α linearly between the nodes
-t = k/N (the "discrete" schedule of DPM-Solver), so a pretrained 1000-step network can be asked at any time; its clock
-is the table's index N·t − 1, which is what such networks were fed.
+t = k/N (the "discrete" schedule of DPM-Solver), so a pretrained 1000-step network can be evaluated at any time; its
+timestep is the table's index N·t − 1, which is what such networks were fed.
 
 References: Ho et al. 2020 (linear betas); Song et al. 2021, eq. 32 (continuous linear); Nichol & Dhariwal 2021, eq. 17
 (cosine); Rombach et al. 2022 (scaled linear).

@@ -227,7 +227,7 @@ def _check_data(run: TrainedModel, source: Source) -> None:
 
 
 def _header(run: TrainedModel, source: Source, recipe: Recipe, distance: str) -> dict[str, Any]:
-    """What the table says of itself."""
+    """Description of the table: data, model and recipe."""
     return {
         "format": FORMAT,
         "version": VERSION,

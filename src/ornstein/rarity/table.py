@@ -1,4 +1,4 @@
-"""The table of scores: one row an image, under a header that says of which data, by which model and how.
+"""The table of scores: one row an image, under a header with the data, the model and the recipe.
 
 A `.csv` file is plain, and its header lies beside it in `NAME.csv.json` (older files begin with it, as JSON behind
 "# "); a `.json` file is one document; a `.safetensors` file has the header, the names and the classes in its metadata.

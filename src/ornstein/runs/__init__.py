@@ -13,7 +13,7 @@ from .formats import (
     unregister_format,
 )
 from .open import TrainedModel, export, open_own, usable_device
-from .places import CARD, CODEC, SAMPLING_CONFIG, WEIGHTS, RunFiles, place, read_run, shipped
+from .places import CARD, CODEC, SAMPLING_CONFIG, WEIGHTS, RunFiles, read_run, resolve_model_path, shipped
 
 __all__ = [
     "CARD",
@@ -33,9 +33,9 @@ __all__ = [
     "open_codec",
     "open_own",
     "open_run",
-    "place",
     "read_run",
     "register_format",
+    "resolve_model_path",
     "save_codec",
     "shipped",
     "unregister_format",

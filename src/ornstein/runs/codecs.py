@@ -14,7 +14,7 @@ from ..interop.vae import KNOWN, class_of, copy_vae, open_vae
 from ..latents.codec import Codec, Identity, KLCodec, Normalisation
 from ..storage.files import atomic, read_json, write_json
 from ..storage.reading import load_json
-from .places import CARD, WEIGHTS, place, read_run, shipped
+from .places import CARD, WEIGHTS, read_run, resolve_model_path, shipped
 
 VERSION = 1
 DOCUMENT, TENSORS, VAE = "codec.json", "codec.safetensors", "vae"
@@ -39,7 +39,7 @@ def open_codec(
         return where
     if str(where) == "identity":
         return Identity()
-    folder = place(Path(where).expanduser())
+    folder = resolve_model_path(Path(where).expanduser())
     if (folder / DOCUMENT).is_file():
         return _saved(folder, device, dtype)
     if (folder / "model_index.json").is_file() or class_of(folder) == "AutoencoderKL":
@@ -55,7 +55,7 @@ def open_codec(
 
 def is_codec(where: str | Path) -> bool:
     """Whether a folder holds a codec and nothing else: an autoencoder's run or card, a saved codec, a diffusers VAE."""
-    folder = place(Path(where).expanduser())
+    folder = resolve_model_path(Path(where).expanduser())
     if (folder / DOCUMENT).is_file() or class_of(folder) == "AutoencoderKL":
         return True
     home = folder if (folder / "config.json").is_file() else folder.parent.parent

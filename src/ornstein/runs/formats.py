@@ -26,7 +26,7 @@ from ..interop.opened import OpenedModel
 from ..interop.vae import class_of
 from ..models.card import CONFIG, STATE
 from .open import open_own, usable_device
-from .places import CARD, exists, place, shipped
+from .places import CARD, exists, resolve_model_path, shipped
 
 Device = str | torch.device | None
 
@@ -128,7 +128,7 @@ def load(where: Any, *, ema: bool | float = True, device: Device = None) -> Open
 
 
 def _folder(what: Any) -> Path | None:
-    return place(Path(what).expanduser()) if isinstance(what, str | Path) else None
+    return resolve_model_path(Path(what).expanduser()) if isinstance(what, str | Path) else None
 
 
 def _holds(what: Any, name: str, *, without: str = "") -> bool:

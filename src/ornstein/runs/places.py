@@ -42,7 +42,7 @@ def exists(path: Path, *, file: bool = False) -> bool:
         return False
 
 
-def place(where: str | Path) -> Path:
+def resolve_model_path(where: str | Path) -> Path:
     """A folder of that name, or else the shipped model of that name."""
     folder = Path(where)
     return folder if exists(folder) or str(where) not in shipped() else WEIGHTS / str(where)
@@ -66,7 +66,7 @@ class RunFiles:
 
 def read_run(where: str | Path, *, ema: bool | float = True) -> RunFiles:
     """What `open_run` makes a model of, read and not yet built; it raises the same."""
-    folder = place(where)
+    folder = resolve_model_path(where)
     if (folder / STATE).is_file() and not (folder / CONFIG).is_file():
         home, weights = folder.parent.parent, folder
         if not (home / CONFIG).is_file():

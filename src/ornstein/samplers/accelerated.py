@@ -102,7 +102,7 @@ class AcceleratedODE:
             raise ConfigError(f"the accelerated ODE has the forms 'probe', 'history' and 'memory', got {self.form!r}")
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
-        """Ask here, look at the noisier neighbour or remember it, then extrapolate."""
+        """Evaluate here and at the noisier neighbour or remember it, then extrapolate."""
         del noise
         t, s = step.t, step.s
         here = yield Query(x, t)
@@ -156,7 +156,7 @@ def _noise_weights(bar: float, after: float, before: float | None) -> tuple[floa
 
 @dataclass(frozen=True, slots=True)
 class AcceleratedSDE:
-    """The accelerated stochastic sampler: half of the noise before the question, half after.
+    """The accelerated stochastic sampler: half of the noise before the evaluation, half after.
 
         x⁺  = x_t + √(β/2)·z
         x_s = (x⁺ + β·s(x⁺, t) + √(β/2)·z⁺)/√α_t
@@ -190,7 +190,7 @@ class AcceleratedSDE:
 
 @dataclass(frozen=True, slots=True)
 class MidpointSDE:
-    """A reverse-SDE step with its question in the middle: two evaluations.
+    """A reverse-SDE step with its evaluation in the middle: two evaluations.
 
     ``form`` "variance" halves D, the step in σ̄²:
 

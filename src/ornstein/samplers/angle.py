@@ -40,14 +40,14 @@ class _Stretch(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrigFlowAdams:
-    """F, interpolated by a polynomial in log(σ̄ + ``offset``) through the last ``points`` answers, integrated over θ.
+    """F, interpolated by a polynomial in log(σ̄ + ``offset``) through the last ``points`` estimates, integrated over θ.
 
         y_s = y_t + ∑_j W_j·F_j,   W_j = ∫ ℓ_j dθ from θ_s to θ_t
 
-    One evaluation a step. ``corrector`` repeats a step with the next answer as one more node, as UniPC does. ``scale``
-    is s, see the module. Every step from a finite σ̄ is of full order, the one to σ = 0 included: nothing is singular
-    there. The first step has one node and its correction two: that bounds the order of a run that begins where F still
-    moves.
+    One evaluation a step. ``corrector`` repeats a step with the next estimate as one more node, as UniPC does.
+    ``scale`` is s, see the module. Every step from a finite σ̄ is of full order, the one to σ = 0 included: nothing is
+    singular there. The first step has one node and its correction two: that bounds the order of a run that begins where
+    F still moves.
     """
 
     needs = AffinePath

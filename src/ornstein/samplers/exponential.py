@@ -123,7 +123,7 @@ def _draw(path: AffinePath, noise: NoiseSource, key: Key, t: float, s: float, li
 def _two_stage(
     path: AffinePath, x: Tensor, clean: Tensor, step: Step, noise: NoiseSource, c: int, brownian: bool
 ) -> Steps:
-    """From t to s with the estimate at the midpoint in λ, which is reached from ``clean``; one question."""
+    """From t to s with the estimate at the midpoint in λ, which is reached from ``clean``; one evaluation."""
     middle = path.time_of(path.log_snr(step.t) + 0.5 * (path.log_snr(step.s) - path.log_snr(step.t)))
     whole, half = ExponentialStep.between(path, step.t, step.s, c), ExponentialStep.between(path, step.t, middle, c)
     x_middle = half.to(x, moments(half.y, 1), [clean])
@@ -144,8 +144,8 @@ class DPMSolver:
     """DPM-Solver++ 1, 2M and 3M and their SDE forms (Lu et al. 2022, algorithm 2 and app. B).
 
     D is extrapolated from the last ``points`` estimates: 1 is DDIM (η = 1 when stochastic), 2 the paper's 2M with
-    weights ½(1 − e^{−y})·h/h₀, 3 integrates the parabola exactly. One evaluation a step. The deterministic 3M asks once
-    more in its first step, a midpoint step, since a first-order one would limit the whole run to order 2
+    weights ½(1 − e^{−y})·h/h₀, 3 integrates the parabola exactly. One evaluation a step. The deterministic 3M evaluates
+    once more in its first step, a midpoint step, since a first-order one would limit the whole run to order 2
     (``start="plain"``).
 
     The widespread 3M code multiplies the curvature h²·D[λ₀, λ₋₁, λ₋₂] = ½h²D'' with the weight that belongs to h²D'',

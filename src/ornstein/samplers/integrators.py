@@ -71,13 +71,13 @@ _GAUSS = tuple(zip(*(column.tolist() for column in np.polynomial.legendre.leggau
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DEIS:
-    """The diffusion exponential integrator sampler: the noise, extrapolated through the last ``points`` answers.
+    """The diffusion exponential integrator sampler: the noise, extrapolated through the last ``points`` estimates.
 
         u_s = u_t + ∑_j C_j·z_j,   C_j = ∫ ℓ_j dσ̄ over the step
 
     ℓ_j are Lagrange's polynomials in ``variable``: the path's own "time" (tAB), the noise level σ̄ ("sigma", ρAB), its
     logarithm ("log-sigma", as in diffusers), or ᾱ ("gain"; with two points the memory form of `AcceleratedODE`). One
-    evaluation a step; with three points the first step asks once more, at its middle in σ̄: a first-order one
+    evaluation a step; with three points the first step evaluates once more, at its middle in σ̄: a first-order one
     would limit the run to order 2.
     """
 
@@ -145,9 +145,9 @@ class Collocation:
     """A step solved by successive refinement over Chebyshev–Lobatto nodes θ_j = ½(1 − cos(πj/(K − 1))) in λ.
 
     The clean estimate is interpolated through its values at the ``nodes`` and integrated exactly, to every node and to
-    the end; the first sweep knows the value at the start only, every further one asks at the other nodes of the states
-    that the sweep before gave. 1 + (sweeps − 1)·(nodes − 1) evaluations a step, all of a sweep independent of each
-    other; order min(nodes, sweeps). It pays only above some 150 evaluations.
+    the end; the first sweep knows the value at the start only, every further one evaluates at the other nodes of the
+    states that the sweep before gave. 1 + (sweeps − 1)·(nodes − 1) evaluations a step, all of a sweep independent of
+    each other; order min(nodes, sweeps). It pays only above some 150 evaluations.
     """
 
     needs = AffinePath

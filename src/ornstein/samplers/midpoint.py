@@ -1,4 +1,5 @@
-"""Staggered midpoint rules: questions at random or middle points of a grid's cells (Li & Jiao 2025, arXiv 2410.13738).
+"""Staggered midpoint rules: evaluations at random or middle points of a grid's cells (Li & Jiao 2025, arXiv
+2410.13738).
 
 The probability-flow ODE is dw = G dr for a scaled state w and a clock r that only the path knows:
 
@@ -7,8 +8,8 @@ The probability-flow ODE is dw = G dr for a scaled state w and a clock r that on
     clean     x/σ    1/σ̄                x̂_0
     score     x/α    1 − ᾱ = τ          ẑ/(2·√τ·(1 − τ)^{3/2}),   the paper's own
 
-Over a cell r_t → r_s the slope is asked at a point r_m inside, reached from r_t with the slope of the cell before, and
-then carries the state over the whole cell: one question a cell, and no bias where r_m is uniform.
+Over a cell r_t → r_s the slope is evaluated at a point r_m inside, reached from r_t with the slope of the cell before,
+and then carries the state over the whole cell: one evaluation a cell, and no bias where r_m is uniform.
 """
 
 from __future__ import annotations
@@ -83,10 +84,11 @@ class RandomizedMidpoint:
     "middle" takes its centre, which is the better one when only quality counts. ``form`` is the clock, see the module:
     "noise" for use, "score" for the paper's letter (it explodes where ᾱ doubles within a cell: below some 30 cells).
 
-    A descent of n steps costs n evaluations: the first step asks at its start and inside, the last one goes with the
-    slope it has. With ``opening="single"`` the first step asks at its start only, as on the grids of
+    A descent of n steps costs n evaluations: the first step evaluates at its start and inside, the last one goes with
+    the slope it has. With ``opening="single"`` the first step evaluates at its start only, as on the grids of
     `ornstein.grids.rounds` that begin and end inside a cell. The rounds of the paper, each falling back by half of its
-    cells with fresh noise, are that climbing grid; `ornstein.samplers.picard` asks all questions of a round together.
+    cells with fresh noise, are that climbing grid; `ornstein.samplers.picard` makes all evaluations of a round
+    together.
     """
 
     needs = AffinePath
@@ -110,7 +112,7 @@ class RandomizedMidpoint:
         return 2 if self.places == "middle" else 1.5
 
     def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
-        """Reach into the cell with the last slope, ask there, cross the cell with the answer."""
+        """Reach into the cell with the last slope, evaluate there, cross the cell with the new slope."""
         t, s, clock = step.t, step.s, Clock(self.form, path)
         if is_jump(path, t, s):
             estimate = yield Query(x, t)
@@ -133,6 +135,6 @@ class RandomizedMidpoint:
         return not (last or (first and self.opening == "single"))
 
     def place(self, clock: Clock, step: Step, noise: NoiseSource) -> float:
-        """The time of the question inside the cell."""
+        """The time of the evaluation inside the cell."""
         part = noise.uniform(("midpoint", step.index)) if self.places == "random" else 0.5
         return clock.inside(step.t, step.s, part)

@@ -1,12 +1,15 @@
-"""The parallel form of the randomized midpoint method: all questions of a sweep in one batch (Li & Jiao 2025, app. E).
+"""The parallel form of the randomized midpoint method: all evaluations of a sweep in one batch (Li & Jiao 2025, app.
+E).
 
-A round is a descent over n cells whose n − 1 inner questions depend on each other. Picard's iteration breaks the chain:
+A round is a descent over n cells whose n − 1 inner evaluations depend on each other. Picard's iteration breaks the
+chain:
 
     Y_i^(0) = the state the round began with,   Y_i^(m) = Y_i( G_0, G(Y_1^(m−1)), …, G(Y_{i−1}^(m−1)) )
 
 Every sweep m evaluates all points at once, so a round takes 1 + M calls one after another instead of n. After sweep m
 the first m points are exact, so n sweeps give the sequential result; with short rounds a few come below its own error.
-A device that answers a large batch as fast as a small one saves time; where the batch costs its size, nothing is saved.
+A device that evaluates a large batch as fast as a small one saves time; where the batch costs its size, nothing is
+saved.
 """
 
 from __future__ import annotations
@@ -35,10 +38,10 @@ class Parallel:
     """Result of `picard`.
 
     ``x`` is the final state (B, *event). ``rounds`` counts the evaluations one after another, the depth; one
-    question may hold many states, and ``evaluations`` counts these. ``sweeps`` and ``deviations`` have one entry for
+    batch may hold many states, and ``evaluations`` counts these. ``sweeps`` and ``deviations`` have one entry for
     each descent: how many sweeps it took, and how far the last one moved its end (root mean square over the batch, in
     units of √(α² + σ²); infinite after a single sweep, which has nothing to compare with). ``add`` says whether
-    the denoiser answered each question in one call (`ornstein.denoisers.DenoiserInfo.times_together`); otherwise the
+    the denoiser evaluated each batch in one call (`ornstein.denoisers.DenoiserInfo.times_together`); otherwise the
     depth is what such a one would need. ``seconds`` is wall time.
     """
 
@@ -156,7 +159,7 @@ def _descents(path: AffinePath, steps: list[Step]) -> list[list[Step]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Descent:
-    """One round: its ends, the times of its inner questions, and every scaled state as a combination of slopes.
+    """One round: its ends, the times of its inner evaluations, and every scaled state as a combination of slopes.
 
     w_i − w_0 = ∑_k weights[i, k]·G_k, for the inner points i in turn and for the end; G_0 is known.
     """

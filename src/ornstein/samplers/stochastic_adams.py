@@ -34,7 +34,7 @@ class SASolver:
         x_s = (σ_s/σ_t)·e^{−τ²h}·x_t + α_s·y ∫₀¹ e^{−y(1−θ)} D(λ_t + θh) dθ + σ_s·√(1 − e^{−2τ²h})·z
 
     τ = 0 is the probability flow, τ = 1 the reverse SDE. The predictor extrapolates D through the last ``predictor``
-    estimates; after the next question the corrector repeats the step with that answer, the last ``corrector`` ones
+    estimates; after the next evaluation the corrector repeats the step with that estimate, the last ``corrector`` ones
     before it and the same noise (0: no corrector). One evaluation a step. At few evaluations τ of .3 to .5 with a
     corrector is far better than τ = 1. ``SASolver(predictor=1, corrector=0)`` is DDIM (τ = 0) and ancestral sampling
     (τ = 1).

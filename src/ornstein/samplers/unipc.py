@@ -29,13 +29,13 @@ class UniPC:
     """UniPC-p for data prediction, p = 1, 2, 3 (Zhao et al. 2023, algorithms 5–6 and app. E).
 
     The predictor integrates the polynomial through the last p estimates (p = 2: the variant's simplified weight); when
-    the next question has been answered, the corrector repeats the step with that estimate as one more node. One
+    the next evaluation, the corrector repeats the step with that estimate as one more node. One
     evaluation a step. The two variants, B(h) = 1 − e^{−h} (bh2) and h (bh1), differ only in the simplified weights of
     the two-node rules, ½B(h).
 
     The corrector raises the order to p + 1. With p = 3 the first step, of two nodes and local error h³, would limit the
-    run to order 3 (``start="plain"``, as published); the default start asks at ⅓ and ⅔ of it as well. On grids that
-    begin at pure noise, where the estimate hardly moves, the plain start shows its limit only at very small steps.
+    run to order 3 (``start="plain"``, as published); the default start evaluates at ⅓ and ⅔ of it as well. On grids
+    that begin at pure noise, where the estimate hardly moves, the plain start shows its limit only at very small steps.
 
     ``lower_final`` lowers p to 2 in the step before the jump to σ = 0; the jump itself is always of first order, and so
     is a step from α = 0. On grids that end above σ = 0 nothing is lowered.

@@ -24,7 +24,7 @@ _HEADER = 100 << 20  # the format's own bound
 
 
 class Header(NamedTuple):
-    """What a safetensors file says of itself: shapes by name, and its metadata."""
+    """Header of a safetensors file: shapes by name, and its metadata."""
 
     shapes: dict[str, tuple[int, ...]]
     metadata: dict[str, str]

@@ -81,12 +81,12 @@ class AutoencoderConfig(TrainConfig):
     def make_objective(self, spec: ModelSpec, device: torch.device, averages: Mapping[str, Denoiser]) -> Objective:
         """The losses with their metric and discriminator."""
         del spec, averages
-        judge = None
+        discriminator = None
         if self.objective.adversarial > 0.0:
             with torch.random.fork_rng(devices=[]):
-                judge = PatchDiscriminator(width=self.discriminator_width)
-            judge = initialise(judge, mix(self.seed, "critic")).to(device)
-        return self.objective.with_parts(device, judge)
+                discriminator = PatchDiscriminator(width=self.discriminator_width)
+            discriminator = initialise(discriminator, mix(self.seed, "critic")).to(device)
+        return self.objective.with_parts(device, discriminator)
 
     def discriminator_settings(self) -> Optimizer:
         """The discriminator's optimizer."""

@@ -30,7 +30,7 @@ class DivergenceConfig:
     outlier: float = 0.0
     """Leave out batches whose gradient is this many times as large as of late; 0 leaves none out for its size."""
     output: float = 10.0
-    """A run has diverged when the root mean square of the network's answers exceeds this; data lie in [-1, 1]."""
+    """A run has diverged when the root mean square of the network's outputs exceeds this; data lie in [-1, 1]."""
     surge: float = 100.0
     """A run has diverged when its gradients are this many times as large as in the rest of the stage."""
 
@@ -54,7 +54,7 @@ class DivergenceMonitor:
     settled: int = 0  # batches of this stage
     slow: float = 0.0  # means of log ‖gradient‖: over the stage,
     fast: float = 0.0  # and over the last few batches
-    size: float = 0.0  # mean of the answers' size over the last few batches
+    size: float = 0.0  # mean of the size of the outputs over the last few batches
     bad: list[int] = field(default_factory=list)  # 1 for each of the last batches that was left out as not finite
     seen: int = 0  # since the last line of the log
     left_out: dict[str, int] = field(default_factory=lambda: {"nonfinite": 0, "outlier": 0})
@@ -67,10 +67,10 @@ class DivergenceMonitor:
         found = torch.stack([number.to(numbers[0].device) for number in numbers])
         if accelerator.num_processes > 1:
             found = accelerator.reduce(found, "mean")
-        return self.judge(found.tolist(), losses.schedule.get("intervals", 0.0))  # type: ignore[union-attr]
+        return self.accepts_numbers(found.tolist(), losses.schedule.get("intervals", 0.0))  # type: ignore[union-attr]
 
-    def judge(self, numbers: list[float], stage: float) -> bool:
-        """The same of [loss, norm of the gradient, size of the answers], host numbers."""
+    def accepts_numbers(self, numbers: list[float], stage: float) -> bool:
+        """`accepts` of [loss, norm of the gradient, size of the outputs], host numbers."""
         self.seen += 1
         if stage != self.stage:
             self.stage, self.settled = stage, 0
@@ -94,7 +94,7 @@ class DivergenceMonitor:
         self.slow = log if first else self.slow + (log - self.slow) / min(self.settled, 1000)
         self.size = 0.9 * self.size + 0.1 * size
         if self.size > self.watch.output:
-            self.cause = f"the root mean square of the network's answers is {self.size:.3g}, and data lie in [-1, 1]"
+            self.cause = f"the root mean square of the network's outputs is {self.size:.3g}, and data lie in [-1, 1]"
         elif self.settled >= _SETTLED and self.fast - self.slow > math.log(self.watch.surge):
             self.cause = f"the gradient is {math.exp(self.fast - self.slow):.3g} times as large as in the stage so far"
 

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import torch
 
 from ..data import Batch, batches, open_source
-from ..data.loader import read
+from ..data.loader import read_example
 from ..data.remembered import remembered
 from ..errors import ConfigError, OrnsteinError, StorageError
 from ..randomness import mix
@@ -109,7 +109,7 @@ def train(
         # Data first: a run that cannot begin leaves no folder behind.
         with hardware.main_process_first():
             whole = open_source(config.data, size=config.size)
-            read(whole, 0)
+            read_example(whole, 0)
             say = _silent if quiet or not hardware.is_main_process else tell
             for line in (start.found(whole), *(() if planner is None else planner.notes)):
                 say(line)

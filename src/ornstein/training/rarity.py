@@ -106,11 +106,11 @@ class RarityObjective:
         cond = {"label": self.labels[rows]} if self.conditional else {}
         noisy = self.loss.posing().make_noisy_batch(model.path, replace(batch, clean=clean, cond=cond), noise)
         raw = classify(model, noisy.x, noisy.t, noisy.cond)
-        terms, right = self.judged(raw, rows)
+        terms, right = self.scored(raw, rows)
         return Losses(terms={"rarity": terms}, times=noisy.t, watched={"accuracy": right})
 
-    def judged(self, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(losses (B,), whether the class is right (B,)) of the network's answers."""
+    def scored(self, raw: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(losses (B,), whether the class is right (B,)) of the outputs of the network."""
         if self.head == "classes":
             classes = self.classes[rows]
             return functional.cross_entropy(raw.float(), classes, reduction="none"), (raw.argmax(1) == classes).float()
@@ -120,7 +120,7 @@ class RarityObjective:
 
 
 def classify(model: Denoiser, x: Tensor, t: Tensor, cond: Mapping[str, Tensor]) -> Tensor:
-    """The network's answer to states x (B, C, H, W) at times t (B,) of the model's path."""
+    """The output of the network at states x (B, C, H, W) at times t (B,) of the model's path."""
     path: Any = model.path
     unit = 1.0 / torch.sqrt(path.alpha(t) ** 2 + path.sigma(t) ** 2)
     return model.net(x * unit.to(x)[:, None, None, None], path.log_snr(t).to(x), **cond)
@@ -156,7 +156,7 @@ class RarityValidation:
 
     @torch.no_grad()
     def __call__(self, model: Denoiser) -> dict[str, Any]:
-        """What a line of the log says of it."""
+        """The entries of a line of the log."""
         path: Any = model.path
         device, rows = self.rating.classes.device, torch.tensor(self.rows)
         levels = [s for s in _LEVELS if path.log_snr(path.t_range[1]) <= s <= path.log_snr(path.t_min)]
@@ -170,7 +170,7 @@ class RarityValidation:
                 t = torch.full((len(part),), path.time_of(level), dtype=torch.float64)
                 x = path.diffuse(clean, t, noise.normal(("validation", str(level)), clean.shape[1:]).to(clean))
                 cond = {"label": self.rating.labels[part.to(device)]} if self.rating.conditional else {}
-                found = self.rating.judged(classify(model, x, t, cond), part.to(device))
+                found = self.rating.scored(classify(model, x, t, cond), part.to(device))
                 sums += torch.stack([value.double().sum().cpu() for value in found])
             losses.append(float(sums[0]) / len(rows))
             right.append(float(sums[1]) / len(rows))
@@ -334,9 +334,11 @@ class RarityConfig(TrainConfig):
         if not len(rows):
             return Selection(trained)
         chosen = rows[np.linspace(0, len(rows) - 1, min(len(rows), _VALIDATED)).round().astype(int)]
-        judge, every = self._rating(device), self.validate
+        objective, every = self._rating(device), self.validate
         rows = tuple(chosen.tolist())
-        return Selection(trained, RarityValidation(source=source, rows=rows, rating=judge, seed=self.seed, every=every))
+        return Selection(
+            trained, RarityValidation(source=source, rows=rows, rating=objective, seed=self.seed, every=every)
+        )
 
     def _rated(self) -> tuple[Table, Any, Any]:
         table = Table.read(self.scores)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .. import grids
 from ..data import Batch
 from ..data.base import Source
-from ..data.loader import read
+from ..data.loader import read_example
 from ..denoisers import Denoiser
 from ..errors import CheckpointError, ConfigError
 from ..latents import Codec
@@ -223,7 +223,7 @@ class Session:
         )
 
     def validated(self) -> dict[str, Any]:
-        """What held-out examples say of the averaged weights, where a line of the log is due to tell it."""
+        """Loss and accuracy of the averaged weights on held-out examples, where a line of the log is due."""
         check = self.validation
         if check is None:
             return {}
@@ -349,7 +349,7 @@ class Session:
     def samples(self) -> Tensor:
         """A few samples from the averaged weights, always of the same noise and conditions."""
         denoiser = self.spec.denoiser(self.average)
-        examples = [read(self.source, index % len(self.source))[0] for index in range(_SAMPLES)]
+        examples = [read_example(self.source, index % len(self.source))[0] for index in range(_SAMPLES)]
         if isinstance(self.spec, Shows):
             images = torch.stack([example.image for example in examples]).to(self.accelerator.device)
             return self.spec.show(self.average, images.float().div_(127.5).sub_(1.0))

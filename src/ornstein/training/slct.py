@@ -101,7 +101,7 @@ class SLCTConfig(TrainConfig):
     init_from: str = ""
     """A run, checkpoint, card or shipped model whose averaged weights are the first ones; by default fresh ones."""
     sigma_min: float = 0.002
-    """The level at which the model answers with its input."""
+    """The noise level at which the model returns its input."""
     sigma_max: float = 80.0
     """The noisiest level, where sampling begins."""
     curriculum: int = 0
@@ -319,6 +319,6 @@ class ECTConfig(ICTConfig):
     kind: ClassVar[str] = "ectconfig"
 
     sigma_min: float = 0.0
-    """The level at which the model answers with its input."""
+    """The noise level at which the model returns its input."""
     objective: ConsistencyLoss = field(default_factory=_ect)
     """The losses."""

@@ -14,7 +14,7 @@ class Validation(Protocol):
 
     @property
     def every(self) -> int:
-        """Images between two of its answers."""
+        """Images between two validations."""
         ...
 
     def __call__(self, model: Denoiser) -> Mapping[str, Any]:

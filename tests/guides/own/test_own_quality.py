@@ -48,7 +48,7 @@ def card(kind: str) -> dict:
 
 @pytest.mark.parametrize("kind", TASKS)
 def test_the_shipped_network_is_good_on_new_drawings(kind: str, unseen: Drawings) -> None:
-    found = training.quality(TASKS[kind](), files.read(kind), unseen)
+    found = training.quality(TASKS[kind](), files.read_network(kind), unseen)
     low = {name: (found[name], floor) for name, floor in FLOORS[kind].items() if not found[name] >= floor}
     assert not low
 
@@ -58,7 +58,7 @@ def test_a_card_says_how_its_network_was_made(kind: str) -> None:
     how = card(kind)
     made = GuideTraining(**how["train"])
     assert how["command"] == training.command(made)
-    assert how["parameters"] == files.read(kind).parameter_count
+    assert how["parameters"] == files.read_network(kind).parameter_count
     assert set(FLOORS[kind]) <= set(how["quality"])
 
 

@@ -158,7 +158,7 @@ def test_a_bad_training_is_refused(bad: dict[str, object]) -> None:
 def test_a_training_can_start_from_the_classifier(kind: str) -> None:
     from ornstein.guides.own import files
 
-    settings = own.TextImage(vocabulary=["a"]).settings if kind == "text" else files.read(kind).settings
+    settings = own.TextImage(vocabulary=["a"]).settings if kind == "text" else files.read_network(kind).settings
     net, source = files.make(kind, settings), own.classifier()
     before = {name: value.clone() for name, value in net.state_dict().items()}
     files.begin(net, source)

@@ -66,7 +66,7 @@ def write(net: Guide, path: Path, card: Mapping[str, Any]) -> None:
         file.write((json.dumps(dict(card), indent=1, ensure_ascii=False) + "\n").encode())
 
 
-def read(kind: str, path: str | Path | None = None) -> Guide:
+def read_network(kind: str, path: str | Path | None = None) -> Guide:
     """The network of ``kind`` in ``path``, by default the shipped one: frozen, in evaluation mode, float32, on the CPU.
 
     Raises `CheckpointError` for a file that is missing, damaged, or holds something else.

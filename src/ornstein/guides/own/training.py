@@ -74,7 +74,7 @@ def train(how: GuideTraining, out: Path, report: Report | None = None, drawing: 
     ``report`` hears of the progress and ``drawing`` (done, total) of the drawings that are not yet in the cache.
     """
     if how.start:
-        files.read("classifier", how.start)  # complains before the drawing starts
+        files.read_network("classifier", how.start)  # complains before the drawing starts
     seen, held_out = open_drawings(how.drawings, max(2, how.drawings // 64), drawing)
     task = TASKS[how.kind]()
     net = fitted_network(how, task, seen, report)
@@ -105,7 +105,7 @@ def fitted_network(how: GuideTraining, task: Task, drawings: Drawings, report: R
     """The trained network, frozen: the moving average of the weights, rounded to half precision as in its file."""
     net = files.make(how.kind, task.settings(drawings), how.seed).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if how.start:
-        files.begin(net, cast("files.Classifier", files.read("classifier", how.start)))
+        files.begin(net, cast("files.Classifier", files.read_network("classifier", how.start)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(how.seed)
         helper = task.helper() or nn.Identity()

@@ -40,16 +40,16 @@ _RUNGS = {
 }
 TIMES = ("1", "2")
 
-TrainedModel = Mapping[str, Any]
-Value = Callable[[TrainedModel], float | None]
+RunResult = Mapping[str, Any]
+Value = Callable[[RunResult], float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """All results: of each arm one a seed, in both conditions; tails and floors by condition."""
 
-    usual: Mapping[str, Sequence[TrainedModel]]
-    foreign: Mapping[str, Sequence[TrainedModel]]
+    usual: Mapping[str, Sequence[RunResult]]
+    foreign: Mapping[str, Sequence[RunResult]]
     tails: Mapping[str, Any]
     floors: Mapping[str, Any]
     world: World
@@ -59,7 +59,7 @@ class Measured:
 def at(*ways: str, metric: str = KID) -> Value:
     """A run's mean logarithm of a metric over these ways of sampling; None where it diverged."""
 
-    def value(run: TrainedModel) -> float | None:
+    def value(run: RunResult) -> float | None:
         if run["diverged"] or not run["at"]:
             return None
         return statistics.fmean(math.log(max(run["at"][way][metric], LEAST)) for way in ways)
@@ -70,7 +70,7 @@ def at(*ways: str, metric: str = KID) -> Value:
 def best(steps: int, metric: str = KID) -> Value:
     """The same of the better one of the diffusion model's samplers."""
 
-    def value(run: TrainedModel) -> float | None:
+    def value(run: RunResult) -> float | None:
         found = [at(f"{name} {steps}", metric=metric)(run) for name in SAMPLERS]
         return min((one for one in found if one is not None), default=None)
 
@@ -78,7 +78,7 @@ def best(steps: int, metric: str = KID) -> Value:
 
 
 def compared(
-    ours: Sequence[TrainedModel], a: Value, theirs: Sequence[TrainedModel], b: Value
+    ours: Sequence[RunResult], a: Value, theirs: Sequence[RunResult], b: Value
 ) -> tuple[list[float], int, int]:
     """Differences of the seeds where both have a number; how many seeds lack ours alone, and how many theirs alone."""
     pairs = [(a(one), b(other)) for one, other in zip(ours, theirs, strict=True)]
@@ -256,7 +256,7 @@ def _weigh(m: Measured, world: str) -> Finding:
     """How much the largest errors weigh under both distances, of the same errors."""
 
     def share(name: str, what: str = "gradient") -> Value:
-        def value(run: TrainedModel) -> float | None:
+        def value(run: RunResult) -> float | None:
             return None if not run["shares"] else math.log(max(run["shares"]["distances"][name][what], 1e-9))
 
         return value

@@ -126,7 +126,7 @@ def _seen(matrix: Tensor, y: Tensor, std: float) -> Measured:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class InverseProblem:
     """A mixture and how it is seen: its first ``seen`` coordinates, with noise ``std``."""
 
     target: MixtureTarget
@@ -153,13 +153,13 @@ class Problem:
         return float((self.matrix @ whole @ self.matrix.T).diagonal().mean())
 
 
-def problem(name: str) -> Problem:
+def problem(name: str) -> InverseProblem:
     """M1 seen as it is, M2 in its first coordinate, M16 in its first four."""
     if name == "M1":
-        return Problem(target=lab.M1(), seen=1, std=0.5)
+        return InverseProblem(target=lab.M1(), seen=1, std=0.5)
     if name == "M2":
-        return Problem(target=lab.M2(), seen=1, std=0.3)
-    return Problem(target=lab.M64(16), seen=4, std=0.3)
+        return InverseProblem(target=lab.M2(), seen=1, std=0.3)
+    return InverseProblem(target=lab.M64(16), seen=4, std=0.3)
 
 
 def posterior(target: MixtureTarget, matrix: Tensor, y: Tensor, std: float) -> MixtureTarget:
@@ -222,7 +222,7 @@ def mixture(
     }
 
 
-def _guided(method: str, given: Problem, seen: Measured, scale: float, grid: grids.Grid) -> Guidance:
+def _guided(method: str, given: InverseProblem, seen: Measured, scale: float, grid: grids.Grid) -> Guidance:
     backward = guide.Backward(steps=5, rate=0.5 * given.std**2)
     paper = guide.Backward(steps=5, rate=0.5 * given.std**2, centre="plain")
     methods: Mapping[str, Guidance] = {
