@@ -101,7 +101,7 @@ def test_bad_input_costs_one_line(
         (("--interpolate", "3", "4", "5"), "unexpected word '5'"),
         (("--resample-level", "x"), "--resample-level: give INT, not 'x'"),
         (("--n", "many"), "--n: give INT, not 'many'"),
-        (("--keep-noise", "all"), "--keep: give FLOAT, not 'all'"),
+        (("--keep-noise", "all"), "--keep-noise: give FLOAT, not 'all'"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_told_the_kind(

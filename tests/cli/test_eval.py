@@ -277,7 +277,7 @@ def test_sides_that_were_resized_apart_are_cautioned_against(
 def test_jpeg_beside_png_is_cautioned_against(
     capsys: pytest.CaptureFixture[str], two: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    jpeg = pictures(tmp_path / "jpeg", 12, 3, suffix=".jpg")
+    jpeg = pictures(tmp_path / "jpeg", 24, 3, suffix=".jpg")
     status, out, err = call(capsys, two[0], jpeg, "--json")
     assert status == 0
     assert err.count("caution: ") == 2

@@ -333,7 +333,7 @@ def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
         program, command, *words = method.command.split()
         assert program == "ornstein"
         if command == "train":
-            assert train.parse(words).out.startswith("runs/")
+            assert train.parse(words).config.out.startswith("runs/")
             continue
         module, kind, *_ = COMMANDS[command]
         found = parse(getattr(importlib.import_module(f"ornstein.cli.{module}"), kind), f"ornstein {command}", words)

@@ -26,7 +26,7 @@ ZERO = [
     ".label-dropout", "--keep-noise",
     ".text-width", ".classes", ".blocks", ".mean", ".betas", ".weight-decay", ".warmup", ".decay", ".clip",
     ".seconds", ".samples", ".metric-weight", ".kl", ".adversarial", ".adversarial-from", ".over",
-    "--validation-fraction",
+    "--validation-fraction", "--minutes", ".smooth",
     "--curriculum", "--sigma-min", ".slope", ".offset", ".diffusion", ".low-noise-fraction", ".target", ".outlier",
     ".fidelity", ".perceptual", ".penalty", ".level-probabilities", ".instance-noise",
 ]  # fmt: skip

@@ -111,7 +111,7 @@ def test_captions_become_text(text_run: Path) -> None:
 def test_the_newest_checkpoint_its_average_and_its_own_weights(tiny_run: Path, tmp_path: Path) -> None:
     home = tmp_path / "run"
     shutil.copytree(tiny_run, home)
-    (last,) = (home / "checkpoints").iterdir()
+    *_, last = sorted((home / "checkpoints").iterdir())
     assert read_run(home).weights == last / "ema.safetensors"
     assert read_run(home, ema=False).weights == last / "model.safetensors"
     plain, mean = orn.load(home, ema=False), orn.load(home)

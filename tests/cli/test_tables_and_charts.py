@@ -91,7 +91,7 @@ def test_rates_as_a_table(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     found = report(SERIES)
     status, lines, _ = call(capsys, "rates")
     assert status == 0
-    assert asked[-1] == ((None, ["G8", "M1"]), {"path": "vp", "grid": "log-snr", "quick": False, "jobs": 0})
+    assert asked[-1] == ((None, ["G8", "M1"]), {"path": "vp", "grid": "log-snr", "quick": False, "jobs": None})
     assert lines[-1] == "vp path, log-snr grid, 13 s: every sampler has at least its declared order"
 
 
@@ -117,7 +117,7 @@ def test_rates_as_a_document_with_plots(
         (("--targets", ","), "no target given: choose from G8"),
         (("--dimension", "--precision"), "--dimension and --precision are different questions"),
         (("--score-error", "scale=2", "--dimension"), "--score-error and --dimension are different questions"),
-        (("--score-error", "scale=2", "--targets", ""), "no target given: a wrong score"),
+        (("--score-error", "scale=2", "--targets", ","), "no target given: a wrong score"),
     ):
         assert main(["rates", *words]) == 2
         assert said in capsys.readouterr().err
@@ -332,7 +332,7 @@ def test_the_page_of_a_record(seconds: float, shown: str) -> None:
     assert "✗ not reproduced" in html
     assert "A\nS1\n\nExpected: E1" in html
     assert "1.235 [1, 1.5]\n-3 against 2: 1.5 times" in html
-    assert "<td>0.1235</td>" in html
+    assert '<td data-head="b">0.1235</td>' in html
     assert "<code>ornstein reproduce</code>" in html
     bare = page(replace(record, found=Findings(findings=FINDINGS[:1])))
     assert re.findall(r"<h2>(.*?)</h2>", bare) == ["Claims"]
@@ -398,10 +398,10 @@ def test_a_picture_is_a_grid_of_images() -> None:
     assert shown.uri.startswith("data:image/png;base64,iVBORw0KGgo")
     assert picture(images, "alt", columns=2).width == 18
     html = render("T", "L", [Section(title="S", pictures=[shown], notes=["n1"], command="c"),
-                             Section(title="S2", table=Table(head=["h"], rows=[["first", shown, "x"]]))],
+                             Section(title="S2", table=Table(head=["h", "p", "q"], rows=[["first", shown, "x"]]))],
                   facts=[("f", "v")], made_by="me")  # fmt: skip
     assert html.count(shown.uri) == 2
-    assert '<th scope="row">first</th><td><img' in html
+    assert '<th scope="row">first</th><td class="picture" data-head="p"><img' in html
     assert "<code>me</code>" in html
     assert "<dt>f</dt><dd>v</dd>" in html
     assert "<code>ornstein demo</code>" in render("T", "L", [])

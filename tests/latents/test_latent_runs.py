@@ -210,7 +210,8 @@ def test_a_card_takes_the_codec_along(run, tmp_path):
 
 def test_a_card_names_a_codec_that_comes_with_the_library(run, autoencoder, tmp_path, monkeypatch):
     opened = open_run(run)
-    monkeypatch.setattr("ornstein.runs.open.shipped", lambda: (opened.codec.about["where"],))
+    for module in ("open", "codecs"):
+        monkeypatch.setattr(f"ornstein.runs.{module}.shipped", lambda: (opened.codec.about["where"],))
     card = export(opened, tmp_path / "card", half=False)
     assert set(load_file(card / "codec" / "codec.safetensors")) == {"shift", "scale"}
     assert torch.equal(orn.sample(orn.load(card), 1, steps=2), orn.sample(orn.load(run), 1, steps=2))

@@ -143,7 +143,7 @@ def test_the_whole_network_has_a_clock_and_may_look_through_features():
 def test_features_of_several_sites_at_levels_within_the_path(name, low):
     """Brought to the size of the smallest and joined in the order asked for; levels beyond the path are its ends."""
     network = UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8)
-    spec = DenoiserSpec(shape=(3, 8, 8), path=name, predicts="noise", network=network)
+    spec = DenoiserSpec(shape=(3, 8, 8), path=name, predicts="v", network=network)
     net = filled(spec.build().net)
     at = ["mid.0.hidden", "down.0.0.hidden"]
     features = RunFeatures(spec, net, at)

@@ -300,18 +300,19 @@ def test_an_unreadable_image_has_no_score_and_changes_no_other(whole, run, sourc
 
 def test_the_command(whole, run_folder, tmp_path, capsys):
     out = tmp_path / "scores.csv"
-    args = ["score", str(run_folder), "--out", str(out), "--distance", "squared", "--draws", "2", "--json"]
-    assert main([*args, "--shard", "0/2"]) == 0
+    args = ["score", str(run_folder), "--draws", "2", "--json"]
+    usual = [*args, "--out", str(out), "--distance", "squared"]
+    assert main([*usual, "--shard", "0/2"]) == 0
     assert json.loads(capsys.readouterr().out)["finished"] is False
-    assert main(args) == 0
+    assert main(usual) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["finished"] is True
     assert len(document["rarest"]) == 10
     assert out.read_bytes() == whole, "the data is that of the run by default"
     for wrong, said in (
-        (["--shard", "2/2"], "shard 2/2"),
-        (["--shard", "x"], "--shard 'x'"),
-        (["--log-snr", "50", "--out", str(tmp_path / "b.csv")], "log-SNR 50"),
+        (["--out", str(out), "--shard", "2/2"], "shard 2/2"),
+        (["--out", str(out), "--shard", "x"], "--shard 'x'"),
+        (["--log-snr", "50", "--distance", "squared", "--out", str(tmp_path / "b.csv")], "log-SNR 50"),
         (["--out", str(tmp_path / "b.txt")], "ends in"),
         (["--data", "planets:20", "--out", str(tmp_path / "c.csv")], "other labels"),
         (["--distance", "nothing", "--out", str(tmp_path / "c.csv")], "nothing"),

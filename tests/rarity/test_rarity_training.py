@@ -219,7 +219,7 @@ def test_a_cascade_looks_through_a_frozen_network(brightness, model_run, tmp_pat
 @pytest.mark.parametrize("name", ["vp-cosine", "ve", "flow"])
 def test_what_the_networks_are_shown_on_every_path(name):
     """A feature network its own path's state at the level asked for; the classifier the state of unit variance."""
-    spec = DenoiserSpec(shape=(3, 16, 16), path=name, predicts="noise", network=NETWORK)
+    spec = DenoiserSpec(shape=(3, 16, 16), path=name, predicts="v", network=NETWORK)
     net, level, site = spec.build().net, torch.tensor([-1.5, 2.0], dtype=torch.float64), "mid.1.hidden"
     model, noise = spec.denoiser(net), Noise.of(0, range(2))
     path, seen, shown = model.path, [], []

@@ -82,13 +82,17 @@ def run(condition: str = "label", codec=None, **more) -> TrainedModel:
         weights.text = lambda texts: (encode(texts)[0], encode(texts)[0])
     side = SIDE if codec is None else SIDE // codec.factor
     spec = SimpleNamespace(
-        classes=CLASSES if condition == "label" else (),
-        text=object() if condition == "text" else None,
+        labels=CLASSES if condition == "label" else (),
+        encoder=object() if condition == "text" else None,
         shape=(3, side, side),
-        path="vp-linear",
     )
     denoiser = Denoiser(net, VP(), "clean", shape=spec.shape, codec=codec)
-    made = {"folder": Path("runs/mine"), "weights": Path("w"), "images": 123, "details": {}}
+    made = {
+        "folder": Path("runs/mine"),
+        "weights": Path("w"),
+        "images": 123,
+        "details": {"model": {"path": "vp-linear"}},
+    }
     return TrainedModel(denoiser=denoiser, model=weights, spec=spec, **made | more)  # type: ignore[arg-type]
 
 
@@ -208,16 +212,10 @@ def other_weights() -> TrainedModel:
     return made
 
 
-def other_path() -> TrainedModel:
-    made = run()
-    made.spec.path = "vp-cosine"
-    return made
-
-
 CHANGES = {
     "run.weights": (other_weights, {}, {}),
     "run.images": (lambda: run(images=124), {}, {}),
-    "run.path": (other_path, {}, {}),
+    "run.path": (lambda: run(details={"model": {"path": "vp-cosine"}}), {}, {}),
     "run.condition": (lambda: run("none"), {}, {}),
     "data.fingerprint": (run, {"fingerprint": "g"}, {}),
     "data.examples": (run, {"count": 36}, {}),

@@ -21,15 +21,12 @@ if TYPE_CHECKING:
 
 def demo(args: DemoArgs) -> int:
     """Run every stage and write the page."""
-    from ..errors import UsageError
     from ..runs import open_own
     from ..storage.files import write_text
     from . import demo_few, demo_guides
     from .demo_few import few
     from .demo_page import page
 
-    if args.n < 1 or args.images < 0:
-        raise UsageError(f"--n must be at least 1 and --images at least 0, got {args.n} and {args.images}")
     refuse_file(args.out)
     started = time.perf_counter()
     run = open_own(args.model)

@@ -19,8 +19,6 @@ def reconstruct(args: EvalArgs) -> int:
     from ..metrics.reconstruction import reconstruction
     from ..runs import open_codec, usable_device
 
-    if args.n < 1 or args.batch < 1:
-        raise UsageError(f"--n and --batch must be at least 1, got {args.n} and {args.batch}")
     if args.other is not None and args.reference is not None:
         raise UsageError(f"the data is named twice, {args.other} and --reference {args.reference}: name it once")
     device = usable_device(args.device)

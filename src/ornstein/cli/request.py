@@ -76,10 +76,6 @@ def read_request(args: EvalArgs) -> EvalRequest:
     """The request in the words of a call. Raises `UsageError` in one line for words that make none."""
     from ..metrics.measure import neighbours
 
-    if args.n < 2 or args.batch < 1:
-        raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
-    if args.size is not None and args.size < 4:
-        raise UsageError(f"--size must be at least 4, got {args.size}")
     if args.other is not None and args.reference is not None:
         raise UsageError(f"the data is named twice, {args.other} and --reference {args.reference}: name it once")
     if args.reference_statistics is not None and args.statistics_out is not None:

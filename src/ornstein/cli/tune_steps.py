@@ -106,12 +106,6 @@ def tune_steps(args: TuneStepsArgs) -> int:
     from ..runs import SAMPLING_CONFIG, TrainedModel, open_run, resolve_model_path
     from ..storage.files import write_json
 
-    if args.evaluations < 2 or args.refine < 0:
-        raise UsageError(
-            f"--evaluations must be at least 2 and --refine at least 0, got {args.evaluations} and {args.refine}"
-        )
-    if args.n < 2 or args.batch < 1:
-        raise UsageError(f"--n must be at least 2 and --batch at least 1, got {args.n} and {args.batch}")
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     if not isinstance(run, TrainedModel) or not isinstance(run.spec, ConsistencySpec):
         raise UsageError(f"{args.run} is no consistency model: its samplers need no middle levels")

@@ -111,12 +111,11 @@ def train(
             whole = open_source(config.data, size=config.size)
             read_example(whole, 0)
             say = _silent if quiet or not hardware.is_main_process else tell
-            for line in (start.found(whole), *(() if planner is None else planner.notes)):
-                say(line)
+            notes = [start.found(whole), *(() if planner is None else planner.notes)]
             codec, whole = encoded(config, whole, hardware.device)
             whole = whole if codec is not None or process.workers(config, hardware) else remembered(whole)
-        first = start.Start(whole=whole, codec=codec, hardware=hardware, trial=_trial)
-        config = first.planned(config, begun, planner, say)
+        first = start.Start(whole=whole, codec=codec, hardware=hardware, trial=_trial, say=say, notes=notes)
+        config = first.planned(config, begun, planner)
         source, validation = config.select(whole, hardware.device)
         spec = folder.with_known_words(out, config.specify(source))
         session = Session.of(config, spec, source, hardware)
@@ -130,8 +129,9 @@ def train(
         session.codec, session.validation = codec, validation
         if before:
             session.restore(before[-1])
-            if session.images >= config.images:
-                return _finished(session)
+        first.open()
+        if before and session.images >= config.images:
+            return _finished(session)
         if hardware.is_main_process:
             checkpoint.sweep(out)
             folder.begin(out, ours)  # with the learning rate of this sitting

@@ -166,7 +166,7 @@ Measure = Callable[[TrainConfig], float]
 class Planner:
     """Turns ``config.minutes`` into images, batch, patches, warm-up and decay; what is ``given`` stays as it is.
 
-    ``notes`` are said once the data is found.
+    ``notes`` are said after the line on the data.
     """
 
     given: Collection[str] = ()

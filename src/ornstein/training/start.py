@@ -31,27 +31,31 @@ def made(session: Session) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:
-    """A run before its first step: its data, and the seconds that one step of a `Session` takes (``trial``)."""
+    """A run before its first step: its data, and the seconds that one step of a `Session` takes (``trial``).
+
+    ``notes`` wait until the configuration has made a session, so a run that is refused costs one line.
+    """
 
     whole: Source
     codec: Codec | None
     hardware: Accelerator
     trial: Callable[[Session], float]
+    say: Callable[[str], None]
+    notes: list[str]
 
-    def planned(
-        self,
-        config: TrainConfig,
-        begun: TrainConfig | None,
-        planner: plan.Planner | None,
-        say: Callable[[str], None],
-    ) -> TrainConfig:
+    def open(self) -> None:
+        """Say the notes, once."""
+        while self.notes:
+            self.say(self.notes.pop(0))
+
+    def planned(self, config: TrainConfig, begun: TrainConfig | None, planner: plan.Planner | None) -> TrainConfig:
         """The configuration without None, and with the plan of a budget in minutes: that of the run if it has begun."""
         if begun is not None and planner is None and config.minutes:
             config = plan.as_planned(config, begun)
         elif begun is None and (planner is not None or config.minutes):
             chosen = (planner or plan.Planner())(config, self.whole, self._seconds)
             if chosen.images_per_second:
-                say(str(chosen))
+                self.say(str(chosen))
             config = chosen.config
         return plan.settle(config, begun)
 
@@ -61,6 +65,7 @@ class Start:
         source, _ = candidate.select(self.whole, self.hardware.device)
         session = Session.of(candidate, candidate.specify(source), source, self.hardware)
         session.codec = self.codec
+        self.open()
         seconds = self.trial(session)
         self.hardware.free_memory()
         return broadcast_object_list([seconds])[0] if self.hardware.num_processes > 1 else seconds
