@@ -290,7 +290,10 @@ def test_guides_says_which_network_is_used(capsys: pytest.CaptureFixture[str]) -
         ]
         told = [f"{kind.name}:{kind.takes}[:WEIGHT]", kind.what, f"example: {kind.example}"]
         if row["classes"]:
-            told.append("classes: " + ", ".join(row["classes"]))
+            shown, more = row["classes"], len(row["classes"]) - 24
+            long = more > 1
+            end = f" and {more} more (all with --json)" if long else ""
+            told.append("classes: " + ", ".join(shown[:24] if long else shown) + end)
         for one in row["sources"]:
             state = f"needs {one['missing']}" if one["missing"] else "ready here"
             state = "used here" if one["name"] == row["source"] and not one["missing"] else state

@@ -267,7 +267,9 @@ def test_the_work_is_split_by_groups_of_sixteen_and_told(tmp_path):
     score(run(), Pictures(), tmp_path / "two.csv", RECIPE, batch=17, progress=lambda *p: told.append(p))
     assert told == [(32, 37), (37, 37)]
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes() == out.read_bytes()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.csv", "s.csv", "two.csv"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        f"{name}.csv{end}" for name in ("one", "s", "two") for end in ("", ".json")
+    ]
     for wrong in ((-1, 3), (3, 3)):
         with pytest.raises(UsageError, match="number the shards"):
             score(run(), Pictures(), out, RECIPE, shard=wrong)
