@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs
 from .output import emit_json, make_folder, note, refuse_file, say
+from .prompts import cond_in_turn
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,7 +97,8 @@ def reference(run: TrainedModel, n: int, seed: int) -> Tensor:
     from ..sampling import sample
 
     note(f"the model's fine solution, {FINE} evaluations")
-    return sample(run.denoiser, n, sampler="unipc-3", grid=grids.log_snr(FINE), seed=seed)
+    cond = cond_in_turn(run, range(n))
+    return sample(run.denoiser, n, sampler="unipc-3", grid=grids.log_snr(FINE), seed=seed, cond=cond)
 
 
 def compare(run: TrainedModel, fine: Tensor, n: int, seed: int) -> tuple[list[Cell], dict[tuple[str, int], Tensor]]:
@@ -105,10 +107,11 @@ def compare(run: TrainedModel, fine: Tensor, n: int, seed: int) -> tuple[list[Ce
 
     cells: list[Cell] = []
     pictures: dict[tuple[str, int], Tensor] = {}
+    cond = cond_in_turn(run, range(n))
     for name in SAMPLERS:
         for evaluations in EVALUATIONS:
             begin = time.perf_counter()
-            images = sample(run.denoiser, n, sampler=name, evaluations=evaluations, seed=seed)
+            images = sample(run.denoiser, n, sampler=name, evaluations=evaluations, seed=seed, cond=cond)
             seconds = (time.perf_counter() - begin) / n
             # A stochastic sampler follows no single trajectory: it has no distance to the ODE's solution.
             distance = None if name == "ddpm" else float((images - fine).square().mean().sqrt())

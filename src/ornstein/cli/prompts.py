@@ -43,6 +43,27 @@ def _text(path: Path) -> str:
         raise UsageError(f"--prompts {path} is no text in UTF-8: write it as such") from None
 
 
+def labels_of(run: OpenedModel, args: SampleArgs) -> tuple[str, ...]:
+    """The labels of a call: those of --label, or where no condition is given all classes of a model of labels.
+
+    Images between two others, and variations of one, have one condition: they have no label by default.
+    """
+    if args.conditioned or args.interpolate is not None or args.resample_level is not None:
+        return args.label
+    return run.classes
+
+
+def note_labels(labels: Sequence[str]) -> None:
+    """Say which labels are taken in turn where none is given."""
+    shown = ", ".join(labels[:6]) + (", …" if len(labels) > 6 else "")
+    note(f'no --label: the classes of the model in turn ({shown}); --label "" draws without a label')
+
+
+def cond_in_turn(run: OpenedModel, images: range) -> dict[str, Tensor] | None:
+    """The condition of images by their numbers where none is given: the classes of a model of labels in turn."""
+    return run.cond(labels=[run.classes[i % len(run.classes)] for i in images]) if run.classes else None
+
+
 def conditions_of(
     run: OpenedModel, args: SampleArgs, prompts: Sequence[str], *, guided: bool
 ) -> tuple[dict[str, Tensor] | None, dict[str, Tensor] | None]:

@@ -12,7 +12,7 @@ from .imports import find_here
 from .init import InitialPictures, read_initial
 from .interpolate import Later
 from .output import emit_json, make_folder, note, refuse_file, say
-from .prompts import conditions_of, read_prompts
+from .prompts import conditions_of, labels_of, note_labels, read_prompts
 from .sample_args import SampleArgs
 from .written import record_samples
 
@@ -43,7 +43,8 @@ def sample(args: SampleArgs) -> int:
     prompts = read_prompts(args)
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
-    args = replace(args, sampler=args.sampler or default_for(run.denoiser.path))
+    unlabelled, labels = not args.label, labels_of(run, args)
+    args = replace(args, sampler=args.sampler or default_for(run.denoiser.path), label=labels)
     latents = args.latents(args.n, args.seed, args.first, args.resample, run.denoiser.path)
     guided = any("condition" in spec.type.needs for spec in wanted)
     cond, null = conditions_of(run, args, prompts, guided=guided)
@@ -53,6 +54,8 @@ def sample(args: SampleArgs) -> int:
     guided = _guided(run, args, requested, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
     make_folder(args.out)
+    if unlabelled and labels:
+        note_labels(labels)
     started = time.perf_counter()
     with guide_warnings_once():
         written = _write(args, guided, request, cond, latents, initial)

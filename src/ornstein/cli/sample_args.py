@@ -40,7 +40,7 @@ class SampleArgs(LatentArgs):
     seed: int = 0
     """Image i depends on (seed, i) alone."""
     label: Annotated[tuple[str, ...], Option(value="CLASS…", empty=True)] = ()
-    """Class names or numbers, cycled over the images."""
+    """Class names or numbers, cycled over the images; by default all of the model."""
     prompt: Annotated[tuple[str, ...], Option(value="TEXT", single=True, aliases=("--caption",), empty=True)] = ()
     """A caption. Repeat it for several, cycled over the images."""
     guidance_scale: float = 1.0
