@@ -200,6 +200,9 @@ def test_options_are_frozen() -> None:
         "methods": ["--json"],
         "sample": sorted(
             [
+                "--init",
+                "--strength",
+                "--mask",
                 "--out",
                 "--interpolate",
                 "--resample-level",

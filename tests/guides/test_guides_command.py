@@ -19,6 +19,7 @@ from ornstein.cli.main import main
 from ornstein.data import open_source, save_png
 from ornstein.errors import UsageError
 from ornstein.guides.own.files import shipped
+from ornstein.interop.opened import PlainModel
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
@@ -215,20 +216,21 @@ def test_the_list_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_model_without_an_empty_condition_can_be_guided(model: orn.Denoiser) -> None:
     """Only --guide-placement separate asks for it."""
+    from ornstein.cli.prompts import conditions_of
     from ornstein.cli.sample import SampleArgs, _guided, _guides
 
-    class Labelled:
-        denoiser, condition, classes, folder = model, "label", (), Path("labelled")
-
-        def null(self) -> Any:
+    class Labelled(PlainModel):
+        def null(self, rows: int = 1, *, negative: str | None = None) -> dict[str, torch.Tensor]:
             raise UsageError("no empty label")
 
+    labelled = Labelled(denoiser=model, folder=Path("labelled"), weights=Path("labelled"), labels=3)
     args = SampleArgs(run="labelled", guide=("colour:red",))
-    guided: Any = _guided(Labelled(), args, _guides(Labelled(), args), None, None)
+    assert conditions_of(labelled, args, (), guided=False) == (None, None)
+    guided: Any = _guided(labelled, args, _guides(labelled, args), None, None)
     assert guided(torch.zeros(1, 3, 64, 64), 0.5).clean.isfinite().all()
     args = replace(args, guide_placement="separate")
     with pytest.raises(UsageError, match="no empty label"):
-        _guided(Labelled(), args, _guides(Labelled(), args), None, None)
+        conditions_of(labelled, args, (), guided=False)
 
 
 BAD = [
