@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 
 from ornstein.reproduce import EXPERIMENTS, Record, experiment
-from ornstein.reproduce.page import against_noise, number, tally, told, value
+from ornstein.reproduce.page import against_noise, measured_and_reason, number, tally, value
 
 ROOT = Path(__file__).parents[1]
 RECORDS = ROOT / "benchmarks" / "results" / "reproduce"
@@ -57,7 +57,7 @@ def section(record: Record) -> str:
             f"**{finding.verdict}**",
             claim,
             finding.expected,
-            told(finding),
+            measured_and_reason(finding),
             value(finding),
             against_noise(finding),
         )

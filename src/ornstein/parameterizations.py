@@ -65,8 +65,8 @@ def needs_signal(reading: Parameterization) -> bool:
     return isinstance(reading, NeedsSignal) and reading.needs_signal
 
 
-class Around:
-    """What a parameterization around another, ``inner``, has in common with it: all but the estimate."""
+class WrappedParameterization:
+    """Base of a parameterization that changes the estimate of another one, ``inner``, and nothing else of it."""
 
     __slots__ = ()
 
@@ -292,7 +292,7 @@ class Consistency:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Anchored(Around):
+class Anchored(WrappedParameterization):
     """Any parameterization with the boundary of consistency models: x̂_0 = u = x/α exactly at σ̄ = sigma_min.
 
     x̂_0 = w·u + (1 − w)·inner,   w = s²/((σ̄ − σ_min)² + s²) with s = ``width``.

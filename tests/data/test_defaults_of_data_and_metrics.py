@@ -40,7 +40,7 @@ TABLE = """
     metrics.blocks.Block: skipped=0
     metrics.blocks.blocks: rank=0, world=1
     metrics.catalogue.features: name='lite0', device='cpu'
-    metrics.classes.ClassScore: splits=10
+    metrics.classes.InceptionScoreSums: splits=10
     metrics.clip.Clip: device='cpu'
     metrics.dino.dinov2: device='cpu'
     metrics.diversity.DiversityMeter: pairs=500

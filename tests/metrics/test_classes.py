@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ornstein.errors import UsageError
-from ornstein.metrics.classes import ClassScore
+from ornstein.metrics.classes import InceptionScoreSums
 
 
 def onehot(labels, classes, size=200.0):
@@ -19,7 +19,7 @@ def logits(n, classes=7, seed=0):
 
 
 def scored(x, splits=1):
-    score = ClassScore(splits=splits)
+    score = InceptionScoreSums(splits=splits)
     score.update(range(len(x)), x)
     return score.score()
 
@@ -58,32 +58,32 @@ def test_torchmetrics_agrees_on_one_part():
 
 def test_any_batches_order_and_processes():
     x = logits(101)
-    whole = ClassScore()
+    whole = InceptionScoreSums()
     whole.update(range(101), x)
-    parts = [ClassScore() for _ in range(3)]
+    parts = [InceptionScoreSums() for _ in range(3)]
     for index in np.random.default_rng(1).permutation(101):
         parts[index % 3].update([int(index)], x[index : index + 1])
     parts[2].merge(parts[0])
     parts[2].merge(parts[1])
-    parts[2].merge(ClassScore())  # a process without images
+    parts[2].merge(InceptionScoreSums())  # a process without images
     assert parts[2].totals.tobytes() == whole.totals.tobytes()
     assert parts[2].score() == whole.score()
-    assert whole.score() == ClassScore.score(whole)
+    assert whole.score() == InceptionScoreSums.score(whole)
 
 
 def test_parts_are_of_equal_size_and_blind_to_sorting():
-    score = ClassScore()
+    score = InceptionScoreSums()
     labels = np.repeat(np.arange(5), 200)  # sorted by class: contiguous parts would hold one or two of five
     score.update(range(1000), onehot(labels, 5))
     assert score.counts.tolist() == [100] * 10
     assert score.score().value == pytest.approx(5.0)
-    cycling = ClassScore()
+    cycling = InceptionScoreSums()
     cycling.update(range(1000), onehot(np.arange(1000) % 10, 10))  # period = number of parts
     assert cycling.score().value > 8.5
 
 
 def test_refusals():
-    score = ClassScore()
+    score = InceptionScoreSums()
     with pytest.raises(UsageError, match="needs 10 images, got 0"):
         score.score()
     score.update(range(9), logits(9))
@@ -96,14 +96,14 @@ def test_refusals():
     with pytest.raises(UsageError, match="shape"):
         score.update([9], logits(2))
     with pytest.raises(UsageError, match="parts"):
-        score.merge(ClassScore(splits=3))
+        score.merge(InceptionScoreSums(splits=3))
 
 
 def test_sums_that_would_overflow_are_refused(monkeypatch):
     from ornstein.metrics import classes
 
     monkeypatch.setattr(classes, "MOST", 3)
-    a, b = ClassScore(splits=2), ClassScore(splits=2)
+    a, b = InceptionScoreSums(splits=2), InceptionScoreSums(splits=2)
     a.update(range(6), logits(6))
     b.update(range(6, 12), logits(6))
     with pytest.raises(UsageError, match="overflow exact sums"):

@@ -14,7 +14,7 @@ import torch
 
 from ornstein.data.base import UnreadableError
 from ornstein.errors import UsageError
-from ornstein.metrics import ClassScore, DiversityMeter, Moments, Sample, kernel_distance, mmd2
+from ornstein.metrics import DiversityMeter, InceptionScoreSums, Moments, Sample, kernel_distance, mmd2
 from ornstein.metrics import diversity as diversity_module
 from ornstein.metrics import kernel as kernel_module
 from ornstein.metrics.blocks import BLOCK, Block, agree, blocks, padded
@@ -61,7 +61,7 @@ def test_defaults_are_the_published_ones():
     """Bińkowski 2018 and Parmar 2022 for KID, Salimans 2016, Zhu 2017, Kynkäänniemi 2019, Naeem 2020, Han 2022."""
     assert (kernel_module.CAPACITY, kernel_module.BLOCK) == (5000, 1000)
     assert diversity_module.PAIRS == DiversityMeter().pairs == 500
-    assert ClassScore().splits == 10
+    assert InceptionScoreSums().splits == 10
     assert Sample().capacity == 5000
     assert (QUANTUM, LIMIT, BLOCK) == (2.0**-16, 256.0, 32)
     for function, ks in (
@@ -133,7 +133,7 @@ PAIRS = [(20, 25), (5, 39)]
 
 
 def test_parts_of_the_inception_score_are_drawn_by_hash():
-    score = ClassScore(splits=3)
+    score = InceptionScoreSums(splits=3)
     score.update(range(12), np.eye(12) * 900.0)
     parts = [int(score.totals[:, i].argmax()) for i in range(12)]
     assert parts == PARTS
@@ -141,7 +141,7 @@ def test_parts_of_the_inception_score_are_drawn_by_hash():
     for group in range(4):
         order = sorted(range(3), key=lambda i: mix("metrics/classes", 3 * group + i))
         assert [order.index(i) for i in range(3)] == parts[3 * group : 3 * group + 3]
-    again = ClassScore(splits=3)
+    again = InceptionScoreSums(splits=3)
     for i in (11, 3, 7):
         again.update([i], np.eye(12)[i : i + 1] * 900.0)
     assert all(again.totals[parts[i], i] == score.totals[parts[i], i] for i in (11, 3, 7))
@@ -152,7 +152,7 @@ PARTS = [2, 0, 1, 0, 1, 2, 0, 1, 2, 1, 0, 2]
 
 def test_the_inception_score_is_the_mean_over_parts_and_its_population_deviation():
     x = np.random.default_rng(0).normal(size=(40, 6)) * 2
-    score = ClassScore(splits=4)
+    score = InceptionScoreSums(splits=4)
     score.update(range(40), x)
     where = {i: part for group in range(10) for i, part in enumerate(part_of(group), start=4 * group)}
     p = np.exp(x) / np.exp(x).sum(1, keepdims=True)

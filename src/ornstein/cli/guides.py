@@ -13,7 +13,7 @@ from .help import filled
 from .output import emit_json, note, say
 
 if TYPE_CHECKING:
-    from ..guides import GuidanceOptions, Guides, GuideType, Source
+    from ..guides import GuidanceOptions, Guides, GuideType, NetworkSource
     from ..runs import OpenedModel
 
 
@@ -83,7 +83,7 @@ def _facts(kind: GuideType) -> dict[str, Any]:
     }
 
 
-def _classes(used: Source | None) -> list[str]:
+def _classes(used: NetworkSource | None) -> list[str]:
     """The classes of one of the library's own networks, which are quick to load."""
     import torch
 

@@ -19,7 +19,7 @@ from .. import scalars
 from ..errors import ConfigError, GridError
 from ..estimates import Estimate
 from ..grids import Grid
-from ..parameterizations import Around, Parameterization
+from ..parameterizations import Parameterization, WrappedParameterization
 from ..paths.base import AffinePath, Path
 from ..scalars import Time, expand
 
@@ -28,7 +28,7 @@ GAMMA = 0.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LatentConsistency(Around):
+class LatentConsistency(WrappedParameterization):
     """The boundary of latent consistency models (Luo et al. 2023, eq. 9 and app. C) around another parameterization.
 
     x̂_0 = c_skip·x + c_out·inner,   c_skip = s²/(τ² + s²),   c_out = τ/√(τ² + s²),   s = ½,

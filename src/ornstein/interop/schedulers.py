@@ -17,7 +17,7 @@ from .. import scalars
 from ..denoisers import Family, TimestepOf
 from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
-from ..parameterizations import EDM, Around, Consistency, Parameterization, V, parameterization
+from ..parameterizations import EDM, Consistency, Parameterization, V, WrappedParameterization, parameterization
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath, Path
 from ..paths.times import is_near, normalised
@@ -39,7 +39,7 @@ class SchedulerSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounded(Around):
+class Bounded(WrappedParameterization):
     """A parameterization whose clean sample is kept in the range of pictures, as ``clip_sample`` says.
 
     With a ``quantile`` the bound is that of |x̂_0| of each sample, between 1 and ``most``, and the sample is divided by
@@ -63,7 +63,7 @@ class Bounded(Around):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Negated(Around):
+class Negated(WrappedParameterization):
     """A parameterization of the negative of the network's output."""
 
     inner: Parameterization

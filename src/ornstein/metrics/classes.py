@@ -31,7 +31,7 @@ class InceptionScore:
     splits: int
 
 
-class ClassScore:
+class InceptionScoreSums:
     """Sums from which the inception score follows: exp E KL(p(y|x) ‖ p(y)) = exp(E Σ p log p − Σ p̄ log p̄).
 
     Salimans et al. 2016 (arXiv 1606.03498), §4; mean and deviation over 10 parts, as the published numbers are. The
@@ -41,7 +41,7 @@ class ClassScore:
     State: splits · (classes + 1) integers of 8 bytes – 80 kB – whatever the number of images. `update` and `merge` are
     exact: the same images give the same bits in any order, any batches and from any number of processes.
 
-    >>> score = ClassScore(splits=1)
+    >>> score = InceptionScoreSums(splits=1)
     >>> score.update([0, 1], [[1000.0, 0.0], [0.0, 1000.0]])
     >>> score.score().value
     2.0
@@ -82,7 +82,7 @@ class ClassScore:
             self.totals[part] += row
         self._require_room()
 
-    def merge(self, other: ClassScore) -> None:
+    def merge(self, other: InceptionScoreSums) -> None:
         """Take in all images that ``other`` has seen."""
         if other.splits != self.splits:
             raise UsageError(f"cannot merge scores over {self.splits} and {other.splits} parts")

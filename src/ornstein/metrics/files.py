@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ornstein.errors import DataError, UsageError
-from ornstein.metrics.classes import ClassScore
+from ornstein.metrics.classes import InceptionScoreSums
 from ornstein.metrics.frechet import QUANTUM, Moments
 from ornstein.metrics.kernel import Sample
 from ornstein.metrics.vectors import Vectors
@@ -115,7 +115,7 @@ def _read(about: Mapping[str, Any], arrays: _Arrays, prefix: str) -> dict[str, A
     if "spatial_total" in mine:
         spatial = _moments(about["count"], mine["spatial_total"], mine["spatial_products"])
     if "classes_counts" in mine:
-        classes = ClassScore(len(mine["classes_counts"]))
+        classes = InceptionScoreSums(len(mine["classes_counts"]))
         classes.counts, classes.entropies = mine["classes_counts"], mine["classes_entropies"]
         classes.totals = mine["classes_totals"]
     if "vectors" in mine:

@@ -23,7 +23,7 @@ from torch import Tensor
 from ornstein.errors import UsageError
 from ornstein.metrics import files
 from ornstein.metrics.blocks import Block, ImageSource, agree, blocks, padded
-from ornstein.metrics.classes import ClassScore
+from ornstein.metrics.classes import InceptionScoreSums
 from ornstein.metrics.features import CLASSES, POOLED, SPATIAL, Features
 from ornstein.metrics.frechet import QUANTUM, Moments, quantise
 from ornstein.metrics.kernel import CAPACITY, Sample
@@ -49,7 +49,7 @@ class Statistics:
     sample: Sample
     fingerprint: int  # Σ hash(number of the image, its bytes) mod 2¹²⁸
     spatial: Moments | None = None
-    classes: ClassScore | None = None
+    classes: InceptionScoreSums | None = None
     vectors: Vectors | None = None
     skipped: int = 0  # images that exist but could not be read
     parts: frozenset[int] = frozenset({0})
@@ -85,7 +85,7 @@ class Statistics:
             raise UsageError(f"cannot merge parts that overlap (ranks {sorted(ranks)}): give each rank's part once")
         moments, sample = Moments(self.moments.width), Sample(self.sample.capacity)
         spatial = None if self.spatial is None else Moments(self.spatial.width)
-        classes = None if self.classes is None else ClassScore(self.classes.splits)
+        classes = None if self.classes is None else InceptionScoreSums(self.classes.splits)
         vectors = None if self.vectors is None else Vectors(self.vectors.width)
         for part in everything:
             moments.merge(part.moments)
@@ -187,7 +187,7 @@ class Collector:
         self.features = features
         self._moments, self._sample = Moments(features.width), Sample(capacity)
         self._spatial: Moments | None = Moments(0) if SPATIAL in keep else None
-        self._classes = ClassScore() if CLASSES in keep else None
+        self._classes = InceptionScoreSums() if CLASSES in keep else None
         self._vectors = Vectors(features.width) if VECTORS in keep else None
         self._census = Census()
         self._rank, self._world, self._about = rank, world, dict(about or {})

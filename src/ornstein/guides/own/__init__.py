@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import cast
 
-from ornstein.guides.own.files import read
+from ornstein.guides.own.files import read_network
 from ornstein.guides.own.networks import GUIDES, Classifier, Detector, Embedder, Segmenter, TextImage
 
 KINDS = tuple(GUIDES)
@@ -27,7 +27,7 @@ def segmenter(weights: str | Path | None = None) -> Segmenter:
 
     ``weights`` is a file of ``ornstein train-guide segmentation``. Raises `CheckpointError` where it does not fit.
     """
-    return cast("Segmenter", read("segmentation", weights))
+    return cast("Segmenter", read_network("segmentation", weights))
 
 
 def classifier(weights: str | Path | None = None) -> Classifier:
@@ -35,7 +35,7 @@ def classifier(weights: str | Path | None = None) -> Classifier:
 
     ``weights`` is a file of ``ornstein train-guide classifier``. Raises `CheckpointError` where it does not fit.
     """
-    return cast("Classifier", read("classifier", weights))
+    return cast("Classifier", read_network("classifier", weights))
 
 
 def embedder(weights: str | Path | None = None) -> Embedder:
@@ -43,7 +43,7 @@ def embedder(weights: str | Path | None = None) -> Embedder:
 
     ``weights`` is a file of ``ornstein train-guide identity``. Raises `CheckpointError` where it does not fit.
     """
-    return cast("Embedder", read("identity", weights))
+    return cast("Embedder", read_network("identity", weights))
 
 
 def text_image(weights: str | Path | None = None) -> TextImage:
@@ -51,7 +51,7 @@ def text_image(weights: str | Path | None = None) -> TextImage:
 
     ``weights`` is a file of ``ornstein train-guide text``. Raises `CheckpointError` where it does not fit.
     """
-    return cast("TextImage", read("text", weights))
+    return cast("TextImage", read_network("text", weights))
 
 
 def detector(weights: str | Path | None = None) -> Detector:
@@ -59,7 +59,7 @@ def detector(weights: str | Path | None = None) -> Detector:
 
     ``weights`` is a file of ``ornstein train-guide detection``. Raises `CheckpointError` where it does not fit.
     """
-    return cast("Detector", read("detection", weights))
+    return cast("Detector", read_network("detection", weights))
 
 
 __all__ = [

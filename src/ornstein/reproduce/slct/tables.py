@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ..record import Line, Plot, Table, mean_interval
 from .cells import COVERAGE, FD, KID, PIXELS, RECALL, SAMPLERS, STEPS
-from .verdicts import LEAST, NAMES, TIMES, Measured, TrainedModel
+from .verdicts import LEAST, NAMES, TIMES, Measured, RunResult
 from .world import DIFFUSION, LADDER
 
 Row = list[str | float | int | None]
@@ -25,7 +25,7 @@ def tables(m: Measured) -> list[Table]:
     ]
 
 
-def _cells_of(runs: Sequence[TrainedModel], way: str, metric: str) -> Row:
+def _cells_of(runs: Sequence[RunResult], way: str, metric: str) -> Row:
     values = [run["at"][way][metric] for run in runs if not run["diverged"] and way in run["at"]]
     if not values:
         return [None, None]
