@@ -5,37 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-import types
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .errors import ConfigError, UsageError
+from .typed import brief
 
 Refusal = type[UsageError]
-
-
-def brief(value: object) -> str:
-    """A value in one line of at most 80 characters, for a message."""
-    if isinstance(value, Tensor | np.ndarray):
-        kind = "a tensor" if isinstance(value, Tensor) else "an array"
-        return f"{kind} of shape {tuple(value.shape)}"
-    if isinstance(value, type):
-        return f"the class {value.__name__}"
-    if isinstance(value, nn.Module):
-        return f"a {type(value).__name__}"
-    if isinstance(value, types.FunctionType | types.MethodType):
-        return f"the function {value.__name__}"
-    if isinstance(value, Mapping):
-        text = "{" + ", ".join(f"{key!r}: {brief(part)}" for key, part in value.items()) + "}"
-    elif isinstance(value, tuple | list) and len(value) > 16:
-        text = f"({', '.join(map(brief, value[:2]))}, … {brief(value[-1])}: {len(value)} in all)"
-    else:
-        text = " ".join(repr(value).split())
-    return text if len(text) <= 80 else f"{text[:60]}… ({type(value).__name__})"
 
 
 def cut(text: str, most: int = 200) -> str:
@@ -132,7 +112,7 @@ def function(name: str, value: Any, example: str, error: Refusal = ConfigError) 
 
 def event(value: Any, error: Refusal = UsageError) -> tuple[int, ...]:
     """The shape of one sample: a sequence of positive whole numbers."""
-    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__"):
+    if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__iter__") or getattr(value, "ndim", 1) != 1:
         raise error(f"shape must be a sequence such as (channels, height, width), got {brief(value)}")
     return tuple(whole("every number of shape", size, 1, error) for size in value)
 

@@ -17,11 +17,17 @@ from .networks.sites import bindings
 from .parameterizations import Net, Parameterization, parameterization, refuse_noise_without_signal, timestep_tensor
 from .paths.base import Cond, Path
 from .scalars import Time
+from .typed import check_type
 
 if TYPE_CHECKING:
     from .latents import Codec
 
 TimestepOf = Callable[[Path, Time], Time]
+
+
+def _decodes(codec: object) -> bool:
+    """Whether an object can decode latents; bytes have another method of this name."""
+    return not isinstance(codec, str | bytes) and callable(getattr(codec, "decode", None))
 
 
 class DenoiserLike(Protocol):
@@ -120,6 +126,8 @@ class Denoiser:
             raise ConfigError(f"time_name must be the name of an argument, got {checks.brief(self.time_name)}")
         if self.grid is not None:
             checks.function("grid", self.grid, "a function from a number of evaluations to a grid")
+        if self.codec is not None and (isinstance(self.codec, type) or not _decodes(self.codec)):
+            raise ConfigError(f"codec must be an object with a method decode, got {checks.brief(self.codec)}")
         for name in ("integer_time", "learned_variance"):
             checks.flag(name, getattr(self, name), ConfigError)
         object.__setattr__(self, "cond", dict(checks.conditions(self.cond, ConfigError)))
@@ -231,9 +239,11 @@ class Denoiser:
 
     def _time(self, x: Tensor, t: Time) -> Tensor:
         """The time number of each row of x, (B,) float32."""
-        return timestep_tensor(
-            self.path.timestep_of(t) if self.timestep_of is None else self.timestep_of(self.path, t), x
-        )
+        if self.timestep_of is None:
+            return timestep_tensor(self.path.timestep_of(t), x)
+        time = self.timestep_of(self.path, t)
+        check_type("what timestep_of returns", time, Time, UsageError)
+        return timestep_tensor(time, x)
 
     def _staged(self) -> Callable[[Net, Path, Tensor, Time], Tensor] | None:
         """How a `Staged` parameterization calls its network; by name, for isinstance costs ten times as much."""

@@ -18,11 +18,21 @@ def printable(text: str) -> str:
     return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode("ascii"), text)
 
 
+_LONG_WORD = re.compile(r"\S{301,}")
+_LONGEST = 900
+
+
+def shortened(text: str) -> str:
+    """A text without the middle of long words, which are values that somebody gave, and of at most 900 characters."""
+    text = _LONG_WORD.sub(lambda word: f"{word[0][:160]}… ({len(word[0])} characters) …{word[0][-40:]}", text)
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 300]} … {text[-290:]}"
+
+
 class OrnsteinError(Exception):
-    """Base of every exception raised on purpose by this library. Its text is one printable line."""
+    """Base of every exception raised on purpose by this library. Its text is one printable line, not too long."""
 
     def __str__(self) -> str:
-        return printable(_LINE_END.sub(" ", super().__str__()))
+        return shortened(printable(_LINE_END.sub(" ", super().__str__())))
 
 
 class UsageError(OrnsteinError, ValueError):

@@ -22,6 +22,7 @@ from .paths.shifted import ShiftedPath
 from .paths.times import is_near, normalised
 from .paths.ve import VE
 from .randomness import NoiseSource
+from .typed import typed
 
 Rule = Callable[[Path], tuple[float, ...]]
 
@@ -88,6 +89,7 @@ def _closed(path: AffinePath, times: Sequence[float], top: float | None) -> tupl
     return (start, *times[1:], path.t_range[0])
 
 
+@typed(GridError)
 def uniform(steps: int, *, start: float | None = None) -> Grid:
     """Equal steps in the path's own time, from ``start`` (default: pure noise) to the clean end."""
     _count(steps)
@@ -99,6 +101,7 @@ def uniform(steps: int, *, start: float | None = None) -> Grid:
     return Grid(f"uniform({steps})", rule)
 
 
+@typed(GridError)
 def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> Grid:
     """t_i ∝ (1 − i/n)^exponent: exponent 2 is the time-quadratic grid of Song et al. 2021."""
     _count(steps)
@@ -111,6 +114,7 @@ def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> G
     return Grid(f"power({steps}, {exponent:g})", rule)
 
 
+@typed(GridError)
 def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
     """σ̄_i^{1/ρ} in equal steps from the noisiest to `t_min`, then the clean end (Karras et al. 2022, eq. 5)."""
     _count(steps)
@@ -125,6 +129,7 @@ def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
     return Grid(f"karras({steps}, rho={rho:g})", rule)
 
 
+@typed(GridError)
 def log_snr(steps: int, *, start: float | None = None) -> Grid:
     """Equal steps in log-SNR from the noisiest to the path's `t_min`, then the clean end (Lu et al. 2022)."""
     _count(steps)
@@ -138,6 +143,7 @@ def log_snr(steps: int, *, start: float | None = None) -> Grid:
     return Grid(f"log_snr({steps})", rule)
 
 
+@typed(GridError)
 def cauchy(
     steps: int, *, first: float, last: float, centre: float = 0.3, width: float = 2.0, start: float | None = None
 ) -> Grid:
@@ -173,6 +179,7 @@ def cauchy(
     return Grid(f"cauchy({steps}, first={first:g}, last={last:g}, centre={centre:g}, width={width:g})", rule)
 
 
+@typed(GridError)
 def span_log_snr(steps: int, low: float, high: float) -> Grid:
     """Equal steps between two log-SNRs, both ends included and no last jump: the grid of order measurements."""
     _count(steps)
@@ -184,6 +191,7 @@ def span_log_snr(steps: int, low: float, high: float) -> Grid:
     return Grid(f"span_log_snr({steps}, {low:g}, {high:g})", rule)
 
 
+@typed(GridError)
 def li2024(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
     """The step sizes of the accelerated samplers' theory (Li et al. 2024): T = ``steps`` levels ᾱ_t = ∏(1 − β).
 
@@ -204,6 +212,7 @@ def li2024(steps: int, *, c0: float = 2.0, c1: float = 4.0) -> Grid:
     return _levels(f"li2024({steps}, c0={c0:g}, c1={c1:g})", [float(v - math.log(-math.expm1(v))) for v in logs[::-1]])
 
 
+@typed(GridError)
 def li2025(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> Grid:
     """The cells of the randomized midpoint method (Li & Jiao 2025): about equal steps of log(ᾱ/(1 − ᾱ)).
 
@@ -226,6 +235,7 @@ def li2025(steps: int, *, c0: float = 2.0, c1: float = 5.0, beyond: int = 0) -> 
     return _levels(f"li2025({steps}, c0={c0:g}, c1={c1:g})", values, strict=True)
 
 
+@typed(GridError)
 def early_stopping(steps: int, *, delta: float = 0.01, horizon: float = 5.0) -> Grid:
     """The schedule of exponential integrators' theory (Li, Di & Gu 2025): steps ≤ κ·min{1, τ} in the time of the
     Ornstein–Uhlenbeck process, ᾱ = e^{−2τ}, from τ = ``horizon`` down to τ = ``delta``, and there it stops.
@@ -260,6 +270,7 @@ def _levels(name: str, values: Sequence[float], *, strict: bool = False) -> Grid
     return Grid(name, rule)
 
 
+@typed(GridError)
 def rounds(grid: GridLike, count: int, *, draw: NoiseSource | None = None, climb: bool = True) -> Grid:
     """The rounds of the randomized midpoint method as a climbing grid (Li & Jiao 2025).
 
@@ -303,6 +314,7 @@ def rounds(grid: GridLike, count: int, *, draw: NoiseSource | None = None, climb
     return Grid(f"rounds({count})", rule)
 
 
+@typed(GridError)
 def timesteps(steps: Sequence[int], *, table: int = 1000) -> Grid:
     """The time indices of a discrete table of ``table`` steps, noisiest first, then the clean end.
 
@@ -314,11 +326,13 @@ def timesteps(steps: Sequence[int], *, table: int = 1000) -> Grid:
     return Grid(f"timesteps({len(steps)})", lambda path: (*((k + 1) / table for k in steps), path.t_range[0]))
 
 
+@typed(GridError)
 def pyramid_levels() -> Grid:
     """Every level of a path with whole levels (`PyramidPath`), top to image."""
     return Grid("pyramid_levels", lambda path: tuple(np.arange(path.t_range[1], path.t_range[0] - 1.0, -1.0).tolist()))
 
 
+@typed(GridError)
 def partial(grid: GridLike, start: float) -> Grid:
     """The part of a grid at or below ``start``, beginning exactly there: image-to-image, inpainting, editing."""
 
@@ -329,6 +343,7 @@ def partial(grid: GridLike, start: float) -> Grid:
     return Grid("partial", rule)
 
 
+@typed(GridError)
 def skip(grid: GridLike, steps: int) -> Grid:
     """A grid without its first ``steps`` steps, as Boost-and-Skip asks for (Um, Kim & Ye 2025).
 
@@ -339,6 +354,7 @@ def skip(grid: GridLike, steps: int) -> Grid:
     return Grid(f"skip({steps})", lambda path: without_first(times_of(grid, path), steps))
 
 
+@typed(GridError)
 def without_first(times: Sequence[float], steps: int) -> tuple[float, ...]:
     """Times without the first ``steps``; `GridError` where fewer than two would be left."""
     if not isinstance(steps, numbers.Integral) or not 0 <= steps <= len(times) - 2:
@@ -346,6 +362,7 @@ def without_first(times: Sequence[float], steps: int) -> tuple[float, ...]:
     return tuple(times[steps:])
 
 
+@typed(GridError)
 def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float = 50.0) -> Grid:
     """EDM's stochastic churn (Karras et al. 2022, algorithm 2) as a climbing grid.
 
@@ -375,6 +392,7 @@ def churn(grid: GridLike, *, total: float = 40.0, low: float = 0.05, high: float
     return Grid(f"churn({total:g})", rule)
 
 
+@typed(GridError)
 def resample(grid: GridLike, times: int) -> Grid:
     """Every step down is taken ``times`` times: down, back up, down again (universal guidance's recurrence, RePaint).
 
@@ -394,6 +412,7 @@ def resample(grid: GridLike, times: int) -> Grid:
     return Grid(f"resample({times})", rule)
 
 
+@typed(GridError)
 def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: int = 3) -> Grid:
     """Restart sampling (Xu et al. 2023): at time ``low``, climb to ``high`` and come down again, ``rounds`` times.
 
@@ -417,6 +436,7 @@ def restart(grid: GridLike, *, low: float, high: float, rounds: int = 1, steps: 
     return Grid(f"restart({low:g}, {high:g}, {rounds})", rule)
 
 
+@typed(GridError)
 def multistep(*levels: float, start: float | None = None) -> Grid:
     """Multistep sampling of consistency models (Song et al. 2023, algorithm 1) as a climbing grid.
 
@@ -446,6 +466,7 @@ def multistep(*levels: float, start: float | None = None) -> Grid:
     return Grid(f"multistep({', '.join(f'{level:g}' for level in levels)})", rule)
 
 
+@typed(GridError)
 def few(steps: int) -> Grid:
     """For one to three steps: from the noisiest time to the levels σ/α = (n − i)/i, then the clean end.
 
@@ -466,6 +487,7 @@ def few(steps: int) -> Grid:
     return Grid(f"few({steps})", rule)
 
 
+@typed(GridError)
 def default(path: Path, steps: int) -> Grid:
     """What `ornstein.sample` uses: equal log-SNR steps on variance-preserving paths, Karras' grid on `VE`, equal times
     where a path ends in pure noise (`Flow`), every level on a pyramid; `few` below four steps.

@@ -19,21 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_type_hints
 
-from .errors import ConfigError
+from .typed import FieldError
 
 T = TypeVar("T")
 Layout = Mapping[str, tuple[str, ...]]
 """Headings of the help → names of fields; "" is what most people need and comes first."""
 
 LARGEST = 2.0**63
-
-
-class FieldError(ConfigError):
-    """A field of a configuration is out of range: its name, and what is wrong with its value."""
-
-    def __init__(self, field: str, complaint: str) -> None:
-        super().__init__(f"{field} {complaint}")
-        self.field, self.complaint = field, complaint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

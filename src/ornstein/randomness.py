@@ -26,8 +26,9 @@ import torch
 from torch import Tensor
 
 from .checks import OneLine
-from .errors import GridError
+from .errors import GridError, UsageError
 from .scalars import to_device
+from .typed import typed
 
 Key = int | str | tuple[int | str, ...]
 
@@ -103,6 +104,7 @@ class Noise(OneLine):
     dtype: torch.dtype = torch.float32
 
     @classmethod
+    @typed(UsageError)
     def of(
         cls, seed: int, samples: Sequence[int], device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
     ) -> Noise:

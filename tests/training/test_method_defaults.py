@@ -161,7 +161,7 @@ REFUSED = [
     (Optimizer, {"decay": -1}, "optimizer.decay must be at least 0, got -1"),
     (Optimizer, {"clip": -0.1}, "optimizer.clip must be at least 0, got -0.1"),
     (Optimizer, {"weight_decay": -0.1}, "optimizer.weight_decay must be at least 0, got -0.1"),
-    (Optimizer, {"clip": math.nan}, "optimizer.clip must be at least 0, got nan"),
+    (Optimizer, {"clip": math.nan}, "clip must be a finite number, got nan"),
     (Optimizer, {"lr": 0.0}, "optimizer.lr and optimizer.eps must be positive numbers, got 0.0 and 1e-08"),
     (Optimizer, {"eps": 0.0}, "optimizer.lr and optimizer.eps must be positive numbers, got 0.001 and 0.0"),
     (Optimizer, {"lr": math.inf}, "optimizer.lr and optimizer.eps"),

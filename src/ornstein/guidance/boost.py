@@ -20,8 +20,10 @@ from torch import Tensor
 from ..checks import OneLine
 from ..errors import ConfigError
 from ..randomness import Key, NoiseSource
+from ..typed import typed
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class Boosted(OneLine):
     """A source of noise whose start (the key "prior") is ``gamma`` γ times as large; all else is the inner source's."""

@@ -18,6 +18,7 @@ from ..estimates import Estimate
 from ..grids import GridLike, times_of
 from ..paths.base import Cond
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import Rule, Strength, affine_path, condition_of, null_beside, strength_at
 
 
@@ -39,6 +40,7 @@ def mixed(weight: Time, strong: Estimate, weak: Estimate) -> Estimate:
     return strong.replace(clean=w * strong.clean + (1.0 - w) * weak.clean)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CFG(Rule):
     """Classifier-free guidance (Ho & Salimans 2022, eq. 6):  x̂_0 = u + w·(c − u), two evaluations in one batch.
@@ -100,6 +102,7 @@ def _rescaled(guided: Estimate, c: Estimate, share: float) -> Estimate:
     return guided.replace(clean=clean * expand(share * ratio + (1.0 - share), clean))
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class APG(Rule):
     """Adaptive projected guidance (Sadat et al. 2025, algorithm 1), two evaluations in one batch.
@@ -146,6 +149,7 @@ def _norm(d: Tensor) -> Tensor:
     return d.flatten(1).norm(dim=1).clamp_min(torch.finfo(d.dtype).tiny)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CFGpp(Rule):
     """CFG++ (Chung et al. 2025, algorithm 2): classifier-free guidance that re-noises with the unconditional noise.
@@ -190,6 +194,7 @@ def next_time(grid: GridLike, inner: DenoiserLike, t: float) -> float:
     return max((s for s in times_of(grid, inner.path) if s < t), default=inner.path.t_range[0])
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Autoguidance(Rule):
     """Guidance by a worse model of the same kind (Karras et al. 2024, eq. 3):  x̂_0 = b + w·(D − b).

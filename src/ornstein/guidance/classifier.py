@@ -14,11 +14,13 @@ from ..denoisers import DenoiserLike
 from ..errors import UsageError
 from ..estimates import Estimate
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import Rule, Strength, affine_path, finite_rows, leaf_of, strength_at
 
 NoisyScores = Callable[[Tensor, Tensor], Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class NoisyClassifier(Rule):
     """A classifier trained on noisy samples (Dhariwal & Nichol 2021, section 4; eq. 4 of universal guidance):

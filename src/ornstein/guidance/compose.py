@@ -12,6 +12,7 @@ from ..denoisers import DenoiserLike, Guidance
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import CachedEvaluation, Rule, differentiates
 
 
@@ -90,6 +91,7 @@ def add(*guidances: Guidance) -> Sum:
     return Sum(tuple(guidances))
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class Interval(Rule):
     """See `interval`."""
@@ -114,6 +116,7 @@ class Interval(Rule):
         return differentiates(self.guidance)
 
 
+@typed()
 def interval(
     guidance: Guidance,
     *,

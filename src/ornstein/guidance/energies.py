@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from .. import checks
 from ..errors import ConfigError, UsageError
+from ..typed import typed
 from .base import finite_rows
 
 Linear = Callable[[Tensor], Tensor]
@@ -140,6 +141,7 @@ def _sliced(target: Tensor, which: slice) -> Tensor:
     return target if target.shape[0] == 1 else target[which]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Measured(checks.OneLine):
     """ℓ = ‖y − A·x_0‖²/(2·std²): a linear measurement with Gaussian noise, summed, so that strength 1 is Bayes' rule.
@@ -174,6 +176,7 @@ class Measured(checks.OneLine):
         return Measured(operator=self.operator, target=_sliced(self.target, which), std=self.std)
 
 
+@typed(UsageError)
 def inpainting(target: Tensor, mask: Tensor, *, std: float = 0.1) -> Measured:
     """Keep what is known: A·x_0 = mask·x_0. ``target`` (1 or B, C, H, W); ``mask`` (1, 1 or C, H, W), 1 where known."""
     if mask.ndim != target.ndim or mask.shape[0] != 1 or mask.shape[-2:] != target.shape[-2:]:
@@ -184,6 +187,7 @@ def inpainting(target: Tensor, mask: Tensor, *, std: float = 0.1) -> Measured:
     return Measured(operator=lambda x: known.to(x.device, x.dtype) * x, target=known * target, std=std)
 
 
+@typed(UsageError)
 def super_resolution(target: Tensor, factor: int, *, std: float = 0.05) -> Measured:
     """Agree with a small picture: A·x_0 is the mean of every factor × factor pixels; ``target`` (1 or B, C, h, w)."""
     checks.whole("factor", factor, 1, ConfigError)
@@ -195,6 +199,7 @@ def super_resolution(target: Tensor, factor: int, *, std: float = 0.05) -> Measu
     return Measured(operator=shrunk, target=target, std=std)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Colour(checks.OneLine):
     """ℓ = ‖mean colour − target‖²/2, the mean over all pixels or over those of a ``mask``.
@@ -219,6 +224,7 @@ class Colour(checks.OneLine):
         return Colour(target=_sliced(self.target, which), mask=mask)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Palette(checks.OneLine):
     """ℓ = the mean over pixels of the soft squared distance to the nearest of some colours.
@@ -253,6 +259,7 @@ def gradients(clean: Tensor) -> Tensor:
     return functional.conv2d(functional.pad(clean.mean(1, keepdim=True), (1, 1, 1, 1), mode="replicate"), kernels)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Edges(checks.OneLine):
     """ℓ = half the mean squared difference of edge maps.
@@ -282,6 +289,7 @@ class Edges(checks.OneLine):
         return Edges(target=_sliced(self.target, which))
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Smoothness:
     """ℓ = the mean of √(differences² + 1e-4) between neighbouring pixels: total variation."""
@@ -299,6 +307,10 @@ def as_energies(given: Any) -> tuple[tuple[float, Energy], ...]:
 
     Raises `ConfigError` for anything else.
     """
+    if isinstance(given, type) or not (callable(given) or isinstance(given, tuple | list)):
+        raise ConfigError(
+            f"energies are callables clean → (B,), or pairs (weight, callable), got {checks.brief(given)}"
+        )
     items = (given,) if callable(given) else tuple(given)
     if len(items) == 2 and isinstance(items[0], int | float) and callable(items[1]):
         items = (items,)

@@ -24,6 +24,7 @@ from ..grids import GridLike
 from ..paths.base import AffinePath, Cond
 from ..randomness import Noise
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import (
     CachedEvaluation,
     Rule,
@@ -59,6 +60,7 @@ class Rarities(Protocol):
         ...
 
 
+@typed()
 @dataclass(frozen=True, slots=True, eq=False)
 class Minority(Rule):
     """Minority guidance (Um, Lee & Ye 2024): a `NoisyClassifier` of classes of rarity.
@@ -112,6 +114,7 @@ def _again(inner: DenoiserLike, path: AffinePath, clean: Tensor, noise: Tensor, 
     return inner(path.diffuse(clean, t, noise.expand_as(clean)), t).clean
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SelfMinority(Rule):
     """Self-guided minority sampling (Um & Ye 2024, arXiv 2407.11555): rarity by the model's own reconstruction.
@@ -208,6 +211,7 @@ class _Seen:
         return self.pair(a, b)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class MinorityPrompt(Rule):
     """MinorityPrompt (Um & Ye 2025, arXiv 2410.07838): an extra token of the prompt, learned at every evaluation.

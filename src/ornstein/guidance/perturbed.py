@@ -21,6 +21,7 @@ from ..errors import ConfigError, UsageError
 from ..estimates import Estimate
 from ..networks.sites import Modulation, modulated
 from ..scalars import Time
+from ..typed import typed
 from .base import Rule, Strength, network_of, strength_at
 from .cfg import mixed
 
@@ -51,6 +52,7 @@ class _Damage(Rule):
         return mixed(1.0 + scale, strong, weak)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Perturbed(_Damage):
     """Guidance away from the network under any modulations:  x̂_0 = D + s·(D − D̃), one evaluation more.
@@ -79,6 +81,7 @@ class Perturbed(_Damage):
         return self.by
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PAG(_Damage):
     """Perturbed-attention guidance (Ahn et al. 2024, eq. 15):  x̂_0 = D + s·(D − D̃).
@@ -97,6 +100,7 @@ class PAG(_Damage):
         return {f"{self.at}.value": carry.keep, f"{self.at}.attended": carry.put}
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SEG(_Damage):
     """Smoothed-energy guidance (Hong 2024, section 4):  x̂_0 = D + s·(D − D̃).
@@ -125,6 +129,7 @@ class SEG(_Damage):
         return {f"{self.at}.query": blur}
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SkipLayer(_Damage):
     """Skip-layer guidance (Stability AI 2024):  x̂_0 = D + s·(D − D̃), with layers left out in D̃.

@@ -16,11 +16,13 @@ from ..estimates import Estimate
 from ..grids import GridLike
 from ..paths.base import AffinePath
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import CachedEvaluation, Rule, affine_path, detached, differentiable, finite_rows, pulled
 from .cfg import next_time
 from .energies import Linear, Measured, slope
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DPS(Rule):
     """Diffusion posterior sampling (Chung et al. 2023, algorithm 1): after each step, one of descent on the misfit,
@@ -79,6 +81,7 @@ def misfit_of(measured: Measured) -> Callable[[Tensor], Tensor]:
     return misfit
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LinearPosterior(Rule):
     """The posterior mean under a linear measurement y = A·x_0 + std·z, with the denoiser's own covariance.

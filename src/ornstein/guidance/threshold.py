@@ -11,9 +11,11 @@ from ..denoisers import DenoiserLike
 from ..errors import ConfigError
 from ..estimates import Estimate
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import Rule
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Threshold(Rule):
     """Dynamic thresholding of the clean estimate (Saharia et al. 2022, appendix A.1).

@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..estimates import Estimate
 from ..paths.base import Cond
 from ..scalars import Time, expand
+from ..typed import typed
 from .base import (
     CachedEvaluation,
     Rule,
@@ -38,6 +39,7 @@ Picture = Callable[[Tensor], Tensor]
 Energies = tuple[tuple[float, Energy], ...]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Backward(OneLine):
     """Backward guidance: Δ = argmin ℓ(x̂_0 + Δ) by ``steps`` m descent steps from Δ = 0 (Bansal et al., eqs. 7–9).
@@ -95,6 +97,7 @@ class Backward(OneLine):
         return torch.where(_column(heard, clean), clean, begun)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Universal(Rule):
     """Universal guidance by ``energies`` of the clean estimate, forward and backward, for any denoiser.

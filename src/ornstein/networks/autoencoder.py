@@ -16,10 +16,12 @@ from torch.nn import functional
 from ornstein.networks import checks
 from ornstein.networks.blocks import Norm, NormKind, grow, shrink, zeroed
 from ornstein.options import HIDDEN, Count, check_fields
+from ornstein.typed import typed
 
 _LOGVAR = (-30.0, 20.0)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KLConfig:
     """What a `KLAutoencoder` is built from.

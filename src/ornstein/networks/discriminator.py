@@ -15,10 +15,12 @@ from ornstein.networks import checks
 from ornstein.networks.blocks import ResidualBlock
 from ornstein.networks.building import initialise
 from ornstein.options import HIDDEN, Count, Index, Part, check_fields
+from ornstein.typed import typed
 
 _SLOPE = 0.2  # of the leaky ReLU
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiscriminatorConfig:
     """Configuration of a `Discriminator`.

@@ -20,10 +20,12 @@ from ornstein.networks.blocks import AttentionSites, TextKeys, attend, zeroed
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures, positions_2d
 from ornstein.networks.sites import Site
 from ornstein.options import HIDDEN, Count, Index, Part, check_fields
+from ornstein.typed import typed
 
 TokenNorm = Literal["token", "nonscaling"]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiTConfig:
     """What a `DiT` is built from.

@@ -35,8 +35,10 @@ from ornstein.networks.blocks import CrossAttention, Norm, NormKind, Resample, R
 from ornstein.networks.embeddings import ConditionEmbedding, TimeFeatures
 from ornstein.networks.sites import Site
 from ornstein.options import HIDDEN, Count, Index, Part, check_fields
+from ornstein.typed import typed
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UNetConfig:
     """What a `UNet` is built from.

@@ -17,6 +17,7 @@ from ..paths.base import AffinePath, Path
 from ..paths.vp import VP, Table
 from ..randomness import Noise
 from ..scalars import Time
+from ..typed import typed
 from .base import Losses, TrainBatch
 from .denoising import Denoising
 
@@ -25,6 +26,7 @@ GateSpace = Literal["posterior", "clean"]
 MetricSchedule = Literal["none", "signal"]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeLoss(Denoising):
     """The loss of `Denoising` for the front, the squared error of the refined image, the gate's loss and a metric.

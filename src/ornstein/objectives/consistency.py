@@ -20,6 +20,7 @@ from ..paths.base import AffinePath
 from ..paths.ve import VE
 from ..randomness import Noise
 from ..scalars import expand
+from ..typed import typed
 from . import curricula, levels
 from .base import Losses, TrainBatch, quantiles, without
 from .couplings import CouplingName, pairing
@@ -31,6 +32,7 @@ Weight = Literal["gap", "none"]
 Scale = Literal["adaptive", "constant"]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsistencyLoss:
     """weight · ρ_c(|f(x_t, t) − sg f⁻(x_t', t')|²) and a denoising loss at low noise; by default that of sLCT.

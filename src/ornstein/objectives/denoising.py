@@ -20,6 +20,7 @@ from ..paths.ve import VE
 from ..paths.vp import VP, Table
 from ..randomness import Noise
 from ..scalars import sigmoid
+from ..typed import typed
 from .base import Losses, TrainBatch, quantiles, without
 from .weights import WeightName, weight
 
@@ -37,6 +38,7 @@ class NoisyBatch:
     cond: Mapping[str, Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Denoising:
     """weight(t) · mean((raw(x_t, t) − target)²) with x_t = diffuse(x_0, t, z), one time and one z for every sample."""

@@ -18,6 +18,7 @@ from ..networks.discriminator import DiscriminatorConfig
 from ..options import check_fields
 from ..paths.pyramid import PyramidPath
 from ..randomness import Noise
+from ..typed import typed
 from .base import Losses, TrainBatch, without
 
 Metric = Callable[[Tensor, Tensor], Tensor]
@@ -27,6 +28,7 @@ Draw = Literal["one", "all"]
 _FADING = 600  # how often the noise on the discriminator's images shrinks by 1 % in the published training
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PyramidLoss:
     """The losses at a level l of a pyramid, with ĝ = H^{l−1}x̂_0/k the image of the level below in the range of x_0,

@@ -14,11 +14,13 @@ from ..denoisers import Denoiser
 from ..errors import ConfigError
 from ..options import check_fields
 from ..randomness import Noise
+from ..typed import typed
 from .base import Losses, TrainBatch
 
 Metric = Callable[[Tensor, Tensor], Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructionLoss:
     """|x − x̂| + λ·M(x̂, x) + β·KL/(3·H·W) + w·adversarial, x̂ decoded from a draw z ~ N(mean, e^{logvar}).

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from .. import scalars
 from ..errors import ConfigError
 from ..scalars import T
+from ..typed import typed
 from .base import AffinePath
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow(AffinePath):
     """x_t = (1 − t)·x_0 + t·z, t in [0, 1]; the velocity is z − x_0 and networks are fed 1000·t."""

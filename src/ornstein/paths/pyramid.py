@@ -24,6 +24,7 @@ from ..estimates import Estimate, Gaussian
 from ..options import check_fields
 from ..randomness import NoiseSource
 from ..scalars import T, Time
+from ..typed import typed
 from .base import Cond
 from .blur import Blur, Circulant, Spectrum
 
@@ -46,6 +47,7 @@ def grow(x: Tensor, factor: int) -> Tensor:
     return x if factor == 1 else functional.interpolate(x, scale_factor=float(factor), mode="nearest") / factor
 
 
+@typed()
 @dataclass(frozen=True, kw_only=True)
 class PyramidPath(OneLine):
     """x_l = α_l·H_l x_{l−1} + σ_l·z for levels l = 1 … L; the times of this path are the whole numbers 0 … L.

@@ -17,12 +17,14 @@ from ..errors import ConfigError, PathError
 from ..estimates import Estimate
 from ..randomness import NoiseSource
 from ..scalars import T, Time, expand
+from ..typed import typed
 from .base import AffinePath, Cond, LocationPath
 from .vp import VP
 
 Shift = Callable[[Tensor, Mapping[str, Tensor], Time], Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ShiftedPath(LocationPath):
     """x_t = α(t)·x_0 + k(t)·r(x_0, c, t) + σ(t)·z on top of an affine ``base``.

@@ -10,9 +10,11 @@ from torch import Tensor
 from .. import scalars
 from ..errors import ConfigError
 from ..scalars import T, Time
+from ..typed import typed
 from .base import AffinePath
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VE(AffinePath):
     """x_t = x_0 + t·z, t in [0, sigma_max]; networks work from ``sigma_min`` up; their time input is log(σ)/4."""

@@ -25,6 +25,7 @@ from .. import checks, scalars
 from ..errors import ConfigError
 from ..randomness import NoiseSource
 from ..scalars import T, Time, expand, widened
+from ..typed import typed
 from .base import AffinePath
 
 BetaKind = Literal["linear", "scaled-linear", "cosine", "scaled_linear", "squaredcos_cap_v2"]
@@ -61,6 +62,7 @@ class Schedule(Protocol):
         ...
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Linear:
     """β(t) = β_min + t·(β_max − β_min), log α = −½∫β."""
@@ -93,6 +95,7 @@ class Linear:
         return 1000.0 * t
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScaledLinear:
     """√β(t) linear between √β_min and √β_max (latent diffusion's schedule, in continuous time)."""
@@ -130,6 +133,7 @@ class ScaledLinear:
         return 1000.0 * t
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cosine:
     """α(t) = cos θ(t) / cos θ(0), θ(t) = (t + offset)/(1 + offset)·π/2; cut before α vanishes."""
@@ -166,6 +170,7 @@ class Cosine:
         return 1000.0 * t
 
 
+@typed()
 @dataclass(frozen=True, kw_only=True)
 class Table(checks.OneLine):
     """log α interpolated linearly between t = k/N, k = 0 … N, for N betas: α_k² = ∏_{j≤k} (1 − β_j).
@@ -279,6 +284,7 @@ class Table(checks.OneLine):
         return float(len(self.betas)) * t - 1.0
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class VP(AffinePath):
     """x_t = α(t)·x_0 + √(1 − α²)·z.
@@ -308,6 +314,7 @@ class VP(AffinePath):
         return cls(Table(betas=checks.numbers("betas", betas, ConfigError)))
 
     @classmethod
+    @typed()
     def table(
         cls, kind: BetaKind = "linear", steps: int = 1000, start: float | None = None, end: float | None = None
     ) -> VP:

@@ -25,6 +25,7 @@ from ..errors import ConfigError, UsageError
 from ..interop.opened import OpenedModel
 from ..interop.vae import class_of
 from ..models.card import CONFIG, STATE
+from ..typed import typed
 from .open import open_own, usable_device
 from .places import CARD, exists, resolve_model_path, shipped
 
@@ -89,6 +90,7 @@ def is_run(where: str | Path) -> bool:
     return found is not None and found.local
 
 
+@typed(UsageError)
 def open_run(where: Any, *, ema: bool | float = True, device: Device = None) -> OpenedModel:
     """A model of any format in the table: `formats`.
 
@@ -116,6 +118,7 @@ def open_run(where: Any, *, ema: bool | float = True, device: Device = None) -> 
     return found.open(where, ema=ema, device=device if device is None else usable_device(device))
 
 
+@typed(UsageError)
 def load(where: Any, *, ema: bool | float = True, device: Device = None) -> OpenedModel:
     """`open_run`: a model of any format, which goes wherever a denoiser goes and encodes its own conditions.
 

@@ -15,6 +15,7 @@ from ..interop.opened import Condition, OpenedModel, check_condition, label_numb
 from ..storage.configs import to_dict
 from ..storage.files import write_json
 from ..storage.weights import build_like, fill, write_tensors
+from ..typed import check_type
 from .codecs import open_codec, save_codec
 from .places import CARD, CODEC, RunFiles, read_run, shipped
 
@@ -133,6 +134,7 @@ def export(run: OpenedModel, to: str | Path, *, half: bool = True) -> Path:
 
 def usable_device(device: str | torch.device) -> torch.device:
     """The device; `UsageError` if this machine has none of the kind."""
+    check_type("device", device, str | torch.device, UsageError)
     try:
         found = torch.device(device)
         torch.empty(0, device=found)

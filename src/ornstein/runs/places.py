@@ -67,14 +67,14 @@ class RunFiles:
 def read_run(where: str | Path, *, ema: bool | float = True) -> RunFiles:
     """What `open_run` makes a model of, read and not yet built; it raises the same."""
     folder = resolve_model_path(where)
-    if (folder / STATE).is_file() and not (folder / CONFIG).is_file():
+    if exists(folder / STATE, file=True) and not exists(folder / CONFIG, file=True):
         home, weights = folder.parent.parent, folder
         if not (home / CONFIG).is_file():
             raise CheckpointError(f"checkpoint {folder} has lost its run: {home / CONFIG} is missing")
-    elif (folder / CONFIG).is_file():
+    elif exists(folder / CONFIG, file=True):
         home, weights = folder, _weights(folder, complete(folder))
     else:
-        what = "is no run, checkpoint or model card" if folder.is_dir() else "does not exist"
+        what = "is no run, checkpoint or model card" if exists(folder) else "does not exist"
         names = f", or a shipped model ({', '.join(shipped())})" if shipped() else ""
         raise CheckpointError(f"{folder} {what}: give a folder made by `ornstein train`{names}")
     details = read_document(home / CONFIG)

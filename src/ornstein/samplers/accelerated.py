@@ -26,6 +26,7 @@ from ..errors import ConfigError
 from ..estimates import Estimate
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 from .exponential import ExponentialStep, combine
 
@@ -66,6 +67,7 @@ def jump(path: AffinePath, estimate: Estimate, s: float) -> Tensor:
     return clean if std == 0.0 else torch.add(clean, estimate.noise, alpha=std)
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class AcceleratedODE:
     """The accelerated deterministic sampler, of second order.
@@ -154,6 +156,7 @@ def _noise_weights(bar: float, after: float, before: float | None) -> tuple[floa
     return change - area / rise, area / rise
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class AcceleratedSDE:
     """The accelerated stochastic sampler: half of the noise before the evaluation, half after.
@@ -188,6 +191,7 @@ class AcceleratedSDE:
         return moved(path, stirred, t, s, [(-width / bar, estimate.noise), (half, last)])
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class MidpointSDE:
     """A reverse-SDE step with its evaluation in the middle: two evaluations.

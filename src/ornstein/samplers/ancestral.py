@@ -13,9 +13,11 @@ from ..errors import ConfigError, PathError
 from ..estimates import Estimate, Gaussian
 from ..paths.base import LocationPath, Path
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class Ancestral:
     """x_s ~ q(x_s | x_t, x̂_0) (Ho et al. 2020, eq. 6–7; UDPM; ContextDiff).

@@ -22,6 +22,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 from .exponential import combine, spaced
 
@@ -38,6 +39,7 @@ class _Stretch(NamedTuple):
     points: Points
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrigFlowAdams:
     """F, interpolated by a polynomial in log(σ̄ + ``offset``) through the last ``points`` estimates, integrated over θ.

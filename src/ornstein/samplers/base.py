@@ -22,11 +22,12 @@ from torch import Tensor
 
 from .. import checks, grids
 from ..denoisers import DenoiserLike
-from ..errors import GridError, PathError
+from ..errors import GridError, PathError, UsageError
 from ..estimates import Estimate
 from ..paths.base import AffinePath, LocationPath, Path
 from ..paths.times import normalised
 from ..randomness import Key, Noise, NoiseSource
+from ..typed import typed
 
 Memory = dict[str, Any]
 
@@ -154,6 +155,7 @@ def _check_path(sampler: Sampler, path: Path) -> None:
     )
 
 
+@typed(UsageError)
 def solve(sampler: Sampler, path: Path, x: Tensor, times: Sequence[float], noise: NoiseSource) -> Steps:
     """The queries of ``sampler`` from state x at times[0] to times[-1]; arguments are checked before the first."""
     return Problem(sampler, path, tuple(times)).steps(x, noise)
@@ -185,6 +187,7 @@ def run(steps: Steps, denoiser: DenoiserLike) -> Tensor:
             return stop.value
 
 
+@typed(UsageError)
 def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) -> list[float]:
     """Times at which ``sampler`` evaluates the denoiser, from a dry run on an empty state.
 
@@ -207,6 +210,7 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
         return found
 
 
+@typed(UsageError)
 def steps_for(
     sampler: Sampler, path: Path, evaluations: int, family: Callable[[Path, int], grids.Grid] = grids.default
 ) -> grids.Grid:

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import LocationPath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class DDIM:
     """x_s = mean(x̂_0, s) + √(std_s² − w²)·ẑ + w·z,  w = η·bridge_std(t, s).

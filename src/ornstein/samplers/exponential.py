@@ -23,6 +23,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import Key, NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
 Point = TypeVar("Point", bound=tuple[Any, ...])  # (place, …)
@@ -139,6 +140,7 @@ def _two_stage(
     return combine(mean, 1.0, [(rest.keep * half.fresh, first), (rest.fresh, second)])
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DPMSolver:
     """DPM-Solver++ 1, 2M and 3M and their SDE forms (Lu et al. 2022, algorithm 2 and app. B).
@@ -197,6 +199,7 @@ class DPMSolver:
         return torch.add(x_s, z, alpha=leap.fresh)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DPMSolver2S:
     """DPM-Solver++ 2S with its inner point at the middle of the step in λ (Lu et al. 2022, algorithm 1, r = ½).

@@ -8,9 +8,11 @@ from torch import Tensor
 
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class Euler:
     """x_s = x_t + (s − t)·dx/dt, in the path's own time.
@@ -29,6 +31,7 @@ class Euler:
         return x + (step.s - step.t) * estimate.velocity
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class Heun:
     """Heun's second-order rule in u = x/α over σ̄ = σ/α, where du/dσ̄ = z (Karras et al. 2022, algorithm 1).

@@ -20,11 +20,13 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .accelerated import alpha_bar, is_jump, jump, moved, variance_between
 from .base import Memory, Query, Step, Steps
 from .exponential import ExponentialStep, half_log_snr, quadrature, spaced
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class ExponentialIntegrator:
     """One evaluation a step; with β = 1 − ᾱ_t/ᾱ_s and the score s of the variance-preserving state y = √ᾱ·u,
@@ -69,6 +71,7 @@ class ExponentialIntegrator:
 _GAUSS = tuple(zip(*(column.tolist() for column in np.polynomial.legendre.leggauss(16)), strict=True))
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DEIS:
     """The diffusion exponential integrator sampler: the noise, extrapolated through the last ``points`` estimates.
@@ -140,6 +143,7 @@ class DEIS:
         return out
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collocation:
     """A step solved by successive refinement over Chebyshev–Lobatto nodes θ_j = ½(1 − cos(πj/(K − 1))) in λ.

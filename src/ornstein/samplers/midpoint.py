@@ -26,6 +26,7 @@ from ..estimates import Estimate
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
 from ..scalars import Time, expand
+from ..typed import typed
 from .accelerated import alpha_bar, is_jump, jump
 from .base import Memory, Query, Step, Steps
 
@@ -76,6 +77,7 @@ class Clock:
         return torch.add(out, slope, alpha=self.scale(s) * (self.at(s) - self.at(t)))
 
 
+@typed()
 @dataclass(frozen=True, slots=True)
 class RandomizedMidpoint:
     """The randomized midpoint method, and its deterministic twin: one evaluation a cell.

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 from .exponential import combine, half_log_snr, quadrature, spaced
 
@@ -27,6 +28,7 @@ class _Stretch(NamedTuple):
     clean: list[Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SASolver:
     """Between two times with h = λ_s − λ_t and y = (1 + τ²)·h

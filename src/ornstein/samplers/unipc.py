@@ -11,6 +11,7 @@ from torch import Tensor
 from ..errors import ConfigError
 from ..paths.base import AffinePath
 from ..randomness import NoiseSource
+from ..typed import typed
 from .base import Memory, Query, Step, Steps
 from .exponential import ExponentialStep, half_log_snr, moments, quadrature, spaced
 
@@ -24,6 +25,7 @@ class _Stretch(NamedTuple):
     clean: list[Tensor]
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UniPC:
     """UniPC-p for data prediction, p = 1, 2, 3 (Zhao et al. 2023, algorithms 5–6 and app. E).

@@ -18,6 +18,7 @@ from ..objectives import Objective
 from ..objectives.reconstruction import ReconstructionLoss
 from ..options import Absent
 from ..randomness import mix
+from ..typed import typed
 from .conditions import Text
 from .config import Condition, LatentOptions, Optimizer, TrainConfig
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..data.base import Source
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig(TrainConfig):
     """Train a small autoencoder whose latents a model can then be trained on, with --codec.

@@ -18,6 +18,7 @@ from ..models.spec import Conditioned, DenoiserSpec, ModelSpec, Prediction
 from ..networks import NetworkChoice
 from ..objectives import CascadeLoss, Objective
 from ..options import Choice, Layout, Positive
+from ..typed import typed
 from .conditions import require_known
 from .config import Condition, TrainConfig, require_fit
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ..data.base import Source
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CascadeConfig(TrainConfig):
     """Train a cascade of two networks: a denoiser, and a refiner of its clean images with a perceptual metric.

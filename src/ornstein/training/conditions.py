@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..models.spec import ModelSpec
 from ..networks import TextConfig, vocabulary
 from ..options import check_fields
+from ..typed import typed
 from .limits import at_least
 
 
@@ -51,6 +52,7 @@ def require_known(spec: ModelSpec, source: Source, what: str) -> None:
         raise ConfigError(f"{what} takes captions, and {source.name} has none: name other data")
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Text:
     """The caption encoder of --condition text, trained with the network; its words are those of the data."""

@@ -14,6 +14,7 @@ from ..networks import DiTConfig, NetworkChoice, UNetConfig
 from ..objectives import Denoising, Objective
 from ..options import Layout, check_fields
 from ..parameterizations import SPELLINGS
+from ..typed import typed
 from .conditions import Text
 from .limits import at_least
 from .validation import Selection
@@ -29,6 +30,7 @@ Precision = Literal["no", "bf16", "fp16"]
 _WARMUP = 10_000  # images, where no budget is known
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimizer:
     """AdamW with a linear warm-up."""
@@ -74,6 +76,7 @@ class Optimizer:
         return rate * min((images + 1) / warmup, 1.0) if warmup else rate
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averaging:
     """The power-function moving average of the weights (Karras et al. 2024), which samples are drawn from."""
@@ -89,6 +92,7 @@ class Averaging:
         check_fields(self)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Every:
     """How often, counted in images."""
@@ -114,6 +118,7 @@ class Every:
         check_fields(self)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentOptions:
     """The latents that a model with --codec is trained on."""
@@ -134,6 +139,7 @@ class LatentOptions:
         check_fields(self)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Train a diffusion model.

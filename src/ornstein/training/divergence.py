@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import ConfigError
 from ..options import check_fields
+from ..typed import typed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -21,6 +22,7 @@ _RECENT = 20  # batches, of which more than half must be good
 _SETTLED = 200  # batches of a stage after which its gradients have a usual size
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DivergenceConfig:
     """When a batch is left out, and when a run has diverged. A batch without a finite loss is always left out."""

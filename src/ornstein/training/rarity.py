@@ -26,6 +26,7 @@ from ..randomness import Noise, mix
 from ..rarity.classes import held_out, normal_scores, quantile_classes
 from ..rarity.table import Table
 from ..storage.files import digest
+from ..typed import typed
 from .conditions import Text
 from .config import Condition, Every, Optimizer, TrainConfig
 from .validation import Selection
@@ -54,6 +55,7 @@ class ScoredDataset(Derived):
         return replace(self.source[row], label=row)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RarityLoss:
     """Cross-entropy of the class of rarity, or −log N(y; μ, s) of the normal score y, at a random noise level."""
@@ -177,6 +179,7 @@ class RarityValidation:
         return {"examples": len(rows), "log_snr": levels, "loss": losses, "accuracy": right}
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinearDecayAdamW(Optimizer):
     """AdamW, its learning rate falling linearly to 0."""
@@ -200,6 +203,7 @@ class LinearDecayAdamW(Optimizer):
         return Optimizer.rate(self, images) * left
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RarityConfig(TrainConfig):
     """Train a classifier of rarity on noisy images, for minority guidance.

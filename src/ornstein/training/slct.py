@@ -20,6 +20,7 @@ from ..objectives import ConsistencyLoss, ConsistencyTraining, Objective
 from ..objectives.curricula import target_decay
 from ..options import Layout
 from ..paths.base import AffinePath
+from ..typed import typed
 from . import ema
 from .conditions import require_known
 from .config import Averaging, Optimizer, Precision, TrainConfig, shape_of
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from ..runs import TrainedModel
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RAdam(Optimizer):
     """RAdam (Liu et al. 2020), which needs no warm-up; or AdamW."""
@@ -56,6 +58,7 @@ class RAdam(Optimizer):
         return torch.optim.RAdam(groups, lr=self.lr, betas=self.betas, eps=self.eps, foreach=True)
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Averages(Averaging):
     """The average of the weights that samples are drawn from, and others beside it."""
@@ -76,6 +79,7 @@ def _small() -> UNetConfig:
     return replace(UNetConfig.small(), norm="nonscaling")
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SLCTConfig(TrainConfig):
     """Train a consistency model from scratch: pictures in one or two evaluations (sLCT).
@@ -281,6 +285,7 @@ def _ect() -> ConsistencyLoss:
     )
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ICTConfig(SLCTConfig):
     """Train a consistency model by improved consistency training (iCT): the objective of slct with other defaults.
@@ -296,6 +301,7 @@ class ICTConfig(SLCTConfig):
     """The losses."""
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CMConfig(ICTConfig):
     """Train a consistency model by the first recipe (CM): squared distance, uniform levels, an averaged target.
@@ -309,6 +315,7 @@ class CMConfig(ICTConfig):
     """The losses."""
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ECTConfig(ICTConfig):
     """Tune a diffusion model into a consistency model (ECT): levels in a ratio that closes, from --init-from RUN.

@@ -21,6 +21,7 @@ from ..paths import PyramidPath
 from ..randomness import mix
 from ..storage.configs import flat, to_dict
 from ..storage.weights import fill, read_tensors
+from ..typed import typed
 from .config import Optimizer, TrainConfig, require_fit
 from .discriminator import files_of
 
@@ -42,6 +43,7 @@ def small() -> UNetConfig:
     )
 
 
+@typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UDPMConfig(TrainConfig):
     """Train a model that doubles the picture's size at every evaluation: three evaluations make a picture.
