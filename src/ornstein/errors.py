@@ -59,5 +59,9 @@ class GridError(UsageError):
     """A list of times is empty, repeats a time, or leaves the path's span."""
 
 
+class NotFiniteError(UsageError):
+    """A network or a sampler gave numbers that are not finite."""
+
+
 class StorageError(OrnsteinError, OSError):
     """The machine failed while a file was written or read: no space, no permission; exit status 1."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import checks, grids
 from .denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
 from .editing import Beginning, Family, beginning, below, time_of_strength
-from .errors import GridError, UsageError
+from .errors import GridError, NotFiniteError, UsageError
 from .estimates import Estimate
 from .grids import Grid, GridLike, times_of
 from .guidance.boost import Boosted
@@ -351,10 +351,10 @@ class _Watched:
         return answer
 
     def check_result(self, x: Tensor, sampler: Sampler) -> None:
-        """Raise `UsageError` unless every estimate, and the state x at the end, is finite."""
+        """Raise `NotFiniteError` unless every estimate, and the state x at the end, is finite."""
         self._check_answers()
         if x.device.type != "meta" and not bool(torch.isfinite(x).all()):
-            raise UsageError(
+            raise NotFiniteError(
                 f"{type(sampler).__name__} left the range of {str(x.dtype).removeprefix('torch.')}: every estimate was "
                 "finite, its result is not; take more steps, another sampler or a wider dtype"
             )
@@ -373,7 +373,7 @@ class _Watched:
             if plain
             else "weaken the guides, take more steps, or look at the network's weights"
         )
-        raise UsageError(f"evaluation {index + 1}, at {at}, gave numbers that are not finite: {remedy}")
+        raise NotFiniteError(f"evaluation {index + 1}, at {at}, gave numbers that are not finite: {remedy}")
 
 
 def _warn_of_training(info: DenoiserInfo) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 import ornstein as orn
 from ornstein.networks import build
 from ornstein.objectives import Denoising, TrainBatch
-from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce import Budget, Cells, Record, arms
 from ornstein.reproduce.cas_dm import cells as measure
 from ornstein.reproduce.cas_dm import experiment as cas_dm
 from ornstein.training.cas_dm import CascadeConfig
@@ -107,7 +107,7 @@ def test_the_metric_in_one_network_trains_it():
 
 def test_pixels_are_means():
     images = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
-    vectors = measure.Pixels()(images)
+    vectors = arms.Pixels()(images)
     assert vectors.shape == (2, 192)
     assert vectors[0, 0].item() == pytest.approx((0 + 1 + 16 + 17) / 4 / 255)
 

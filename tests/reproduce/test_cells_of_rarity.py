@@ -22,7 +22,7 @@ from ornstein.metrics import measure, statistics
 from ornstein.metrics.kernel import mmd2
 from ornstein.metrics.manifold import manifold
 from ornstein.metrics.rarity import rarity as rarity_of
-from ornstein.reproduce.cas_dm.cells import Pixels
+from ornstein.reproduce.arms import Pixels
 from ornstein.reproduce.minority import arms, measures
 from ornstein.reproduce.minority import cells as made
 

@@ -13,10 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+import ornstein as orn
+from ornstein import grids
 from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
-from ornstein.reproduce import Budget, Cells, Record
-from ornstein.reproduce.cas_dm.cells import Pixels
+from ornstein.reproduce import Budget, Cells, Record, arms
+from ornstein.reproduce.arms import Pixels
 from ornstein.reproduce.slct import cells as made
 from ornstein.reproduce.slct import experiment as slct
 from ornstein.reproduce.slct import outliers
@@ -113,6 +115,26 @@ def test_the_curriculum_fits_the_steps(steps, end):
     assert slct.finest(steps) == end
 
 
+def test_the_ways_of_the_diffusion_model_are_those_of_its_stored_cells():
+    levels: list[float] = []
+
+    def net(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        levels.append(math.exp(4.0 * float(time[0])))  # the level σ, from its conditioning log(σ)/4
+        return torch.tanh(x)
+
+    model = orn.Denoiser(net, orn.VE(), "edm", shape=(4, 8, 8))
+    for name in made.SAMPLERS:
+        for count in made.STEPS[1:]:
+            found = orn.sample(model, 1, **made.way(name, count, 256))
+            assert torch.equal(found, orn.sample(model, 1, sampler=name, evaluations=count)), (name, count)
+    log = math.log(256 / 64)
+    cauchy = grids.cauchy(2, first=4.16 * math.exp(0.2 * log), last=0.156, centre=-0.262 - 0.1 * log, width=3.42)
+    for name, grid in (("ddim", grids.karras(2)), ("auto", cauchy)):
+        levels.clear()
+        orn.sample(model, 1, **made.way(name, 2, 256))
+        assert levels == pytest.approx(grids.times_of(grid, model.path)[:-1], rel=1e-4), name
+
+
 # Outliers
 
 
@@ -162,7 +184,7 @@ def test_shares_of_known_errors():
 
 def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float = 0.002) -> dict[str, Any]:
     scale = adapted if arm in ("adaptive", "slct") else 0.01
-    numbers = {made.KID: kid, made.FD: 100 * kid, made.PIXELS: kid, made.RECALL: 0.5, made.COVERAGE: 0.5}
+    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.RECALL: 0.5, arms.COVERAGE: 0.5}
     ways = [f"{name} {n}" for name in made.SAMPLERS for n in made.STEPS] if arm == "diffusion" else ["1", "2"]
     ways += ["searched"] * (arm in made.SEARCHED)
     part = {"loss": 0.1, "elements": 0.1}
@@ -174,7 +196,7 @@ def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float 
         "left_out": 0.0,
         "diverged": diverged,
         "middle": 0.5 if arm in made.SEARCHED else None,
-        "at": {} if diverged else {way: numbers | {made.KID: kid * (0.9 if way == "2" else 1.0)} for way in ways},
+        "at": {} if diverged else {way: numbers | {arms.KID: kid * (0.9 if way == "2" else 1.0)} for way in ways},
         "shares": None if diverged or arm == "diffusion" else {"distances": weights, "kurtosis": 3.0, "c": scale},
     }
 
@@ -242,7 +264,7 @@ def test_distances_are_logarithms_with_a_floor():
     assert at("1")(result(-0.001, "ict")) == pytest.approx(math.log(1e-4))
     assert at("1")(result(0.5, "ict", diverged="x")) is None
     run = result(0.5, "diffusion")
-    run["at"]["auto 2"] = run["at"]["auto 2"] | {made.KID: 0.25}
+    run["at"]["auto 2"] = run["at"]["auto 2"] | {arms.KID: 0.25}
     assert (best(2)(run), best(5)(run)) == pytest.approx((math.log(0.25), math.log(0.5)))
 
 
@@ -281,7 +303,7 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
     assert {**again, "seconds": 0.0} == {**whole, "seconds": 0.0}
     assert set(again["at"]) == {"1", "2", "searched"}
     assert again["middle"] in made.MIDDLES
-    assert set(again["at"]["1"]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
+    assert set(again["at"]["1"]) == {arms.KID, arms.FD, arms.PIXELS, arms.RECALL, arms.COVERAGE}
     assert len(list((tmp_path / "parts").glob("*.png"))) == 3
     assert set(again["shares"]["distances"]) == {"cauchy", "pseudo-huber", "geman-mcclure", "l2"}
 
@@ -323,7 +345,7 @@ def test_the_floor_and_the_tails_are_of_the_data(world, tmp_path):
         flat, plain = (statistics(stack, Pixels()) for stack in (shown, first))
         numbers = dict(measure(deep, real, ("fd", "kid", "prdc")).numbers) | dict(measure(flat, plain, ("fd",)).numbers)
         assert found[name] == pytest.approx({key: numbers[key] for key in found[name]}, rel=1e-6)
-        assert set(found[name]) == {made.KID, made.FD, made.PIXELS, made.RECALL, made.COVERAGE}
+        assert set(found[name]) == {arms.KID, arms.FD, arms.PIXELS, arms.RECALL, arms.COVERAGE}
     assert (files / f"reconstructions-{world.key}.png").is_file()
     told = outliers.tails(world=asdict(world), count=10, files=files)
     latents = slct_world.clean(world, files / "x", 10)

@@ -13,12 +13,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ornstein as orn
+from ornstein import grids
 from ornstein.networks import UNetConfig, build
 from ornstein.networks.discriminator import DiscriminatorConfig
 from ornstein.objectives.pyramid import PyramidLoss
 from ornstein.parameterizations import LevelBelow
 from ornstein.paths import PyramidPath
-from ornstein.reproduce import Budget, Cells, Record
+from ornstein.reproduce import Budget, Cells, Record, arms
 from ornstein.reproduce.udpm import cells as measure
 from ornstein.reproduce.udpm import experiment as udpm
 from ornstein.reproduce.udpm import verdicts
@@ -31,8 +32,8 @@ COUNTED = {"udpm": 4.0, "udpm-fit": 2.0, "udpm-plain": 1.0, "diffusion": 2.0}
 
 
 def distances(value: float) -> dict:
-    near = {measure.RECALL: 0.5, measure.COVERAGE: 0.5}
-    return {measure.KID: value, measure.FD: 100 * value, measure.PIXELS: value, **near}
+    near = {arms.RECALL: 0.5, arms.COVERAGE: 0.5}
+    return {arms.KID: value, arms.FD: 100 * value, arms.PIXELS: value, **near}
 
 
 def result(arm: str, value: float, *, diverged: str | None = None, coarse: float = 4.0) -> dict:
@@ -104,12 +105,12 @@ def test_the_better_of_two_grids_of_ddim_counts():
             found = super().map(function, rows)
             for row, cell in zip(rows, found, strict=True):
                 if row.get("arm") == measure.DIFFUSION:
-                    cell["at"]["ddim 3"] = distances(10.0) | {measure.KID: 0.01}
-                    cell["at"]["ddim 3, equal times"] = distances(10.0) | {measure.PIXELS: 0.01}
+                    cell["at"]["ddim 3"] = distances(10.0) | {arms.KID: 0.01}
+                    cell["at"]["ddim 3, equal times"] = distances(10.0) | {arms.PIXELS: 0.01}
             return found
 
     verdicts_of = {f.claim: f for f in udpm.EXPERIMENT.run(Spaced(udpm=0.5), Budget(0.02)).findings}
-    for metric in (measure.KID, measure.PIXELS):
+    for metric in (arms.KID, arms.PIXELS):
         few = verdicts_of[f"Three evaluations of UDPM are better than 3 of DDIM, in {metric}"]
         assert few.verdict == "not reproduced"
         assert "the better of ddim 3 and ddim 3, equal times" in few.expected
@@ -137,6 +138,8 @@ def test_every_way_takes_as_many_evaluations_as_it_says():
     }
     clock = [float(path.timestep_of(path.t_range[1] * (1.0 - i / 5))) for i in range(5)]
     assert times["ddim 5, equal times"] == pytest.approx(clock)
+    levels = grids.times_of(grids.log_snr(3), path)  # not those that three steps take by default: cells are stored
+    assert times["ddim 3"] == times["auto 3"] == pytest.approx([float(path.timestep_of(t)) for t in levels[:-1]])
 
 
 def test_a_divergence_is_told_and_its_seed_left_out():
@@ -213,7 +216,7 @@ def test_the_penalty_costs_three_evaluations_and_all_is_counted():
     def counted(lazy: int) -> float:
         loss = PyramidLoss(odds=(1.0, 0.0, 0.0), metric="none", lazy=lazy)
         both = loss.on(path, SIZE, DiscriminatorConfig(width=8))
-        return measure._counted(lambda batch, noise: both.discriminator_loss(model, batch, noise, 0.5), (3, SIZE, SIZE))
+        return arms.counted(lambda batch, noise: both.discriminator_loss(model, batch, noise, 0.5), (3, SIZE, SIZE))
 
     rival = PyramidLoss(metric="none").on(path, SIZE, DiscriminatorConfig(width=8)).discriminator
     with FlopCounterMode(display=False) as counter:

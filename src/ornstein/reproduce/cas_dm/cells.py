@@ -13,25 +13,25 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ...cascade import Cascade
 from ...denoisers import Denoiser
 from ...guidance import Threshold
 from ...metrics.perceptual import lpips
 from ...models.spec import ModelSpec
-from ...networks import UNetConfig
 from ...objectives import CascadeLoss, Denoising, Losses, Objective, TrainBatch
 from ...randomness import Noise
-from ...training import Every, Optimizer, TrainConfig, train
+from ...training import Optimizer, TrainConfig, train
 from ...training.cas_dm import CascadeConfig
+from .. import arms
+from ..arms import SAMPLE_SEED, SMALL, Pixels, run_options
 
 ARMS = ("ddpm", "ddpm-large", "ddpm-metric", "cas-dm", "cas-dm-metric", "clean")
 STEPS = (5, 10, 50)
-DATA, BATCH, SAMPLE_SEED = "critters", 32, 7
+DATA, BATCH = "critters", 32
 METRIC = "lite0"
 
-SMALL = UNetConfig(width=32, multipliers=(1, 2, 2), blocks=1, attention=(2,), head_width=32, patch=2)
 LARGE = replace(SMALL, blocks=3)  # as many parameters as both networks of the cascade, within one per cent
 
 
@@ -70,36 +70,13 @@ class MetricConfig(TrainConfig):
         return MetricLoss(denoising=self.objective, metric=lpips(METRIC).to(device))
 
 
-@dataclass(frozen=True, slots=True)
-class Pixels:
-    """Images shrunk to 8 × 8 pixels as `ornstein.metrics.Features`: 192 numbers that know nothing of any network."""
-
-    name: str = "pixels8"
-    width: int = 192
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """(B, 3, H, W) uint8 to (B, 192)."""
-        return nn.functional.adaptive_avg_pool2d(images.float() / 255.0, 8).flatten(1)
-
-
 def configuration(arm: str, out: Path, seed: int, images: int, size: int) -> TrainConfig:
     """The training of one arm; all see the same images, times and noise of the seed."""
-    shared: dict[str, Any] = {
-        "data": DATA,
-        "out": str(out),
-        "size": size,
-        "images": images,
-        "batch": BATCH,
-        "seed": seed,
+    shared = run_options(data=DATA, out=out, size=size, images=images, batch=BATCH, seed=seed, logs=4) | {
         "path": "vp-table",
         "predicts": "clean" if arm == "clean" else "noise",
         "network": LARGE if arm == "ddpm-large" else SMALL,
         "optimizer": Optimizer(lr=1e-3, warmup=min(2048, images // 4)),
-        "every": Every(log=max(images // 4, 1), checkpoint=10**9, seconds=120, samples=0),
-        "keep": 1,
-        "workers": 0,
-        "device": "cpu",
-        "tensorboard": False,
     }
     if arm == "ddpm-metric":
         return MetricConfig(**shared)
@@ -111,24 +88,16 @@ def configuration(arm: str, out: Path, seed: int, images: int, size: int) -> Tra
 
 def operations(arm: str, size: int) -> float:
     """Floating-point operations of one image in a step of training, forward and backward, the metric's included."""
-    from torch.utils.flop_counter import FlopCounterMode
-
     from ...data import open_source
 
-    rows = (0, 1)
     config = configuration(arm, Path("unused"), 0, 512, size)
-    spec = config.specify(open_source(DATA, size=size, limit=2))
-    model, objective = spec.build(0), config.make_objective(spec, torch.device("cpu"), {})
-    batch = TrainBatch(clean=torch.zeros(2, *spec.shape), cond={}, positions=rows)
-    with FlopCounterMode(display=False) as counter:
-        objective(spec.denoiser(model), batch, Noise.of(0, rows), 0.5).total.backward()
-    return counter.get_total_flops() / len(rows)
+    return arms.operations(config, open_source(DATA, size=size, limit=2))
 
 
 def seen(arm: str, images: int, size: int) -> int:
     """How many images an arm is trained on for the computing of the plain denoiser on ``images``, in whole batches."""
     share = operations(ARMS[0], size) / operations(arm, size)
-    return max(round(images * share / BATCH), 1) * BATCH
+    return arms.equal_images(images, share, BATCH)
 
 
 def trained(*, arm: str, seed: int, images: int, samples: int, size: int, files: Path) -> Mapping[str, Any]:

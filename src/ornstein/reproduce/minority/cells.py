@@ -22,7 +22,7 @@ from ...runs import TrainedModel, open_own
 from ...storage.files import digest
 from ...training import Every, Optimizer, TrainConfig, train
 from ...training.rarity import LinearDecayAdamW, RarityConfig, RarityLoss
-from ..cas_dm.cells import SMALL
+from ..arms import SMALL
 
 COUNTS: Mapping[str, int] = {"critters": 3800, "planets": 120, "landscape": 180}
 """The parts of the data; the first is common, the others are the known rare classes."""

@@ -23,7 +23,7 @@ from ...metrics.manifold import manifold
 from ...metrics.rarity import rarity
 from ...metrics.sets import VECTORS
 from ...storage.files import digest
-from ..cas_dm.cells import Pixels
+from ..arms import Pixels
 from .cells import source
 
 Floats = npt.NDArray[np.float64]

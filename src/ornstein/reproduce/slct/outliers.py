@@ -17,6 +17,7 @@ from ...objectives.levels import grid
 from ...randomness import Noise
 from ...runs import TrainedModel
 from ...training import TrainConfig
+from ..arms import SAMPLE_SEED, pictures
 from . import world as slct_world
 
 GAUSSIAN = math.erfc(4.0 / math.sqrt(2.0))
@@ -51,7 +52,7 @@ def tails(*, world: Mapping[str, Any], count: int, files: Path) -> Mapping[str, 
     here = slct_world.World(**world)
     latents = slct_world.clean(here, files / f"none-{here.key}", count)
     data = slct_world.data_of(here.data, here.size)
-    pixels = torch.stack(slct_world.pictures(data, 0, min(count, len(latents), 1024)))
+    pixels = torch.stack(pictures(data, 0, min(count, len(latents), 1024)))
     normal = Noise.of(0, range(len(latents))).normal("tails", latents.shape[1:])
     return {"latents": heaviness(latents), "pixels": heaviness(pixels), "gaussian": heaviness(normal)}
 
@@ -73,7 +74,7 @@ def shares(run: TrainedModel, config: TrainConfig, clean: Tensor) -> Mapping[str
     spec: Any = run.spec
     nodes = grid(loss.end, spec.sigma_min, spec.sigma_max, loss.rho)
     c = loss.scale_at(loss.end, clean[0].numel())
-    noise = Noise.of(slct_world.SAMPLE_SEED, range(len(clean))).normal("shares", clean.shape[1:])
+    noise = Noise.of(SAMPLE_SEED, range(len(clean))).normal("shares", clean.shape[1:])
     names: tuple[DistanceName, ...] = get_args(DistanceName)
     parts: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     heavy: list[float] = []

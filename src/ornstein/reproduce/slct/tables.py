@@ -6,8 +6,9 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from ..arms import COVERAGE, FD, KID, PIXELS, RECALL
 from ..record import Line, Plot, Table, mean_interval
-from .cells import COVERAGE, FD, KID, PIXELS, RECALL, SAMPLERS, STEPS
+from .cells import SAMPLERS, STEPS
 from .verdicts import LEAST, NAMES, TIMES, Measured, RunResult
 from .world import DIFFUSION, LADDER
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ..arms import FD, KID, PIXELS
 from ..record import Finding, Verdict, mean_interval
 from ..verdicts import side
-from .cells import FD, KID, PIXELS, SAMPLERS, STEPS
+from .cells import SAMPLERS, STEPS
 from .outliers import GAUSSIAN
 from .world import DIFFUSION, LADDER, World
 

@@ -18,10 +18,10 @@ from ...objectives.consistency import ConsistencyLoss
 from ...randomness import Noise
 from ...runs import open_codec
 from ...storage.files import digest as digest_of
-from ...training.config import Every, Optimizer, TrainConfig
+from ...training.config import Optimizer, TrainConfig
 from ...training.slct import ICTConfig, RAdam, SLCTConfig
+from ..arms import SAMPLE_SEED, run_options
 
-SAMPLE_SEED, SHOWN = 7, 32
 LADDER = ("ict", "cauchy", "anchored", "paired", "adaptive", "slct")
 DIFFUSION = "diffusion"
 
@@ -43,11 +43,6 @@ class World:
     def key(self) -> str:
         """A short name of these settings, for files."""
         return digest_of(json.dumps(asdict(self), sort_keys=True))[:8]
-
-
-def pictures(data: Source, first: int, count: int) -> list[Tensor]:
-    """uint8 pictures number first, first + 1, …; from the beginning again where the data end."""
-    return [data[(first + i) % len(data)].image for i in range(count)]
 
 
 def clean(world: World, out: Path, count: int) -> Tensor:
@@ -106,23 +101,9 @@ def network(world: World, arm: str) -> UNetConfig:
 
 def configuration(world: World, arm: str, out: Path, seed: int, images: int) -> TrainConfig:
     """The training of one arm."""
-    shared: dict[str, Any] = {
-        "data": world.data,
-        "out": str(out),
-        "size": world.size,
-        "images": images,
-        "codec": world.codec,
-        "batch": world.batch,
-        "seed": seed,
-        "path": "ve",
-        "predicts": "edm",
-        "network": network(world, arm),
-        "every": Every(log=max(images // 8, 1), checkpoint=10**9, seconds=120, samples=0),
-        "keep": 1,
-        "workers": 0,
-        "device": "cpu",
-        "tensorboard": False,
-    }
+    shared = run_options(
+        data=world.data, out=out, size=world.size, images=images, batch=world.batch, seed=seed, logs=8
+    ) | {"codec": world.codec, "path": "ve", "predicts": "edm", "network": network(world, arm)}
     if arm == DIFFUSION:
         return TrainConfig(**shared, optimizer=Optimizer(lr=1e-3, warmup=min(4096, images // 4)))
     return SLCTConfig(**shared, objective=objective(arm, world.end), optimizer=RAdam(lr=world.rate))

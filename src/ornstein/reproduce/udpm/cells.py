@@ -18,19 +18,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ... import grids
 from ...data.base import Source
 from ...denoisers import DenoiserLike
 from ...errors import OrnsteinError
 from ...interpolation import Between, Varied, level_key
-from ...metrics import Statistics
 from ...networks import UNetConfig, build
 from ...networks.discriminator import DiscriminatorConfig
-from ...objectives import TrainBatch
 from ...objectives.pyramid import Pyramid, PyramidLoss
-from ...randomness import Noise
-from ...training import Every, Optimizer, TrainConfig
+from ...training import Optimizer, TrainConfig
 from ...training.udpm import UDPMConfig, small
-from ..cas_dm.cells import Pixels
+from .. import arms
+from ..arms import SAMPLE_SEED, Json, counted, run_options
 
 FULL, FIT, PLAIN, DIFFUSION = "udpm", "udpm-fit", "udpm-plain", "diffusion"
 ARMS = (FULL, FIT, PLAIN, DIFFUSION)
@@ -41,16 +40,13 @@ FEW = STEPS[:3]
 WAYS = (*(f"ddim {steps}" for steps in STEPS), *(f"ddim {steps}, equal times" for steps in FEW), "auto 3")
 """The ways of sampling the diffusion model: in equal steps of log-SNR, which serve details, and of time, as DDIM has
 them, which serve the whole picture; and what this library would choose."""
-KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"
-DATA, BATCH, SAMPLE_SEED, SHOWN = "critters", 32, 7, 32
+DATA, BATCH = "critters", 32
 SECONDS = 120.0
 """A checkpoint at least this often, from which a run that was killed goes on."""
 LAZY = 4
 LEVELS = (1, 2, 3)
 _PENALTY = (0.025, 0.1, 0.4)  # as published for 32 pixels
 _ROUNDS = 5
-
-Json = Mapping[str, Any]
 
 
 def network(width: int, patch: int = 1) -> UNetConfig:
@@ -68,19 +64,7 @@ def objective(arm: str) -> PyramidLoss:
 def configuration(arm: str, out: Path, seed: int, images: int, size: int, width: int) -> TrainConfig:
     """The training of one arm."""
     warmup = min(4096, images // 4)
-    shared: dict[str, Any] = {
-        "data": DATA,
-        "out": str(out),
-        "size": size,
-        "images": images,
-        "batch": BATCH,
-        "seed": seed,
-        "every": Every(log=max(images // 8, 1), checkpoint=10**9, seconds=SECONDS, samples=0),
-        "keep": 1,
-        "workers": 0,
-        "device": "cpu",
-        "tensorboard": False,
-    }
+    shared = run_options(data=DATA, out=out, size=size, images=images, batch=BATCH, seed=seed, logs=8, seconds=SECONDS)
     if arm == DIFFUSION:
         flat = replace(network(width, 2), time_features="sinusoidal", time_scale=1.0)
         return TrainConfig(**shared, network=flat, optimizer=Optimizer(lr=1e-3, warmup=warmup))
@@ -104,35 +88,25 @@ def operations(arm: str, size: int, width: int) -> float:
     losses = config.make_objective(spec, torch.device("cpu"), {})
     model = spec.denoiser(spec.build(0))
     if not isinstance(losses, Pyramid):
-        return _counted(lambda batch, noise: losses(model, batch, noise, 0.5), spec.shape)
+        return counted(lambda batch, noise: losses(model, batch, noise, 0.5), spec.shape)
     total = 0.0
     for level, share in enumerate(losses.loss.frequencies(losses.path), 1):
         alone = replace(losses.loss, level_probabilities=tuple(float(other == level) for other in LEVELS))
         one = replace(losses, loss=alone)
-        total += share * _counted(lambda batch, noise, one=one: one(model, batch, noise, 0.5), spec.shape)
+        total += share * counted(lambda batch, noise, one=one: one(model, batch, noise, 0.5), spec.shape)
         if losses.discriminator is None:
             continue
         for lazy, part in ((1, 1.0 / LAZY), (10**12, 1.0 - 1.0 / LAZY)):  # steps with the penalty, and those without
             one = replace(losses, loss=replace(alone, r1_interval=lazy))
-            both = _counted(lambda batch, noise, one=one: one.discriminator_loss(model, batch, noise, 0.5), spec.shape)
+            both = counted(lambda batch, noise, one=one: one.discriminator_loss(model, batch, noise, 0.5), spec.shape)
             total += share * part * both
     return total
-
-
-def _counted(losses: Any, shape: tuple[int, ...]) -> float:
-    from torch.utils.flop_counter import FlopCounterMode
-
-    rows = (0, 1)
-    batch = TrainBatch(clean=torch.zeros(2, *shape), cond={}, positions=rows)
-    with FlopCounterMode(display=False) as counter:
-        losses(batch, Noise.of(0, rows)).total.backward()
-    return counter.get_total_flops() / len(rows)
 
 
 def seen(arm: str, images: int, size: int, width: int) -> int:
     """How many images an arm is trained on for the computing of UDPM on ``images``, in whole batches."""
     share = operations(FULL, size, width) / operations(arm, size, width)
-    return max(round(images * share / BATCH), 1) * BATCH
+    return arms.equal_images(images, share, BATCH)
 
 
 def trained(*, arm: str, seed: int, images: int, samples: int, size: int, width: int, files: Path) -> Json:
@@ -176,58 +150,28 @@ def trained(*, arm: str, seed: int, images: int, samples: int, size: int, width:
 
 
 def _how(way: str) -> Mapping[str, Any]:
-    """The words of a way of sampling, as arguments of `ornstein.sample`."""
+    """The words of a way of sampling, as arguments of `ornstein.sample`, by which the stored cells were measured.
+
+    Three evaluations of auto were DDIM in equal steps of log-SNR; today they are DDIM on `grids.few`.
+    """
     if way == THREE:
         return {}
-    name, count, *times = way.replace(",", "").split()
-    if name != "ddim":
-        return {"sampler": name, "evaluations": int(count)}
-    from ... import grids
-
-    return {"sampler": name} | ({"grid": grids.uniform(int(count))} if times else {"steps": int(count)})
+    _, count, *times = way.replace(",", "").split()
+    return {"sampler": "ddim", "grid": (grids.uniform if times else grids.log_snr)(int(count))}
 
 
-class Judge:
-    """Pictures against the data: kernel and Fréchet distances, recall and coverage; and a grid for the eye."""
+class Judge(arms.Judge):
+    """Pictures against the data; samples that are not finite are an error."""
 
     def __init__(self, size: int, samples: int, files: Path) -> None:
-        from ...metrics import features
-
-        self.size, self.samples, self.files = size, samples, files
-        self.lite0, self.pixels = features("lite0"), Pixels()
-        self._shown: dict[int, tuple[Statistics, Statistics]] = {}
+        super().__init__(_data(size), samples, files)
 
     def __call__(self, model: DenoiserLike, name: str, **how: Any) -> Json:
         """The numbers of one way of sampling, always from the same noise."""
-        from ... import sampling
-        from ...data import save_grid
-
-        drawn = sampling.sample(model, self.samples, seed=SAMPLE_SEED, batch=50, **how)
-        if not bool(drawn.isfinite().all()):
+        found = super().__call__(model, name, **how)
+        if found is None:
             raise OrnsteinError(f"{name}: samples are not finite")
-        save_grid(drawn[:SHOWN], self.files / f"{name}.png", 8)
-        return self.numbers(drawn)
-
-    def numbers(self, drawn: Tensor) -> Json:
-        """Of pictures in [−1, 1], against as many of the data."""
-        from ...data import to_uint8
-        from ...metrics import measure, statistics
-
-        stack = to_uint8(drawn)
-        deep, flat = self._reference(len(stack))
-        found = dict(measure(statistics(stack, self.lite0, keep=("vectors",)), deep, ("fd", "kid", "prdc")).numbers)
-        found |= measure(statistics(stack, self.pixels), flat, ("fd",)).numbers
-        return {name: found[name] for name in (KID, FD, PIXELS, RECALL, COVERAGE)}
-
-    def _reference(self, count: int) -> tuple[Statistics, Statistics]:
-        """Of the first pictures of the data."""
-        from ...metrics import statistics
-
-        if count not in self._shown:
-            data = _data(self.size)
-            shown = [data[i % len(data)].image for i in range(count)]
-            self._shown[count] = statistics(shown, self.lite0, keep=("vectors",)), statistics(shown, self.pixels)
-        return self._shown[count]
+        return found
 
 
 def varied(model: DenoiserLike, samples: int, file: Path) -> Json:

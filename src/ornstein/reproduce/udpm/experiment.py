@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..arms import KID, PIXELS
 from ..cells import Cells
 from ..record import Budget, Finding, Findings
 from . import cells as measure
-from .cells import DIFFUSION, FEW, FIT, FULL, KID, PIXELS, PLAIN, THREE
+from .cells import DIFFUSION, FEW, FIT, FULL, PLAIN, THREE
 from .tables import notes, plots, tables
 from .verdicts import SOURCE, Results, between_arms, judged, ratio
 

@@ -7,8 +7,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..arms import COVERAGE, FD, KID, PIXELS, RECALL
 from ..record import Line, Plot, Table, mean_interval
-from .cells import ARMS, BATCH, COVERAGE, DIFFUSION, FD, KID, LAZY, LEVELS, PIXELS, RECALL, STEPS, THREE, WAYS
+from .cells import ARMS, BATCH, DIFFUSION, LAZY, LEVELS, STEPS, THREE, WAYS
 from .verdicts import NAMES, Results
 
 METRICS = (KID, FD, PIXELS, RECALL, COVERAGE)
