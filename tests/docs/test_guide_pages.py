@@ -58,6 +58,22 @@ def test_the_table_of_guides_is_the_registry() -> None:
     ]
 
 
+def test_the_weights_of_the_tables_are_the_registry() -> None:
+    """Of every kind, new ones too: "2; 5 package, standard" is 2 with the first source, and 5 with two others."""
+    page = (ROOT / "docs" / "reference" / "guides.md").read_text("utf-8")
+    rows = re.findall(r"^\| \[?`([\w-]+)`.* \| (\d[^|]*) \|", page, re.MULTILINE)
+    assert [name for name, _ in rows] == list(guides.kinds())
+    for name, text in rows:
+        kind = guides.kinds()[name]
+        plain, *others = text.split("; ")
+        expected = dict.fromkeys((source.name for source in kind.sources), float(plain))
+        for other in others:
+            weight, _, sources = other.partition(" ")
+            expected |= dict.fromkeys(sources.split(", "), float(weight))
+        assert {source.name: kind.weight_with(source) for source in kind.sources} == expected, name
+        assert kind.weight in {float(plain), *expected.values()}, name
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_the_commands_differ_in_the_guide_alone(name: str) -> None:
     first, *others = tool.commands(tool.PAGES / f"{name}.md")

@@ -58,6 +58,7 @@ PARTS: Mapping[str, tuple[Files, int, tuple[str, ...]]] = {
         (
             "tests/docs/test_guide_pages.py::test_every_kind_has_a_page_and_a_figure",
             "tests/docs/test_guide_pages.py::test_the_table_of_guides_is_the_registry",
+            "tests/docs/test_guide_pages.py::test_the_weights_of_the_tables_are_the_registry",
             "tests/docs/test_guide_pages.py::test_the_commands_differ_in_the_guide_alone[thumbnail]",
             "tests/docs/test_guide_pages.py::test_the_table_says_that_the_guide_worked[thumbnail]",
             "tests/docs/test_docs.py::test_the_index_names_every_page",
