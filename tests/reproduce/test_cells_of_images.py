@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -60,7 +61,7 @@ class Source:
 
 
 @pytest.fixture(autouse=True)
-def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]]:
+def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[tuple[str, int, int | None]]]:
     """No network but toys, no drawing but made ones; what was opened."""
     opened: list[tuple[str, int, int | None]] = []
 
@@ -71,9 +72,12 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int | None]]:
 
     monkeypatch.setattr("ornstein.data.open_source", open_source)
     monkeypatch.setattr(metrics, "features", lambda name: Shrunk())
-    for cached in (images.targets, images.network, images.reference, images.classifier):
+    kept = (images.targets, images.network, images.reference, images.classifier, pyramid._data)
+    for cached in kept:
         cached.cache_clear()
-    return opened
+    yield opened
+    for cached in kept:
+        cached.cache_clear()
 
 
 def model(size: int, path: Any = None) -> orn.Denoiser:

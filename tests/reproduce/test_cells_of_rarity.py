@@ -124,7 +124,8 @@ def test_the_classifier_is_held_out_and_found_again(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(made, "source", lambda data, size: "data")
     monkeypatch.setattr(rarity, "load", lambda folder: ("classifier", folder))
     answers = {"log_snr": [0.0], "accuracy": [0.5], "loss": [1.0], "other": 3}
-    config = SimpleNamespace(out="there", validation=lambda data, device: lambda net: {**answers, "asked": (data, net)})
+    held = SimpleNamespace(validation=lambda net: {**answers, "asked": net})
+    config = SimpleNamespace(out="there", select=lambda data, device: held)
     monkeypatch.setattr(made, "teaching", lambda setting, files: config)
     assert made.taught(files=tmp_path, **ROW) == {"seconds": 4.0, "log_snr": [0.0], "accuracy": [0.5], "loss": [1.0]}
     assert log == ["table", config]
@@ -281,7 +282,9 @@ def test_a_boosted_start_spends_what_it_skips_on_a_finer_grid() -> None:
     finer = round(20 * 20 / (20 - skip))
     assert finer > 20
     grid = grids.default(path, finer)
-    expected = sampling.sample(net, 4, sampler="ancestral", grid=grid, seed=1000, prior_scale=4.0, skip=finer - 20)
+    expected = sampling.sample(
+        net, 4, sampler="ancestral", grid=grid, seed=1000, prior_scale=4.0, skip_steps=finer - 20
+    )
     assert torch.equal(images, to_uint8(expected))
     assert (spent["steps"], spent["model"]) == (20, 20.0)
 

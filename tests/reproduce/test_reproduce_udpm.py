@@ -214,7 +214,7 @@ def test_the_penalty_costs_three_evaluations_and_all_is_counted():
     model = orn.Denoiser(net, path, LevelBelow(), shape=(3, SIZE, SIZE))
 
     def counted(lazy: int) -> float:
-        loss = PyramidLoss(odds=(1.0, 0.0, 0.0), metric="none", lazy=lazy)
+        loss = PyramidLoss(level_probabilities=(1.0, 0.0, 0.0), metric="none", r1_interval=lazy)
         both = loss.on(path, SIZE, DiscriminatorConfig(width=8))
         return arms.counted(lambda batch, noise: both.discriminator_loss(model, batch, noise, 0.5), (3, SIZE, SIZE))
 
