@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -326,7 +327,36 @@ def _rows(cond: Mapping[str, Tensor], rows: int) -> dict[str, Tensor]:
     return out
 
 
-class CachedDenoiser:
+class DenoiserWrapper(ABC):
+    """A denoiser that changes the estimates of ``inner``, and passes on its path and what it knows about itself."""
+
+    __slots__ = ()
+    inner: DenoiserLike
+
+    @property
+    def path(self) -> Path:
+        """The inner path."""
+        return self.inner.path
+
+    @property
+    def info(self) -> DenoiserInfo:
+        """What the inner denoiser knows about itself."""
+        return info_of(self.inner)
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        """The estimate at x (B, *event) and time t."""
+
+    @abstractmethod
+    def with_condition(self, cond: Cond) -> DenoiserLike:
+        """The same around the bound denoiser."""
+
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        """One estimate a condition."""
+        return [self.with_condition(cond)(x, t) for cond in conds]
+
+
+class CachedDenoiser(DenoiserWrapper):
     """A denoiser that remembers its last estimate, so that two guidances on top of it share one evaluation.
 
     The state is recognised by identity, so it must not be changed in place between two calls. Under other
@@ -338,16 +368,6 @@ class CachedDenoiser:
     def __init__(self, inner: DenoiserLike) -> None:
         self.inner = inner
         self._last: tuple[Tensor, Time, tuple[bool, object], Estimate] | None = None
-
-    @property
-    def path(self) -> Path:
-        """The inner denoiser's path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def __repr__(self) -> str:
         return checks.cut(f"CachedDenoiser({self.inner!r})")

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import checks, grids
-from ..denoisers import DenoiserInfo, DenoiserLike, Guidance, info_of, uncached
+from ..denoisers import DenoiserLike, DenoiserWrapper, Guidance, info_of, uncached
 from ..errors import PathError, UsageError
 from ..estimates import Estimate
 from ..networks.sites import bindings
@@ -62,21 +62,11 @@ class Rule(checks.OneLine, ABC):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Guided:
+class Guided(DenoiserWrapper):
     """A denoiser under a guidance, with the conditions, shape, codec and device of the inner one."""
 
     guidance: Rule
     inner: DenoiserLike
-
-    @property
-    def path(self) -> Path:
-        """The inner path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def __repr__(self) -> str:
         return checks.cut(f"{checks.brief(self.guidance)} around {self.inner!r}")
@@ -92,10 +82,6 @@ class Guided:
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The guided estimate at x (B, *event) and time t."""
         return self.guidance.estimate(self.inner, x, t)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One guided estimate for each condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def differentiates(guidance: Guidance) -> bool:
@@ -162,7 +148,7 @@ class _Answer:
         )
 
 
-class CachedEvaluation:
+class CachedEvaluation(DenoiserWrapper):
     """A denoiser that remembers every estimate at one (x, t), so that the guidances around it share evaluations.
 
     The key of an estimate is its condition, whether it has gradients, and the modulations of the network: one with
@@ -182,16 +168,6 @@ class CachedEvaluation:
     def of(cls, denoiser: DenoiserLike) -> CachedEvaluation:
         """The denoiser itself if it is such a cache already."""
         return denoiser if isinstance(denoiser, CachedEvaluation) else cls(denoiser)
-
-    @property
-    def path(self) -> Path:
-        """The inner path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def uncached(self) -> DenoiserLike:
         """The inner denoiser."""

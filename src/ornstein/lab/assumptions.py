@@ -14,7 +14,6 @@ prior, which the probability flow keeps to the end.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,17 +22,17 @@ from torch import Tensor
 from ornstein.denoisers import DenoiserLike
 from ornstein.errors import UsageError
 from ornstein.estimates import Estimate
-from ornstein.paths.base import AffinePath, Cond
+from ornstein.paths.base import AffinePath
 from ornstein.randomness import NoiseSource
 from ornstein.scalars import Time
 
 from .extended import jacobian
 from .meters import tv_normal
-from .targets import MixtureTarget
+from .targets import MixtureTarget, OnPath
 
 
 @dataclass(frozen=True, slots=True)
-class Rippled:
+class Rippled(OnPath):
     """The score −y + (height/frequency)·sin(frequency·y) of N(0, 1), y the variance-preserving state x/√(α² + σ²)."""
 
     path: AffinePath
@@ -47,15 +46,6 @@ class Rippled:
         y = x / norm
         score = -y + (self.height / self.frequency) * torch.sin(self.frequency * y)
         return Estimate(x, time, self.path, noise=-(self.path.sigma(time) / norm) * score)
-
-    def with_condition(self, cond: Cond) -> Rippled:
-        """It knows no conditions."""
-        del cond
-        return self
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self(x, t) for _ in conds]
 
     @property
     def errors(self) -> ScoreErrors:

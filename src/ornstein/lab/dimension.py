@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ornstein.errors import ConfigError
 from ornstein.estimates import Estimate
-from ornstein.paths.base import AffinePath, Cond
+from ornstein.paths.base import AffinePath
 from ornstein.randomness import Noise, generator, mix
 from ornstein.samplers.base import Sampler, plan, run, solve
 from ornstein.samplers.named import sampler
@@ -33,7 +33,7 @@ from ornstein.scalars import Time
 
 from .bench import PATHS, measuring_grid
 from .slopes import least_squares
-from .targets import M1, MixtureTarget
+from .targets import M1, MixtureTarget, OnPath
 from .trajectories import distances
 
 DIMENSIONS = (4, 16, 64, 256)
@@ -73,7 +73,7 @@ class DimensionReport:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Product:
+class Product(OnPath):
     """``base`` (1-D) in every coordinate, independently: a denoiser on states (B, d)."""
 
     base: MixtureTarget
@@ -83,15 +83,6 @@ class Product:
         """Coordinate by coordinate."""
         clean = self.base.denoiser(self.path)(x.reshape(-1, 1), t).clean
         return Estimate(x, t, self.path, clean=clean.reshape(x.shape))
-
-    def with_condition(self, cond: Cond) -> Product:
-        """No condition matters."""
-        del cond
-        return self
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self(x, t) for _ in conds]
 
 
 def random_mixture(dim: int, draw: int = 0, components: int = 8) -> MixtureTarget:

@@ -14,7 +14,6 @@ p(x_s | x_t), and one `Ancestral` sampler reproduces the law of every path to ro
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +21,11 @@ from torch import Tensor
 
 from ornstein.errors import UsageError
 from ornstein.estimates import Estimate
-from ornstein.paths.base import Cond, Path
+from ornstein.paths.base import Path
 from ornstein.randomness import NoiseSource
 from ornstein.scalars import Time
+
+from .targets import OnPath
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +75,7 @@ class FieldTarget:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FieldDenoiser:
+class FieldDenoiser(OnPath):
     """`DenoiserLike` of a `FieldTarget`."""
 
     target: FieldTarget
@@ -84,17 +85,9 @@ class FieldDenoiser:
         """The exact conditional mean at x (B, *event at t)."""
         return Estimate(x, t, self.path, clean=self.target.posterior(self.path, x, float(t))[0])
 
-    def with_condition(self, cond: Cond) -> FieldDenoiser:
-        """The path may depend on the condition."""
-        return FieldDenoiser(self.target, self.path.with_condition(cond))
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
-
 
 @dataclass(slots=True, eq=False)
-class Drawing:
+class Drawing(OnPath):
     """A denoiser that answers with a draw from p(x_0 | x_t), its normals taken from ``noise``; for one descent."""
 
     target: FieldTarget
@@ -108,14 +101,6 @@ class Drawing:
         root = frame * values.clamp_min(0.0).sqrt()
         noise = self.noise.normal(("x0", str(float(t))), self.target.mean.shape)
         return Estimate(x, t, self.path, clean=clean + (noise.flatten(1) @ root.T).reshape(clean.shape))
-
-    def with_condition(self, cond: Cond) -> Drawing:
-        """The path may depend on the condition."""
-        return Drawing(self.target, self.path.with_condition(cond), self.noise)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def smooth_field(side: int = 4, channels: int = 1, length: float = 1.5) -> FieldTarget:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
+from ornstein.denoisers import DenoiserLike, DenoiserWrapper
 from ornstein.errors import UsageError
 from ornstein.estimates import Estimate
 from ornstein.paths.base import Cond, Path
@@ -137,7 +137,7 @@ class NoiseBasis:
 
 
 @dataclass(slots=True)
-class Affine:
+class Affine(DenoiserWrapper):
     """Any affine denoiser, made to act on rows of coefficients: row 0 sees D(x), the others D(x) − D(0).
 
     ``evaluations`` counts the questions.
@@ -145,16 +145,6 @@ class Affine:
 
     inner: DenoiserLike
     evaluations: int = 0
-
-    @property
-    def path(self) -> Path:
-        """The inner path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One evaluation on all rows and on zero."""
@@ -165,10 +155,6 @@ class Affine:
     def with_condition(self, cond: Cond) -> Affine:
         """Bound inside."""
         return Affine(self.inner.with_condition(cond))
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,13 +10,12 @@ Stochastic samplers forget it, deterministic ones do not, which is why their the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
+from ornstein.denoisers import DenoiserLike, DenoiserWrapper
 from ornstein.errors import ConfigError, PathError
 from ornstein.estimates import Estimate
 from ornstein.paths.base import Cond, LocationPath
@@ -76,7 +75,7 @@ class ScoreError:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PerturbedDenoiser:
+class PerturbedDenoiser(DenoiserWrapper):
     """`DenoiserLike` whose score is wrong by ``error``; analytic in the state, so every meter takes it."""
 
     inner: DenoiserLike
@@ -90,11 +89,6 @@ class PerturbedDenoiser:
             raise PathError(f"{type(path).__name__} has no std(t): its score has no noise to be read from")
         return path
 
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
-
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One evaluation of the inner denoiser: ẑ = −σ·ŝ."""
         noise = (1.0 + self.error.scale) * self.inner(x, t).noise
@@ -106,7 +100,3 @@ class PerturbedDenoiser:
     def with_condition(self, cond: Cond) -> PerturbedDenoiser:
         """Bound inside."""
         return PerturbedDenoiser(self.inner.with_condition(cond), self.error)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ornstein.denoisers import DenoiserInfo, DenoiserLike, info_of
+from ornstein.denoisers import DenoiserLike, DenoiserWrapper
 from ornstein.errors import ConfigError, PathError
 from ornstein.estimates import Estimate
-from ornstein.paths.base import AffinePath, Cond, Path
+from ornstein.paths.base import AffinePath, Cond
 from ornstein.randomness import Noise
 from ornstein.samplers.base import Sampler, run, solve
 from ornstein.samplers.named import SAMPLERS
@@ -231,27 +231,16 @@ def precision(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Rounded:
+class _Rounded(DenoiserWrapper):
     """A denoiser whose answers passed through float32, as a network's do."""
 
     inner: DenoiserLike
-
-    @property
-    def path(self) -> Path:
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         return Estimate(x, t, self.path, clean=self.inner(x, t).clean.to(torch.float32).to(x.dtype))
 
     def with_condition(self, cond: Cond) -> _Rounded:
         return _Rounded(self.inner.with_condition(cond))
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def _path(name: str) -> AffinePath:

@@ -12,8 +12,10 @@ with the responsibilities r_k by log-sum-exp. Everything is computed in float64 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -258,8 +260,27 @@ class PointsTarget(MixtureTarget):
         return (torch.softmax(logits, dim=1) @ self.means).to(x.dtype)
 
 
+class OnPath(ABC):
+    """A denoiser of a law on ``path``, the only part that may depend on a condition."""
+
+    __slots__ = ()
+    path: Path
+
+    @abstractmethod
+    def __call__(self, x: Tensor, t: Time) -> Estimate:
+        """The estimate at x (B, *event) and time t."""
+
+    def with_condition(self, cond: Cond) -> Self:
+        """The same law on the path of that condition."""
+        return replace(self, path=self.path.with_condition(cond))  # pyright: ignore[reportArgumentType]
+
+    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
+        """One estimate a condition."""
+        return [self.with_condition(cond)(x, t) for cond in conds]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class ExactDenoiser:
+class ExactDenoiser(OnPath):
     """`DenoiserLike` of a target: clean = E[x_0 | x_t]. The state may have any event shape of d numbers."""
 
     target: MixtureTarget
@@ -269,14 +290,6 @@ class ExactDenoiser:
         """The exact estimate at x (B, *event) and time t."""
         clean = self.target.clean(x.reshape(x.shape[0], -1), gain_of(self.path, t), _std(self.path, t))
         return Estimate(x, t, self.path, clean=clean.reshape(x.shape))
-
-    def with_condition(self, cond: Cond) -> ExactDenoiser:
-        """The path may depend on the condition; the target does not."""
-        return ExactDenoiser(self.target, self.path.with_condition(cond))
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def _std(path: Path, t: Time) -> Time:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ... import grids
-from ...denoisers import DenoiserInfo, DenoiserLike, info_of
+from ...denoisers import DenoiserLike, DenoiserWrapper
 from ...estimates import Estimate
 from ...grids import Grid
 from ...lab.assumptions import Rippled
@@ -75,21 +75,11 @@ def rule_of(name: str) -> Sampler:
 
 
 @dataclass(frozen=True, slots=True)
-class Stretched:
+class Stretched(DenoiserWrapper):
     """A denoiser whose score is ``factor`` times the inner one."""
 
     inner: DenoiserLike
     factor: float
-
-    @property
-    def path(self) -> Any:
-        """The inner path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """One question to the inner denoiser."""
@@ -98,10 +88,6 @@ class Stretched:
     def with_condition(self, cond: Cond) -> Stretched:
         """Bound inside."""
         return Stretched(self.inner.with_condition(cond), self.factor)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Any) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 def gaussian(

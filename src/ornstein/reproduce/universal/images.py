@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -23,10 +23,10 @@ from torch.nn import functional
 
 from ... import grids, sampling
 from ... import guidance as guide
-from ...denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
+from ...denoisers import Denoiser, DenoiserLike, DenoiserWrapper
 from ...estimates import Estimate
 from ...guidance.energies import Measured
-from ...paths.base import Cond, Path
+from ...paths.base import Cond
 from ...randomness import Noise, generator
 from ...samplers import DDIM
 from ...scalars import Time
@@ -169,22 +169,12 @@ def guided(method: str, goal: Goal, strength: float, grid: grids.Grid) -> Callab
 
 
 @dataclass(slots=True)
-class Counted:
+class Counted(DenoiserWrapper):
     """A denoiser that counts its evaluations and the gradients that pass through it."""
 
     inner: DenoiserLike
     evaluations: int = 0
     gradients: int = 0
-
-    @property
-    def path(self) -> Path:
-        """The inner path."""
-        return self.inner.path
-
-    @property
-    def info(self) -> DenoiserInfo:
-        """What the inner denoiser knows about itself."""
-        return info_of(self.inner)
 
     def __call__(self, x: Tensor, t: Time) -> Estimate:
         """The inner answer."""
@@ -201,10 +191,6 @@ class Counted:
     def with_condition(self, cond: Cond) -> DenoiserLike:
         """Bound, and counted no longer."""
         return self.inner.with_condition(cond)
-
-    def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One answer a condition."""
-        return [self.with_condition(cond)(x, t) for cond in conds]
 
 
 # ---------------------------------------------------------------------------------------- what all cells look at
