@@ -7,6 +7,7 @@ the output that training aims at (`target`). For every (x_0, z, t):  to_estimate
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
@@ -211,8 +212,34 @@ class Velocity:
         return expand(d_alpha, clean) * clean + expand(d_sigma, clean) * noise
 
 
+class _Preconditioned(ABC):
+    """x̂_0 = c_skip·x + c_out·F(c_in·x), with coefficients that depend on the time."""
+
+    __slots__ = ()
+
+    @abstractmethod
+    def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
+        """(c_in, c_skip, c_out), all with respect to x rather than u = x/α."""
+
+    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
+        """c_in·x, of unit variance."""
+        return expand(self._scales(path, t)[0], x) * x
+
+    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
+        """c_skip·x + c_out·F."""
+        prediction, extras = _split(raw, x, path)
+        _, skip, out = self._scales(path, t)
+        return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
+
+    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
+        """(x_0 − c_skip·x)/c_out; infinite where x̂_0 does not depend on F."""
+        del noise
+        _, skip, out = self._scales(path, t)
+        return (clean - expand(skip, x) * x) / expand(out, x)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EDM:
+class EDM(_Preconditioned):
     """Karras et al. 2022, eq. 7 and table 1: with u = x/α, σ̄ = σ/α and s = sigma_data,
 
         x̂_0 = s²/(σ̄² + s²)·u + σ̄s/√(σ̄² + s²)·F(u/√(σ̄² + s²)).
@@ -228,32 +255,15 @@ class EDM:
             raise ConfigError(f"sigma_data must be positive, got {self.sigma_data}")
 
     def _scales(self, path: Path, t: Time) -> tuple[Time, Time, Time]:
-        """(c_in, c_skip, c_out), all with respect to x rather than u."""
         affine = _affine(path, "edm")
         alpha, sigma = affine.alpha(t), affine.sigma(t)
         total = sigma**2 + (alpha * self.sigma_data) ** 2
         root = scalars.sqrt(total)
         return 1.0 / root, alpha * self.sigma_data**2 / total, sigma * self.sigma_data / root
 
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """u/√(σ̄² + s²), of unit variance."""
-        return expand(self._scales(path, t)[0], x) * x
-
-    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """c_skip·u + c_out·F."""
-        prediction, extras = _split(raw, x, path)
-        _, skip, out = self._scales(path, t)
-        return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
-
-    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """(x_0 − c_skip·u)/c_out."""
-        del noise
-        _, skip, out = self._scales(path, t)
-        return (clean - expand(skip, x) * x) / expand(out, x)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Consistency:
+class Consistency(_Preconditioned):
     """The boundary of consistency models (Song et al. 2023, eq. 5 and app. C): x̂_0 = x exactly at σ̄ = sigma_min.
 
     c_skip = s²/((σ̄ − σ_min)² + s²),   c_out = s·(σ̄ − σ_min)/√(σ̄² + s²),   input u/√(σ̄² + s²).
@@ -273,22 +283,6 @@ class Consistency:
         power = (alpha * self.sigma_data) ** 2
         root = scalars.sqrt(sigma**2 + power)
         return 1.0 / root, alpha * self.sigma_data**2 / (above**2 + power), self.sigma_data * above / root
-
-    def precondition(self, path: Path, x: Tensor, t: Time) -> Tensor:
-        """u/√(σ̄² + s²)."""
-        return expand(self._scales(path, t)[0], x) * x
-
-    def to_estimate(self, path: Path, x: Tensor, t: Time, raw: Tensor) -> Estimate:
-        """c_skip·u + c_out·F."""
-        prediction, extras = _split(raw, x, path)
-        _, skip, out = self._scales(path, t)
-        return Estimate(x, t, path, clean=expand(skip, x) * x + expand(out, x) * prediction, extras=extras)
-
-    def target(self, path: Path, clean: Tensor, noise: Tensor, x: Tensor, t: Time) -> Tensor:
-        """(x_0 − c_skip·u)/c_out; infinite at the boundary itself, where x̂_0 does not depend on F."""
-        del noise
-        _, skip, out = self._scales(path, t)
-        return (clean - expand(skip, x) * x) / expand(out, x)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
