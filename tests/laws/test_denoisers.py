@@ -41,8 +41,8 @@ def test_functions_modules_and_diffusers_answers() -> None:
     assert module.seen[0][1] == [500.0] * 3
     with pytest.raises(UsageError, match="tuple"):
         Denoiser(lambda x, time: (x,), VP())(X, 0.5)
-    with pytest.raises(ConfigError, match="epsilon"):
-        Denoiser(module, VP(), "epsilon")
+    with pytest.raises(ConfigError, match="epsilons"):
+        Denoiser(module, VP(), "epsilons")
 
 
 @pytest.mark.parametrize("state", [torch.float64, torch.float32, torch.bfloat16])

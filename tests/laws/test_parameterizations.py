@@ -136,8 +136,8 @@ def test_names() -> None:
     assert [type(parameterization(name)) for name in NAMES] == kinds
     own = EDM(sigma_data=0.3)
     assert parameterization(own) is own
-    with pytest.raises(ConfigError, match=r"'epsilon'.*clean, noise, v, velocity, edm, consistency"):
-        parameterization("epsilon")
+    with pytest.raises(ConfigError, match=r"'epsilons'.*clean, noise, v, velocity, edm, consistency"):
+        parameterization("epsilons")
     for bad in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ConfigError):
             EDM(sigma_data=bad)
