@@ -352,7 +352,7 @@ class DenoiserWrapper(ABC):
         """The same around the bound denoiser."""
 
     def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One estimate a condition."""
+        """One estimate for each condition."""
         return [self.with_condition(cond)(x, t) for cond in conds]
 
 

@@ -275,7 +275,7 @@ class OnPath(ABC):
         return replace(self, path=self.path.with_condition(cond))  # pyright: ignore[reportArgumentType]
 
     def predict_conditions(self, x: Tensor, t: Time, conds: Sequence[Cond]) -> list[Estimate]:
-        """One estimate a condition."""
+        """One estimate for each condition."""
         return [self.with_condition(cond)(x, t) for cond in conds]
 
 
