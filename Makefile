@@ -7,7 +7,7 @@ BIN = $(VENV)/bin
 # Two processes of one thread each beat one of two; no test may reach for the network.
 TEST = env OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 MPLBACKEND=Agg $(PROCESSOR) $(BIN)/python -m pytest
 
-.PHONY: demo test test-slow test-portable test-sse41 test-avx2 test-two-threads check mutants rates clean
+.PHONY: demo test test-slow test-portable test-sse41 test-avx2 test-two-threads fuzz check mutants rates clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ornstein demo --out demo
@@ -27,6 +27,10 @@ test-sse41 test-avx2 test-two-threads: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(TEST) -m "slow and not gpu and not network"
+
+# 2,000 random wrong calls, commands, files and configurations, and right calls with known answers; from fixed seeds.
+fuzz: $(VENV)/.test
+	ORNSTEIN_FUZZ=2000 $(TEST) -n 2 tests/fuzz
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
