@@ -18,7 +18,7 @@ from ornstein.parameterizations import LevelBelow
 from ornstein.paths import VE, VP, PyramidPath, ShiftedPath
 from ornstein.randomness import Noise
 from ornstein.samplers import DDIM, Ancestral, Heun, auto
-from ornstein.sampling import SamplingPlan, resolve, usual_steps
+from ornstein.sampling_plan import SamplingPlan, resolve, usual_steps
 
 SHAPE = (2, 4, 4)  # 32 numbers fill the vectors of every processor: no row ends in a tail that may round differently
 

@@ -40,8 +40,6 @@ from .paths.base import AffinePath, Path
 from .randomness import NoiseSource
 from .scalars import Time
 
-Family = Callable[[Path, int], Grid]
-
 
 def time_of_strength(path: Path, strength: float) -> float:
     """The time of a noise level.

@@ -8,121 +8,29 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from . import checks, grids
+from . import checks
 from .denoisers import Denoiser, DenoiserInfo, DenoiserLike, info_of
-from .editing import Beginning, Family, beginning, below, time_of_strength
-from .errors import GridError, NotFiniteError, UsageError
+from .editing import Beginning, beginning
+from .errors import NotFiniteError, UsageError
 from .estimates import Estimate
-from .grids import Grid, GridLike, times_of
+from .grids import GridLike
 from .guidance.boost import Boosted
 from .interpolation import Latents
-from .paths import PyramidPath
-from .paths.base import AffinePath, Cond, Path
+from .paths.base import AffinePath, Cond
 from .progress import Progress, check_progress, counted
 from .randomness import Noise, NoiseSource
-from .samplers import DDIM, Event, Sampler, auto, default_for, plan, run, solve, steps_for
-from .samplers import sampler as sampler_named
+from .samplers import Event, Sampler, plan, run, solve
 from .samplers import stream as stream_steps
-from .samplers.auto import rule_for
+from .sampling_plan import SamplingPlan, resolve, skipped
 
 if TYPE_CHECKING:
     from .latents import Codec
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SamplingPlan(checks.OneLine):
-    """A resolved call: the sampler, its times, and the shape of one clean sample."""
-
-    sampler: Sampler
-    times: tuple[float, ...]
-    shape: tuple[int, ...]
-    device: torch.device
-    dtype: torch.dtype
-
-
-def usual_steps(path: Path, steps: int | None) -> int:
-    """The number of steps that was asked for, or 20; on a pyramid one a level.
-
-    Raises:
-        GridError: a pyramid and another number.
-    """
-    if not isinstance(path, PyramidPath):
-        return 20 if steps is None else steps
-    if steps not in {None, path.levels}:
-        raise GridError(f"a pyramid takes one step a level, {path.levels} here, got {steps}: leave the number out")
-    return path.levels
-
-
-def resolve(
-    model: DenoiserLike,
-    sampler: str | Sampler | None,
-    steps: int | None,
-    evaluations: int | None,
-    grid: GridLike | None,
-    shape: Sequence[int] | None,
-    dtype: torch.dtype = torch.float32,
-    strength: float | None = None,
-) -> SamplingPlan:
-    """Turn the arguments of `sample` into values, refusing what does not fit together.
-
-    With a ``strength`` the times begin at that noise level, and are as many below it as without.
-
-    Raises:
-        UsageError: no shape is known, or more than one of steps, evaluations and grid is given.
-        GridError: steps that the path does not have (see `usual_steps`).
-    """
-    _check_model(model)
-    _check_choice(sampler, steps, evaluations, grid)
-    info = info_of(model)
-    event = info.shape if shape is None else checks.event(shape)
-    if event is None:
-        raise UsageError("the model does not know the shape of a sample: pass shape=(channels, height, width)")
-    if sum(given is not None for given in (steps, evaluations, grid)) > 1:
-        raise UsageError("give one of steps, evaluations and grid, not several")
-    if sampler is None:
-        sampler = default_for(model.path)
-    top = None if strength is None else time_of_strength(model.path, strength)
-    rule, times = _rule_and_times(model.path, sampler, steps, evaluations, grid, info.grid, math.prod(event), top)
-    if len(times) < 2:
-        raise GridError(f"a grid needs at least two times, got {list(times)}: for example [1.0, 0.5, 0.0]")
-    return SamplingPlan(sampler=rule, times=times, shape=event, device=info.device, dtype=checks.precision(dtype))
-
-
-def _check_model(model: Any) -> None:
-    """Refuse what is no denoiser, with the likeliest remedy."""
-    if isinstance(model, type):
-        raise UsageError(f"the model is the class {model.__name__}, not an object: make one")
-    if isinstance(model, nn.Module) and not hasattr(model, "path"):
-        raise UsageError(
-            f"the model is a bare network ({type(model).__name__}): wrap it, ornstein.Denoiser(network, path=…, "
-            "predicts=…, shape=…)"
-        )
-    if not callable(model) or not isinstance(getattr(model, "path", None), Path):
-        raise UsageError(
-            f"the model must be a denoiser, such as ornstein.Denoiser or ornstein.load(…), got {checks.brief(model)}"
-        )
-
-
-def _check_choice(sampler: Any, steps: Any, evaluations: Any, grid: Any) -> None:
-    if sampler is not None and not isinstance(sampler, str):
-        if isinstance(sampler, type):
-            raise UsageError(f"the sampler is the class {sampler.__name__}, not an object: write {sampler.__name__}()")
-        if not callable(getattr(sampler, "step", None)):
-            raise UsageError(f"the sampler must be a name or an object with a step, got {checks.brief(sampler)}")
-    for name, value in (("steps", steps), ("evaluations", evaluations)):
-        if value is not None:
-            checks.whole(name, value, 1, GridError)
-    if grid is not None and not isinstance(grid, Grid | str):
-        if callable(grid):
-            name = getattr(grid, "__name__", type(grid).__name__)
-            raise GridError(f"the grid is the function {name}, which makes grids: write {name}(20)")
-        checks.numbers("the grid", grid, GridError)
 
 
 def _check_call(n: Any, seed: Any, first: Any, prior_scale: Any, skip_steps: Any, cond: Any) -> None:
@@ -134,46 +42,6 @@ def _check_call(n: Any, seed: Any, first: Any, prior_scale: Any, skip_steps: Any
     checks.real("prior_scale", prior_scale, least=0.0, error=UsageError)
     if cond is not None:
         checks.conditions(cond)
-
-
-def _rule_and_times(
-    path: Path,
-    sampler: str | Sampler,
-    steps: int | None,
-    evaluations: int | None,
-    grid: GridLike | None,
-    own: Callable[[int | None], Grid] | None,
-    size: int,
-    top: float | None,
-) -> tuple[Sampler, tuple[float, ...]]:
-    """The sampler, and its times from ``top``, if that is given; ``own`` are the model's own grids."""
-    if grid is not None:
-        times = times_of(grid if top is None else grids.partial(grid, top), path)
-        if sampler == "auto":
-            return rule_for(path, len(times) - 1), times
-        return sampler_named(sampler, import_paths=True), times
-    if own is not None:
-        family: Family = lambda _, count: own(count) if top is None else grids.partial(own(count), top)  # noqa: E731
-        rule = DDIM() if sampler == "auto" else sampler_named(sampler, import_paths=True)
-        if sampler != "auto" and evaluations is not None:
-            return rule, times_of(steps_for(rule, path, evaluations, family), path)
-        count = steps if evaluations is None else evaluations
-        return rule, times_of(own(count) if top is None else grids.partial(own(count), top), path)
-    if sampler == "auto":
-        count = next((n for n in (steps, evaluations) if n is not None), 20)
-        if top is not None:
-            return rule_for(path, count), times_of(_default_below(top)(path, count), path)
-        rule, chosen = auto(path, count, size)
-        return rule, times_of(chosen, path)
-    rule = sampler_named(sampler, import_paths=True)
-    family = grids.default if top is None else _default_below(top)
-    if evaluations is not None:
-        return rule, times_of(steps_for(rule, path, evaluations, family), path)
-    return rule, times_of(family(path, usual_steps(path, steps)), path)
-
-
-def _default_below(top: float) -> Family:
-    return lambda path, steps: below(lambda count: grids.default(path, count), steps, top, path)
 
 
 def sample(
@@ -252,7 +120,7 @@ def sample(
     codec = info_of(model).codec
     strength = _strength(start, strength, mask, prior_scale, skip_steps)
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype, strength), skip_steps)
-    begun = beginning(start, strength, mask, shape=_finished(request.shape, codec), n=n)
+    begun = beginning(start, strength, mask, shape=_finished(request.shape, None if start is None else codec), n=n)
     codec = codec if decode else None
     size = 1 if strict else n if batch is None else batch
     parts: list[Tensor] = []
@@ -307,7 +175,9 @@ def stream(
     _check_call(n, seed, first, prior_scale, skip_steps, cond)
     strength = _strength(start, strength, mask, prior_scale, skip_steps)
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype, strength), skip_steps)
-    begun = beginning(start, strength, mask, shape=_finished(request.shape, info_of(model).codec), n=n)
+    begun = beginning(
+        start, strength, mask, shape=_finished(request.shape, None if start is None else info_of(model).codec), n=n
+    )
     bound = model if cond is None else model.with_condition(cond)
     x, bound, noise = _begin(bound, request, seed, range(first, first + n), prior_scale, None, begun)
     watched = _Watched(bound)
@@ -427,11 +297,6 @@ def _strength(
 def _finished(shape: tuple[int, ...], codec: Codec | None) -> tuple[int, ...]:
     """The shape of a decoded sample."""
     return shape if codec is None else (3, *(side * codec.factor for side in shape[1:]))
-
-
-def skipped(request: SamplingPlan, steps: int) -> SamplingPlan:
-    """The request without its first ``steps`` steps; `GridError` where none would be left."""
-    return replace(request, times=grids.without_first(request.times, steps)) if steps else request
 
 
 def _slice(cond: Cond, rows: range, n: int) -> dict[str, Tensor]:

@@ -112,7 +112,7 @@ def _image_sets(args: EvalArgs, request: EvalRequest) -> tuple[ImageSet, ImageSe
 
 def _steps(args: EvalArgs, run: Any) -> int:
     """--steps, or what is usual: 20, or the evaluations that the model's own grid or its levels have."""
-    from ..sampling import usual_steps
+    from ..sampling_plan import usual_steps
 
     own = run.denoiser.info.grid
     if args.steps is not None or own is None:

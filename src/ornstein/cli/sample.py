@@ -20,10 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ..denoisers import Denoiser, DenoiserLike, Guidance
-    from ..grids import Grid, GridLike
     from ..interpolation import Latents
     from ..runs import OpenedModel
-    from ..sampling import SamplingPlan
+    from ..sampling_plan import SamplingPlan
     from .guides import RequestedGuides
 
 _SHOWN = 256  # pictures in grid.png, the first ones
@@ -35,7 +34,7 @@ def sample(args: SampleArgs) -> int:
 
     from ..runs import open_run
     from ..samplers import default_for, plan
-    from ..sampling import skipped
+    from ..sampling_plan import skipped
 
     refuse_file(args.out)
     find_here(args.sampler)
@@ -164,52 +163,18 @@ def _guided(
 
 
 def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
-    from .. import grids, sampling
+    from .. import grids
+    from ..sampling_plan import resolve
 
-    if args.sampler == "auto" and args.grid == "default":
-        request = sampling.resolve(model, "auto", args.steps, _shared(args), None, None, strength=args.noise_level)
-        times = grids.resample(request.times, args.resample)(model.path)
-        return replace(request, times=times) if args.resample > 1 else request
-    return sampling.resolve(model, args.sampler, None, None, _grid(args, model), None)
-
-
-def _shared(args: SampleArgs) -> int | None:
-    """--evaluations for one descent of samplers that evaluate once a step: n steps taken K times cost n·K."""
-    if args.evaluations is not None and args.evaluations < args.resample:
-        raise UsageError(
-            f"--evaluations {args.evaluations} are not enough for one step taken {args.resample} times: raise it"
-        )
-    return None if args.evaluations is None else args.evaluations // args.resample
-
-
-def _grid(args: SampleArgs, model: Denoiser) -> GridLike:
-    from .. import grids, sampling
-    from ..denoisers import info_of
-    from ..editing import below, time_of_strength
-    from ..samplers import default_for, steps_for
-    from ..samplers import sampler as sampler_named
-
-    own = info_of(model).grid
-    level = args.noise_level
-    top = None if level is None else time_of_strength(model.path, level)
-    families = {
-        "default": lambda steps: grids.default(model.path, steps) if own is None else own(steps),
-        "karras": grids.karras,
-        "log-snr": grids.log_snr,
-        "uniform": grids.uniform,
-        "quadratic": grids.power,
-    }
-
-    def family(steps: int) -> Grid:
-        grid = families[args.grid](steps) if top is None else below(families[args.grid], steps, top, model.path)
-        return grid if args.resample == 1 else grids.resample(grid, args.resample)
-
-    if args.sampler == "auto":  # its samplers evaluate once a step
-        return family(next((n for n in (args.steps, _shared(args)) if n is not None), 20))
-    if args.evaluations is not None:
-        rule = sampler_named(args.sampler or default_for(model.path), import_paths=True)
-        return steps_for(rule, model.path, args.evaluations, lambda _, steps: family(steps))
-    if own is not None and args.grid == "default" and args.steps is None:
-        usual = own(None) if top is None else grids.partial(own(None), top)
-        return usual if args.resample == 1 else grids.resample(usual, args.resample)
-    return family(sampling.usual_steps(model.path, args.steps))
+    families = {"karras": grids.karras, "log-snr": grids.log_snr, "uniform": grids.uniform, "quadratic": grids.power}
+    return resolve(
+        model,
+        args.sampler,
+        args.steps,
+        args.evaluations,
+        None,
+        None,
+        strength=args.noise_level,
+        family=families.get(args.grid),
+        resample=args.resample,
+    )
