@@ -196,16 +196,17 @@ REFUSED = [
     ("autoencoder", {"discriminator_width": 0}, "discriminator_width must be a multiple of 8, got 0"),
     ("autoencoder", {"discriminator_width": 12}, "discriminator_width must be a multiple of 8, got 12"),
     ("autoencoder", {"discriminator_lr": 0.0}, "discriminator_lr must be positive, got 0.0"),
-    ("autoencoder", {"discriminator_lr": math.inf}, "discriminator_lr must be positive, got inf"),
+    ("autoencoder", {"discriminator_lr": math.inf}, "discriminator_lr must be a finite number, got inf"),
     ("autoencoder", {"codec": "c"}, "--codec c: this method works on pictures"),
     ("autoencoder", {"size": 66}, "size 66 does not divide by 4"),
-    ("cas-dm", {"clip": -0.1}, "clip must not be negative, got -0.1"),
-    ("cas-dm", {"clip": math.nan}, "clip must not be negative, got nan"),
+    ("cas-dm", {"clip": 0.0}, "clip must be positive, got 0"),
+    ("cas-dm", {"clip": -0.1}, "clip must be positive, got -0.1"),
+    ("cas-dm", {"clip": math.nan}, "clip must be a finite number, got nan"),
     ("cas-dm", {"back": DiTConfig(patch=5)}, "size 64 does not divide by 5"),
     ("slct", {"sigma_min": 0.0}, "sigma_min 0 has no place on a grid"),
     ("slct", {"sigma_min": -0.1}, "need 0 ≤ sigma_min < sigma_max, got -0.1 and 80"),
     ("slct", {"sigma_max": 0.002}, "need 0 ≤ sigma_min < sigma_max, got 0.002 and 0.002"),
-    ("slct", {"sigma_max": math.inf}, "need 0 ≤ sigma_min < sigma_max"),
+    ("slct", {"sigma_max": math.inf}, "sigma_max must be a finite number, got inf"),
     ("slct", {"curriculum": -1}, "curriculum must not be negative, got -1"),
     ("slct", {"precision": "fp16"}, "precision fp16 cannot hold the weights"),
     ("rarity-classifier", {"every": Every(samples=1)}, "a rarity classifier draws no samples"),
@@ -245,7 +246,7 @@ def test_values_at_the_edges_are_taken():
     assert LatentOptions(std=1e-6)
     assert made("ddpm", size=4, images=1, batch=1, keep=1, workers=0, network=DiTConfig())
     assert made("ddpm", codec="c", size=66)  # latents have a size of their own
-    assert made("cas-dm", clip=0.0)
+    assert made("cas-dm", clip=None)
     assert made("rarity-classifier", classes=2, validation_fraction=0.0, validate=1)
     assert made("autoencoder", discriminator_width=8)
     assert made("slct", sigma_min=0.0, objective=ConsistencyLoss(spacing="ratio"))
@@ -404,7 +405,7 @@ def test_a_cascade_of_this_data():
     assert (spec.clip, spec.gate, spec.squash, spec.see_state, spec.residual, spec.frozen) == (
         1.0, "map", "sigmoid", False, False, False,
     )  # fmt: skip
-    other = {"clip": 0.0, "gate": "scalar", "squash": "none", "see_state": True, "residual": True}
+    other = {"clip": None, "gate": "scalar", "squash": "none", "see_state": True, "residual": True}
     small = DiTConfig(width=32, depth=1, head_width=16)
     changed = made("cas-dm", **given, **other, back=small).specify(data)
     assert changed.back == replace(small, channels=6, out_channels=4, classes=len(data.classes))

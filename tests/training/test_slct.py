@@ -15,7 +15,7 @@ from ornstein.cli import tune_steps
 from ornstein.cli.main import main
 from ornstein.cli.tune_steps import Search
 from ornstein.data import open_source
-from ornstein.errors import CheckpointError, ConfigError, GridError, UsageError
+from ornstein.errors import CheckpointError, ConfigError, UsageError
 from ornstein.models.consistency import ConsistencySpec
 from ornstein.networks import DiTConfig, UNetConfig
 from ornstein.objectives import ConsistencyLoss, Denoising, Losses, TrainBatch
@@ -171,7 +171,7 @@ def test_an_image_answered_by_itself_is_sampled_at_any_number(run):
 
 @pytest.mark.parametrize("evaluations", [0, -1])
 def test_no_evaluation_is_no_grid(run, evaluations):
-    with pytest.raises(GridError, match="at least one evaluation"):
+    with pytest.raises(UsageError, match=f"steps must be at least 1, got {evaluations}"):
         orn.sample(orn.load(run), 1, steps=evaluations)
 
 
@@ -234,7 +234,7 @@ def test_the_command_searches_and_samples(run, tmp_path, capsys, monkeypatch):
     assert told["tried"] == [{"levels": [0.3], "distance": abs(math.log(0.3))}, {"levels": [1.0], "distance": 0.0}]
     assert open_run(card).spec.middle == (0.53,)
     assert main(["tune-steps", str(card), *WORDS, "--evaluations", "3"]) == 0
-    assert json.loads(capsys.readouterr().out)["tune-steps"] == [1.0, 0.3]
+    assert json.loads(capsys.readouterr().out)["middle"] == [1.0, 0.3]
     assert open_run(card).spec.middle == (1.0, 0.3)
     out = tmp_path / "out"
     sampled = ["sample", str(card), "--n", "2", "--json", "--out", str(out)]
@@ -264,8 +264,8 @@ def test_the_search_refuses_other_models(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--batch", "0"], "--batch at least 1"),
-        (["--batch", "-5"], "--batch at least 1"),
+        (["--batch", "0"], "--batch must be at least 1"),
+        (["--batch", "-5"], "--batch must be at least 1"),
         (["--n", "1"], "--n must be at least 2"),
         (["--candidates", "0.002"], "must lie between"),
         (["--candidates", "nan"], "must be a finite number"),

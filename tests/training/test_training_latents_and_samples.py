@@ -31,7 +31,7 @@ class Spied(TrainConfig):
 
     kind: ClassVar[str] = "spied"
 
-    def loss(self, device):
+    def make_objective(self, spec, device, averages):
         def spy(model, batch, noise, progress):
             SEEN.append((batch.clean, noise.normal("noise", batch.clean.shape[1:]), batch.positions))
             return self.objective(model, batch, noise, progress)
@@ -67,6 +67,8 @@ def test_a_draw_of_a_latent_is_independent_of_the_diffusions_noise(draw, tmp_pat
     train(config, quiet=True)
     assert capsys.readouterr().err == ("" if draw else "encoded 6 of 6 images\n")
     made, codec = latents(open_source("critters:6", size=64), open_codec("critters-latents"), std=0.7, draws=draw)
+    assert len(SEEN) == 4
+    assert SEEN.pop()[2] == SEEN[-1][2], "a run ends with the loss of its last weights on the batch before"
     draws, noises = [], []
     for (clean, noise, positions), batch in zip(SEEN, batches(made, batch=8, seed=5), strict=False):
         assert positions == batch.positions

@@ -46,7 +46,7 @@ class Spied(TrainConfig):
 
     kind: ClassVar[str] = "spied"
 
-    def loss(self, device):
+    def make_objective(self, spec, device, averages):
         def spy(model, batch, noise, progress):
             SEEN.append((batch, noise, progress, model.net.training))
             return self.objective(model, batch, noise, progress)
@@ -346,7 +346,7 @@ class Breaking(TrainConfig):
 
     gradient: bool = False
 
-    def loss(self, device):
+    def make_objective(self, spec, device, averages):
         count = [0]
 
         def broken(model, batch, noise, progress):

@@ -216,7 +216,7 @@ def test_the_command_interpolates_and_varies(trained, tmp_path, capsys):
         (("--interpolate", "1", "2", "--resample-level", "1"), "not both"),
         (("--resample-level", "4"), "choose 1"),
         (("--keep-noise", "0.5"), "belongs to --resample-level"),
-        (("--resample-level", "1", "--keep-noise", "2"), "keep must lie"),
+        (("--resample-level", "1", "--keep-noise", "2"), "--keep-noise must be in [0, 1]"),
         (("--interpolate", "1", "2", "--n", "1"), "at least 2 frames"),
         (("--resample-level", "1", "--resample", "2"), "leave --resample out"),
         (("--steps", "5"), "one step a level, 3 here, got 5"),

@@ -99,7 +99,7 @@ def train(
     256
     """
     out = Path(config.out)
-    begun = plan.begun_in(out) if folder.check(config) else None
+    begun = plan.begun_in(out, type(config)) if folder.check(config) else None
     if not config.data:
         raise ConfigError("data is empty: name a folder of images or a built-in set, for example critters")
     with contextlib.ExitStack() as stack:

@@ -107,12 +107,15 @@ def config_class(kind: object) -> type[TrainConfig]:
     return next((m for m in METHODS.values() if m.kind == kind), METHODS["ddpm"]).configuration
 
 
-def read_config(data: object) -> TrainConfig:
-    """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else."""
+def read_config(data: object, own: type[TrainConfig] | None = None) -> TrainConfig:
+    """The configuration, of any method, that `ornstein.training.to_dict` wrote; `ConfigError` for anything else.
+
+    A class ``own`` that is no method of the library is read too.
+    """
     kind = data.get("kind") if isinstance(data, Mapping) else None
     if isinstance(data, Mapping) and kind == "cascadeconfig" and data.get("clip") == 0.0:
         data = {**data, "clip": None}  # how an unbounded cascade was written once
-    return from_dict(config_class(kind), data)
+    return from_dict(own if own is not None and kind == kind_of(own) else config_class(kind), data)
 
 
 def method_of(config: TrainConfig | Mapping[str, Any]) -> str:

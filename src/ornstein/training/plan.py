@@ -69,10 +69,10 @@ def as_planned(config: TrainConfig, begun: TrainConfig) -> TrainConfig:
     return replace(config, **{name: getattr(begun, name) for name in known})
 
 
-def begun_in(out: str | Path) -> TrainConfig | None:
-    """The configuration of the run in a folder, or None if there is no run."""
+def begun_in(out: str | Path, own: type[TrainConfig] | None = None) -> TrainConfig | None:
+    """The configuration, of a method or of the class ``own``, of the run in a folder; None if there is no run."""
     path = Path(out) / CONFIG
-    return read_config(read_document(path).get("train")) if path.is_file() else None
+    return read_config(read_document(path).get("train"), own) if path.is_file() else None
 
 
 def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
