@@ -117,9 +117,9 @@ def sample(
         checks.whole("batch", batch, 1)
     if noise is not None:
         checks.function("noise", noise, "one of ornstein.interpolation", UsageError)
-    codec = info_of(model).codec
     strength = _strength(start, strength, mask, prior_scale, skip_steps)
     request = skipped(resolve(model, sampler, steps, evaluations, grid, shape, dtype, strength), skip_steps)
+    codec = info_of(model).codec
     begun = beginning(start, strength, mask, shape=_finished(request.shape, None if start is None else codec), n=n)
     codec = codec if decode else None
     size = 1 if strict else n if batch is None else batch
