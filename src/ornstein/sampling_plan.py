@@ -81,7 +81,7 @@ def resolve(
     if sampler is None:
         sampler = default_for(model.path)
     top = None if strength is None else time_of_strength(model.path, strength)
-    known = _Grids(path=model.path, own=info.grid, family=family, top=top, resample=resample)
+    known = _Grids(path=model.path, own=info.grid, scale=info.data_std, family=family, top=top, resample=resample)
     rule, chosen = _rule_and_grid(known, sampler, steps, evaluations, grid, math.prod(event))
     times = times_of(chosen, model.path)
     if len(times) < 2:
@@ -126,6 +126,7 @@ class _Grids:
 
     path: Path
     own: Callable[[int | None], Grid] | None
+    scale: float
     family: Callable[[int], Grid] | None
     top: float | None
     resample: int
@@ -148,9 +149,9 @@ class _Grids:
             return DDIM(), self(count)
         count = 20 if count is None else count
         if self.family is None and self.top is None:
-            rule, grid = auto(self.path, count, size)
+            rule, grid = auto(self.path, count, size, self.scale)
             return rule, self.climbing(grid)
-        return rule_for(self.path, count), self(count)
+        return rule_for(self.path, count, self.scale), self(count)
 
 
 def _rule_and_grid(
@@ -166,7 +167,7 @@ def _rule_and_grid(
     if grid is not None:
         grid = known.climbing(grid if known.top is None else grids.partial(grid, known.top))
         if sampler == "auto":
-            return rule_for(path, len(times_of(grid, path)) - 1), grid
+            return rule_for(path, len(times_of(grid, path)) - 1, known.scale), grid
         return sampler_named(sampler, import_paths=True), grid
     if sampler == "auto":
         return known.chosen(steps if evaluations is None else _shared(evaluations, known.resample), size)

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import pytest
 
 from ornstein import grids
+from ornstein.errors import UsageError
 from ornstein.paths import VE, VP, Flow, PyramidPath, ShiftedPath
-from ornstein.samplers import DDIM, Ancestral, TrigFlowAdams, auto, default_for
+from ornstein.samplers import DDIM, Ancestral, BlendedAdams, TrigFlowAdams, auto, default_for
 from ornstein.samplers.auto import rule_for
 
 # evaluations: first, last, centre, width of the grid; scale, offset of the sampler
@@ -22,10 +23,10 @@ TUNED = {
     8: (15.4, 0.0203, -0.0794, 3.09, 3.5, 0.111),
     10: (13.9, 0.0126, -0.0536, 4.24, 2.77, 0.0829),
     12: (15.0, 0.0125, -0.06, 4.2, 2.8, 0.08),
-    15: (11.0, 0.018, 0.05, 2.0, 0.43, 0.25),
-    20: (17.5, 0.014, 0.09, 2.08, 0.43, 0.162),
-    30: (28.0, 0.0103, 0.3, 1.85, 0.6, 0.1),
-    50: (48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
+    15: (11.0, 0.018, 0.05, 2.0, 1.0, 0.25),
+    20: (17.5, 0.014, 0.09, 2.08, 1.0, 0.162),
+    30: (28.0, 0.0103, 0.3, 1.85, 1.0, 0.1),
+    50: (48.0, 0.0102, 0.0, 1.855, 1.0, 0.1),
 }
 WIDE = VE(sigma_min=1e-4, sigma_max=1e4)  # so that no number is cut off by the path's own ends
 
@@ -33,7 +34,7 @@ WIDE = VE(sigma_min=1e-4, sigma_max=1e4)  # so that no number is cut off by the 
 def check(found: tuple[object, grids.Grid], count: int, numbers: Sequence[float], corrector: bool) -> None:
     first, last, centre, width, scale, offset = numbers
     rule, grid = found
-    assert isinstance(rule, TrigFlowAdams)
+    assert isinstance(rule, TrigFlowAdams if count <= 12 else BlendedAdams)
     assert (rule.points, rule.corrector) == (3, corrector)
     assert (rule.scale, rule.offset) == pytest.approx((scale, offset), rel=1e-12)
     expected = grids.cauchy(count, first=first, last=last, centre=centre, width=width)
@@ -78,7 +79,7 @@ def test_large_samples(count: int, corrector: bool) -> None:
     check(auto(WIDE, 15, 64), 15, TUNED[15], True)
     if count not in TUNED:
         rule = auto(WIDE, count, 1280)[0]
-        assert isinstance(rule, TrigFlowAdams)
+        assert isinstance(rule, BlendedAdams)
         assert rule.corrector == corrector
         assert auto(WIDE, count, 64)[0] == auto(WIDE, count)[0]
         return
@@ -102,10 +103,29 @@ def test_where_the_corrector_and_the_extrapolation_stop() -> None:
         assert isinstance(auto(path, 4, 4096)[0], TrigFlowAdams)
 
 
-def rule_of(count: int, size: int) -> TrigFlowAdams:
+def rule_of(count: int, size: int) -> BlendedAdams:
     rule = auto(WIDE, count, size)[0]
-    assert isinstance(rule, TrigFlowAdams)
+    assert isinstance(rule, BlendedAdams)
     return rule
+
+
+@pytest.mark.parametrize("count", [1, 3, 9, 14, 20, 40, 120])
+@pytest.mark.parametrize("scale", [0.1, 7.0])
+def test_all_levels_follow_the_scale_of_the_data(count: int, scale: float) -> None:
+    rule, grid = auto(WIDE, count, 1, scale)
+    plain, its_grid = auto(WIDE, count)
+    assert isinstance(rule, TrigFlowAdams | BlendedAdams)
+    assert type(plain) is type(rule)
+    assert (rule.scale, rule.offset) == pytest.approx((scale * plain.scale, scale * plain.offset), rel=1e-12)  # type: ignore[attr-defined]
+    wider = VE(sigma_min=scale * WIDE.sigma_min, sigma_max=scale * WIDE.sigma_max)
+    assert grid(wider) == pytest.approx([scale * t for t in its_grid(WIDE)], rel=1e-9)
+    assert rule_for(WIDE, count, scale) == rule
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, math.inf, math.nan])
+def test_a_scale_that_is_none_is_refused(scale: float) -> None:
+    with pytest.raises(UsageError, match="scale of the data must be positive"):
+        auto(WIDE, 10, 1, scale)
 
 
 def test_what_is_used_where_nothing_is_named() -> None:

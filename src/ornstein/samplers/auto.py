@@ -1,9 +1,10 @@
 """`auto`: the sampler and the grid for a path and a number of evaluations.
 
-On affine paths `TrigFlowAdams` on `ornstein.grids.cauchy`, with numbers that were tuned at ten counts on random
-mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's targets is among them) and are
-interpolated in between. Pictures in fewer than five evaluations are left to `DDIM` on the default grid. Where the
-path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that changes shape.
+On affine paths `TrigFlowAdams`, from 13 evaluations on `BlendedAdams`, on `ornstein.grids.cauchy`, with numbers that
+were tuned at ten counts on random mixtures and sets of points (benchmarks/practice_tune.py; none of the laboratory's
+targets is among them) and are interpolated in between. Pictures in fewer than five evaluations are left to `DDIM` on
+the default grid. Where the path has no α and σ it takes what works: `DDIM`, or `Ancestral` on a path that changes
+shape.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from ..paths.base import AffinePath, LocationPath, Path
 from .ancestral import Ancestral
 from .angle import TrigFlowAdams
 from .base import Sampler, steps_for
+from .blended import BlendedAdams
 from .ddim import DDIM
 
 
@@ -35,7 +37,8 @@ class _Tuned:
     offset: float
 
 
-# At few evaluations an extrapolation is all there is; from 13 on the corrector helps more than a large scale.
+# At few evaluations an extrapolation is all there is; from 13 on the blended rule and its corrector help more than a
+# large scale.
 _EXPLICIT = (
     _Tuned(1, 4.16, 0.156, -0.262, 3.42, 0.02, 0.76),  # the mean of all that could be: nothing is nearer in one step
     _Tuned(2, 4.16, 0.156, -0.262, 3.42, 1.84, 0.76),
@@ -47,10 +50,10 @@ _EXPLICIT = (
     _Tuned(12, 15.0, 0.0125, -0.06, 4.2, 2.8, 0.08),
 )
 _CORRECTED = (
-    _Tuned(15, 11.0, 0.018, 0.05, 2.0, 0.43, 0.25),
-    _Tuned(20, 17.5, 0.014, 0.09, 2.08, 0.43, 0.162),
-    _Tuned(30, 28.0, 0.0103, 0.3, 1.85, 0.6, 0.1),
-    _Tuned(50, 48.0, 0.0102, 0.0, 1.855, 0.6, 0.1),
+    _Tuned(15, 11.0, 0.018, 0.05, 2.0, 1.0, 0.25),
+    _Tuned(20, 17.5, 0.014, 0.09, 2.08, 1.0, 0.162),
+    _Tuned(30, 28.0, 0.0103, 0.3, 1.85, 1.0, 0.1),
+    _Tuned(50, 48.0, 0.0102, 0.0, 1.855, 1.0, 0.1),
 )
 _ROUGH = 18  # evaluations from which a corrector loses on a trained network
 _EXTRAPOLATED = 5  # evaluations from which extrapolation helps in pixels, too
@@ -58,7 +61,7 @@ _LARGE = 1024  # numbers in a sample above which fewer than five evaluations do 
 _SMALL = 64  # numbers in a sample; what `auto` does above it was found on one network for pictures
 
 
-def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Grid]:
+def auto(path: Path, evaluations: int = 20, size: int = 1, scale: float = 1.0) -> tuple[Sampler, Grid]:
     """The sampler and the grid that suit a path and a number of evaluations.
 
     ``size`` is how many numbers a clean sample has; `ornstein.sample` passes its own. Pictures lie further apart than
@@ -67,7 +70,11 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     trained network's roughness. Above 1024 numbers, on variance-preserving paths and below five evaluations, it is
     DDIM: what an extrapolation over such steps gets wrong stays in the picture as noise.
 
-    It is a pure function of the three. The grid costs exactly ``evaluations`` on affine paths and at most as many
+    ``scale`` is the standard deviation of the clean data; `ornstein.sample` passes the model's own (``data_std``). The
+    numbers were found for data of scale one, and all levels σ/α are multiplied by it: exact where the path's levels go
+    far enough, since on `VE` data times s with levels times s give samples times s.
+
+    It is a pure function of the four. The grid costs exactly ``evaluations`` on affine paths and at most as many
     elsewhere.
 
     >>> from ornstein.paths import VP
@@ -76,10 +83,13 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
     8
 
     Raises:
-        UsageError: fewer than one evaluation; `GridError` where the path's own grid costs more.
+        UsageError: fewer than one evaluation, or a scale that is not positive; `GridError` where the path's own grid
+            costs more.
     """
     if evaluations < 1:
         raise UsageError(f"there is at least one evaluation, got {evaluations}")
+    if not 0.0 < scale < math.inf:
+        raise UsageError(f"the scale of the data must be positive and finite, got {scale}")
     if not isinstance(path, AffinePath):
         rule = DDIM() if isinstance(path, LocationPath) else Ancestral()
         return rule, steps_for(rule, path, evaluations)
@@ -87,12 +97,12 @@ def auto(path: Path, evaluations: int = 20, size: int = 1) -> tuple[Sampler, Gri
         return DDIM(), grids.default(path, evaluations)
     if size > _SMALL and evaluations in (2, 3) and not isinstance(path, VP):
         return DDIM(), grids.default(path, evaluations)  # nearer on the shipped latents: .039 for .043, .011 for .017
-    return tuned(evaluations, size)
+    return tuned(evaluations, size, scale)
 
 
-def tuned(evaluations: int, size: int = 1) -> tuple[Sampler, Grid]:
-    """`TrigFlowAdams` and its grid with the tuned numbers, as `auto` takes them for most counts on affine paths."""
-    at = _between(evaluations)
+def tuned(evaluations: int, size: int = 1, scale: float = 1.0) -> tuple[Sampler, Grid]:
+    """The rule and its grid with the tuned numbers, as `auto` takes them for most counts on affine paths."""
+    at = _rescaled(_between(evaluations), scale)
     large = _enlarged(at, math.log(max(size / _SMALL, 1.0)))
     grid = grids.cauchy(evaluations, first=large.first, last=large.last, centre=large.centre, width=large.width)
     return _rule(at, explicit=size > _SMALL and evaluations >= _ROUGH), grid
@@ -106,16 +116,29 @@ def default_for(path: Path) -> str:
     return "dpmpp-2m" if isinstance(path, AffinePath) else "ddim" if isinstance(path, LocationPath) else "ancestral"
 
 
-def rule_for(path: Path, steps: int) -> Sampler:
+def rule_for(path: Path, steps: int, scale: float = 1.0) -> Sampler:
     """The sampler alone, for a grid of this many steps that somebody else chose."""
     if not isinstance(path, AffinePath):
         return DDIM() if isinstance(path, LocationPath) else Ancestral()
-    return _rule(_between(steps))
+    return _rule(_rescaled(_between(steps), scale))
 
 
-def _rule(at: _Tuned, explicit: bool = False) -> TrigFlowAdams:
-    corrector = at.count > _EXPLICIT[-1].count and not explicit
-    return TrigFlowAdams(points=3, corrector=corrector, scale=at.scale, offset=at.offset)
+def _rule(at: _Tuned, explicit: bool = False) -> Sampler:
+    if at.count <= _EXPLICIT[-1].count:
+        return TrigFlowAdams(points=3, corrector=False, scale=at.scale, offset=at.offset)
+    return BlendedAdams(points=3, corrector=not explicit, scale=at.scale, offset=at.offset)
+
+
+def _rescaled(at: _Tuned, scale: float) -> _Tuned:
+    """For data ``scale`` times as large: every level σ/α times the scale."""
+    return replace(
+        at,
+        first=at.first * scale,
+        last=at.last * scale,
+        centre=at.centre - math.log(scale),
+        scale=at.scale * scale,
+        offset=at.offset * scale,
+    )
 
 
 def _enlarged(at: _Tuned, log: float) -> _Tuned:

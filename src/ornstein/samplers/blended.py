@@ -1,0 +1,168 @@
+"""Adams' rule in two forms, weighed per sample by which of them predicted the last step better.
+
+In the angle form (`TrigFlowAdams`) the slope F is interpolated, in the clean form (DPM-Solver++) the clean estimate x̂₀:
+
+    y_s = y_t + ∑ W_j·F_j,                              y = x/√(s²α² + σ²)
+    x_s/α_s = (σ̄_s/σ̄_t)·x_t/α_t + ∑ V_j·x̂₀_j,           V_j = ∫ ℓ_j·σ̄_s/σ̄² dσ̄
+
+F hardly moves for smooth data of scale s, where x̂₀ moves with the state; x̂₀ is constant near a point or a narrow
+cluster, where F turns. Which of the two a sample is near shows when the next answer is there: with the correction of
+the step that led here, each form has the error e of its own prediction, and
+
+    w = e_F²/(e_F² + e_c²)
+
+is the weight of the clean form. So data that are nearly singular cost no accuracy on those that are smooth, and the
+other way round.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError
+from ..paths.base import AffinePath
+from ..randomness import NoiseSource
+from .angle import TrigFlowAdams
+from .base import Memory, Query, Step, Steps
+from .exponential import combine, spaced
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
+_PREDICT = 2
+"""Answers from which the clean form predicts. One more overshoots where x̂₀ settles on a point."""
+
+
+class _Node(NamedTuple):
+    """What the network said at a level σ̄: the slope of the angle form, and the clean sample."""
+
+    bar: float
+    slope: Tensor
+    clean: Tensor
+
+
+class _Stretch(NamedTuple):
+    """The step that led here: its start, and the answers that it used."""
+
+    t: float
+    x: Tensor
+    nodes: tuple[_Node, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlendedAdams:
+    """Adams' rule with one evaluation a step, in the angle form or the clean form, whichever suits the sample.
+
+    See the module for the two forms and the weights.
+
+    Args:
+        points: answers from which the angle form extrapolates, 2 to 4.
+        corrector: repeat a step with the next answer as one more node, as UniPC does.
+        scale: s, the standard deviation of the data.
+        offset: both forms interpolate in log(σ̄ + offset).
+    """
+
+    order = 2
+    needs = AffinePath
+
+    points: int = 3
+    corrector: bool = True
+    scale: float = 1.0
+    offset: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.points not in (2, 3, 4):
+            raise ConfigError(f"the blended rule extrapolates from 2 to 4 points, got {self.points}")
+        TrigFlowAdams(points=self.points, scale=self.scale, offset=self.offset)  # the same bounds
+
+    def step(self, path: AffinePath, x: Tensor, step: Step, noise: NoiseSource, memory: Memory) -> Steps:
+        """Weigh the forms by the stretch that led here, correct it, then predict the next."""
+        del noise
+        t, s = step.t, step.s
+        clean = (yield Query(x, t)).clean
+        alpha, sigma, bar = path.alpha(t), path.sigma(t), path.sigma_bar(t)
+        radius = self._radius(path, t)
+        slope = combine(clean, radius / (self.scale * sigma), [(-self.scale * alpha / (radius * sigma), x)])
+        if not math.isfinite(bar):
+            memory.clear()
+            return self._angle(path, t, s, x, (_Node(bar, slope, clean),))
+        node, last = _Node(bar, slope, clean), memory.get("stretch")
+        if last is not None:
+            known, more = last.nodes, (node, *last.nodes)
+            better = (
+                self._angle(path, last.t, t, last.x, more),
+                self._clean(path, last.t, t, last.x, more, _PREDICT + 1),
+            )
+            guess = self._angle(path, last.t, t, last.x, known), self._clean(path, last.t, t, last.x, known, _PREDICT)
+            memory["weight"] = _weight(*(one.sub_(other) for one, other in zip(guess, better, strict=True)))
+            if self.corrector:
+                x = torch.lerp(*better, memory["weight"])
+        nodes = self._spaced((node, *memory.get("nodes", ()))[: self.points], path.sigma_bar(s))
+        memory["nodes"], memory["stretch"] = nodes, _Stretch(t, x, nodes)
+        ahead = self._angle(path, t, s, x, nodes)
+        if "weight" not in memory:
+            return ahead
+        return torch.lerp(ahead, self._clean(path, t, s, x, nodes, _PREDICT), memory["weight"])
+
+    def _spaced(self, nodes: Sequence[_Node], after: float) -> tuple[_Node, ...]:
+        """See `exponential.spaced`, in the variable of the interpolation."""
+        places = [(math.log(node.bar + self.offset), node) for node in nodes]
+        return tuple(node for _, node in spaced(places, math.log(after + self.offset) - places[0][0]))
+
+    def _radius(self, path: AffinePath, t: float) -> float:
+        return math.hypot(self.scale * path.alpha(t), path.sigma(t))
+
+    def _angle(self, path: AffinePath, t: float, s: float, x: Tensor, nodes: Sequence[_Node]) -> Tensor:
+        """From x at t to s with the interpolated slope."""
+        bar, after, end = path.sigma_bar(t), path.sigma_bar(s), self._radius(path, s)
+        if len(nodes) == 1:
+            weights = [math.atan(bar / self.scale) - math.atan(after / self.scale)]
+        else:
+            # dθ = s/(s² + σ̄²) dσ̄
+            weights = self._weights(bar, after, nodes, lambda level: self.scale / (self.scale**2 + level**2))
+        return combine(
+            x, end / self._radius(path, t), [(end * w, node.slope) for w, node in zip(weights, nodes, strict=True)]
+        )
+
+    def _clean(self, path: AffinePath, t: float, s: float, x: Tensor, nodes: Sequence[_Node], points: int) -> Tensor:
+        """From x at t to s with the interpolated clean sample; to σ = 0 it is the newest one."""
+        bar, after, alpha = path.sigma_bar(t), path.sigma_bar(s), path.alpha(s)
+        if after == 0.0:
+            return alpha * nodes[0].clean
+        nodes, total = nodes[:points], 1.0 - after / bar
+        weights = [total] if len(nodes) == 1 else self._weights(bar, after, nodes, lambda level: after / level**2)
+        share = total / math.fsum(weights)  # a constant x̂₀ is met exactly, whatever the quadrature
+        terms = [(alpha * share * w, node.clean) for w, node in zip(weights, nodes, strict=True)]
+        return combine(x, alpha * after / (path.alpha(t) * bar), terms)
+
+    def _weights(self, bar: float, after: float, nodes: Sequence[_Node], rate: Any) -> list[float]:
+        """∫ ℓ_j(log(σ̄ + offset))·rate(σ̄) dσ̄ from ``after`` to ``bar``, by Gauss–Legendre nodes."""
+        places = [math.log(node.bar + self.offset) for node in nodes]
+        begin, end = math.log(bar + self.offset), math.log(after + self.offset)
+        here = begin + 0.5 * (_NODES + 1.0) * (end - begin)
+        shifted = np.exp(here)  # dσ̄ = (σ̄ + offset) d log(σ̄ + offset)
+        measure = 0.5 * (begin - end) * _WEIGHTS * rate(shifted - self.offset) * shifted
+        out: list[float] = []
+        for j, own in enumerate(places):
+            others = [place for i, place in enumerate(places) if i != j]
+            basis = np.prod([(here - other) / (own - other) for other in others], axis=0)
+            out.append(float(measure @ basis))
+        return out
+
+
+def _weight(angle: Tensor, clean: Tensor) -> Tensor:
+    """e_F²/(e_F² + e_c²) per sample, (B, 1, …), from the errors of the two predictions.
+
+    Each row is one reduction over its own numbers, so that no sample depends on its batch.
+    """
+    wide = torch.float64 if angle.dtype == torch.float64 else torch.float32
+    norms = [torch.stack([torch.linalg.vector_norm(row.to(wide)) for row in error]) for error in (angle, clean)]
+    largest = torch.maximum(*norms).clamp_min(torch.finfo(wide).tiny)
+    of_angle, of_clean = ((norm / largest).square() for norm in norms)
+    weight = of_angle / (of_angle + of_clean).clamp_min(torch.finfo(wide).tiny)
+    return weight.to(angle.dtype).reshape(-1, *(1,) * (angle.ndim - 1))
