@@ -196,7 +196,8 @@ def test_what_a_network_answers_beside_is_kept_without_its_graph():
     path, times = VE(), torch.tensor(TIMES["VE"], dtype=F64)
     for chunk in (None, 1, 2, 3):
         rows.clear()
-        found = Universal(energies=energy_of_rows(), chunk=chunk)(Denoiser(wide, path, "clean"))(X, times)
+        model = Denoiser(wide, path, "clean", learned_variance=True)
+        found = Universal(energies=energy_of_rows(), chunk=chunk)(model)(X, times)
         assert rows == {None: [3], 1: [1, 1, 1], 2: [2, 1], 3: [3]}[chunk]
         torch.testing.assert_close(found.extras["variance"], 5.0 + X)
         assert not found.clean.requires_grad

@@ -241,6 +241,8 @@ def test_every_parameterization_gives_the_same_guided_estimate(path) -> None:
     guidance = Universal(energies=LIKELIHOOD, backward=Backward(steps=2, rate=0.05))
     expected = guidance(exact)(x, t).clean
     for kind in ("clean", "noise", "v", "velocity", "edm", "consistency"):
+        if kind == "noise" and isinstance(path, Flow):
+            continue  # noise at its noisiest time says nothing of the clean sample: refused
         reading = orn.parameterizations.parameterization(kind)
 
         def net(fed: Tensor, time: Tensor, reading=reading) -> Tensor:

@@ -62,7 +62,7 @@ def test_defaults_and_refusals() -> None:
     )
     assert (plain.grid, plain.codec) == (None, None)
     assert isinstance(Denoiser(weigh, VP(), Clean()).predicts, Clean)
-    assert "codec" not in repr(model(codec=SimpleNamespace(decode=None)))
+    assert "codec" not in repr(model(codec=SimpleNamespace(decode=abs)))
     with pytest.raises(TypeError, match="positional"):
         Denoiser(weigh, VP(), "noise", None)  # type: ignore[misc] - the rest goes by name
     with pytest.raises(ConfigError, match="path must be a forward path"):

@@ -114,7 +114,7 @@ def test_nodes_nearer_than_rounding_are_one() -> None:
     ("times", "words"),
     [
         ("karras", "karras"),
-        (7, "list of times, got 7"),
+        (7, "must be a sequence of numbers, got 7"),
         ([1.0, "0.5", 0.0], "'0.5'"),
         ([1.0, None, 0.0], "None"),
         ([[1.0, 0.0]], r"\[1.0, 0.0\]"),

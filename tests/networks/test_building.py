@@ -79,7 +79,8 @@ COMMON = {"channels": 3, "out_channels": None, "classes": 0, "text_width": 0, "v
 TIMES = {"time_features": "sinusoidal", "time_scale": 1.0}
 DEFAULTS = {
     UNetConfig: COMMON | TIMES | {"width": 64, "multipliers": (1, 2, 3), "blocks": 2, "attention": (2,),
-                                  "head_width": 64, "patch": 1, "norm": "group", "norm_size": 0},
+                                  "head_width": 64, "patch": 1, "norm": "group", "norm_size": 0,
+                                  "smooth": 0},
     DiTConfig: COMMON | TIMES | {"width": 192, "depth": 6, "head_width": 64, "expansion": 4, "patch": 4,
                                  "norm": "token", "qk_norm": False},
     KLConfig: {"channels": 3, "latent": 4, "width": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2,

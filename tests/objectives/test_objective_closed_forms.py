@@ -98,7 +98,7 @@ def test_defaults_of_the_objectives_themselves():
 @pytest.mark.parametrize(
     ("kind", "name", "good", "bad"),
     [
-        (Denoising, "drop", (0.0, 1.0), (-1e-9, 1.0 + 1e-9, math.nan)),
+        (Denoising, "label_dropout", (0.0, 1.0), (-1e-9, 1.0 + 1e-9, math.nan)),
         (Denoising, "gamma", (1e-9,), (0.0, -1.0, math.nan)),
         (Denoising, "std", (1e-9, None), (0.0, -1.0, math.nan)),
         (CascadeLoss, "metric_weight", (0.0,), (-1e-9, math.inf, math.nan)),
@@ -106,8 +106,8 @@ def test_defaults_of_the_objectives_themselves():
         (ConsistencyLoss, "base", (1e-9,), (0.0, math.inf, math.nan)),
         (ConsistencyLoss, "std", (1e-9,), (0.0, math.inf)),
         (ConsistencyLoss, "rho", (1e-9,), (0.0, math.inf)),
-        (ConsistencyLoss, "quarter", (0.0, 1.0), (-1e-9, 1.0 + 1e-9)),
-        (ConsistencyLoss, "drop", (0.0, 1.0), (-1e-9, 1.0 + 1e-9)),
+        (ConsistencyLoss, "low_noise_fraction", (0.0, 1.0), (-1e-9, 1.0 + 1e-9)),
+        (ConsistencyLoss, "label_dropout", (0.0, 1.0), (-1e-9, 1.0 + 1e-9)),
         (ConsistencyLoss, "diffusion", (0.0,), (-1e-9, math.inf)),
         (ConsistencyLoss, "target", (0.0, 0.999), (1.0, -1e-9)),
         (ConsistencyLoss, "mean", (-60.0,), (math.inf, math.nan)),

@@ -227,6 +227,6 @@ def test_an_interrupted_training_leaves_nothing(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(training.files, "atomic", stopped)
     monkeypatch.setattr(training, "quality", lambda *_: {})
-    args = ["train-guide", "segmentation", "--out", str(tmp_path / "s.safetensors"), "--images", "0"]
+    args = ["train-guide", "segmentation", "--out", str(tmp_path / "s.safetensors"), "--images", "1"]
     assert main([*args, "--drawings", "32"]) == 130
     assert not list(tmp_path.iterdir())
