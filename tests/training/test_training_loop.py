@@ -274,7 +274,7 @@ def test_captions(tmp_path):
 SCRIPT = """
 import sys
 from accelerate import PartialState
-from ornstein.training import TrainConfig, train
+from ornstein.training import read_config, train
 import json
 train(read_config(json.loads(sys.argv[1])), quiet=True)
 print(f"one of {PartialState().num_processes} processes")
