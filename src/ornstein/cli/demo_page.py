@@ -78,7 +78,7 @@ def _samples(
         text="Columns are network evaluations for one image. The last row, auto, chooses sampler and grid by their "
         "number. ddpm is ancestral sampling: it adds fresh noise at every step and arrives at other critters. The "
         "others solve the probability-flow ODE, so that a converged column shows the same ones. heun takes two "
-        "evaluations a step: 5 are too few for it, and its first picture is noise.",
+        "evaluations a step: 5 and 10 are too few for it, and much of its first pictures is noise.",
         table=Table(head=["sampler", *(f"{n} evaluations" for n in EVALUATIONS)], rows=rows),
         command=commands,
     )
@@ -122,8 +122,8 @@ def _seconds(args: DemoArgs, cells: Sequence[Cell]) -> Section:
     rows = [[name, *(f"{cell.seconds_per_image:.3f}" for cell in cells if cell.sampler == name)] for name in SAMPLERS]
     return Section(
         title="Seconds an image",
-        text=f"Batches of {args.n} on this machine's CPU; nearly all of it is the network.",
-        table=Table(head=["sampler", *(f"{n} evaluations" for n in EVALUATIONS)], rows=rows),
+        text=f"By network evaluations, in batches of {args.n} on this machine's CPU; nearly all of it is the network.",
+        table=Table(head=["sampler", *(str(n) for n in EVALUATIONS)], rows=rows),
         command=_sample_command(args, "dpmpp-2m", 20),
     )
 
@@ -137,7 +137,7 @@ def _fine(args: DemoArgs, fine: Tensor) -> Section:
     real = torch.stack([source[i].image for i in range(len(source))])
     return Section(
         title="Drawn by the model, and drawn by hand",
-        text="Left: the fine solution. Right: the first pictures of the training data (DiceBear critters, CC0).",
+        text="First the fine solution, then the first pictures of the training data (DiceBear critters, CC0).",
         pictures=[
             picture(fine, f"model, {FINE} evaluations", columns=COLUMNS, scale=2),
             picture(real, "training data", columns=COLUMNS, scale=2),
