@@ -122,7 +122,7 @@ def _seconds(args: DemoArgs, cells: Sequence[Cell]) -> Section:
     rows = [[name, *(f"{cell.seconds_per_image:.3f}" for cell in cells if cell.sampler == name)] for name in SAMPLERS]
     return Section(
         title="Seconds an image",
-        text=f"By network evaluations, in batches of {args.n} on this machine's CPU; nearly all of it is the network.",
+        text=f"Batches of {args.n} on this machine's CPU, by network evaluations; nearly all of it is the network.",
         table=Table(head=["sampler", *(str(n) for n in EVALUATIONS)], rows=rows),
         command=_sample_command(args, "dpmpp-2m", 20),
     )
