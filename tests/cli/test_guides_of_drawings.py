@@ -25,7 +25,14 @@ def test_one_line_where_the_network_knows_critters(
     run = open_own(tiny_run)
     run = replace(run, details={**run.details, "train": {**run.details["train"], "data": data}})
     read_guides(
-        run, guide=guides, sources=(), through="network", backward=None, window=None, placement="joint", resample=1
+        run,
+        guide=guides,
+        sources=(),
+        differentiate_through="network",
+        backward=None,
+        window=None,
+        placement="joint",
+        resample=1,
     )
     lines = [line for line in capsys.readouterr().err.splitlines() if "knows critters" in line]
     assert len(lines) == said

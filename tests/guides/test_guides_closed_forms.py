@@ -93,7 +93,14 @@ def test_networks_and_pictures_are_not_printed():
     assert {f"{kind.__name__}.{f.name}" for kind in kinds for f in fields(kind) if not f.repr} == {
         *("ClassLogit.classifier", "SegmentationMap.segmenter", "SegmentationMap.target", "Identity.embedder"),
         *("Identity.target", "ObjectLocation.detector", "Likeness.network", "Likeness.target", "Gram.network"),
-        *("Gram.target", "Outlines.network", "Outlines.target", "Source.load", "Source.missing", "GuideType.make"),
+        *(
+            "Gram.target",
+            "Outlines.network",
+            "Outlines.target",
+            "NetworkSource.load",
+            "NetworkSource.missing",
+            "GuideType.make",
+        ),
     }
 
 
