@@ -13,7 +13,7 @@ import torch
 import ornstein as orn
 from ornstein.cli.train import parse
 from ornstein.data import open_source
-from ornstein.training import to_dict
+from ornstein.training import from_dict, to_dict
 
 WEIGHTS = Path(str(files("ornstein"))) / "weights"
 CARDS = sorted(WEIGHTS.glob("*/config.json"))
@@ -31,7 +31,8 @@ def test_the_command_of_a_card_is_the_training_that_made_it(card: Path) -> None:
     details = json.loads(card.read_text("utf-8"))
     program, word, *rest = shlex.split(details["card"]["command"])
     assert (program, word) == ("ornstein", "train")
-    said, made = flat(to_dict(parse(rest))), flat(details["train"])
+    config = parse(rest).config
+    said, made = flat(to_dict(config)), flat(to_dict(from_dict(type(config), details["train"])))
     # Where files lie and how often something is written changes no weights; the budget may have been cut.
     free = ("every.", "images", "tensorboard", "keep", "workers", "device", "kind")
     differ = {key for key in made if said.get(key) != made[key] and not key.startswith(free)}
@@ -55,9 +56,9 @@ def test_the_command_that_is_written_is_the_one_that_was_typed(words: str) -> No
     ship = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(ship)
     method, *rest = words.split()
-    made = to_dict(parse([method, "--data", "critters", "--out", "runs/x", "--images", "64", *rest]))
+    made = to_dict(parse([method, "--data", "critters", "--out", "runs/x", "--images", "64", *rest]).config)
     written = shlex.split(ship.command({"train": made}, 64))
-    assert to_dict(parse(written[2:])) == made
+    assert to_dict(parse(written[2:]).config) == made
 
 
 @pytest.mark.parametrize("card", CARDS, ids=lambda card: card.parent.name)

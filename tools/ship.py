@@ -17,7 +17,7 @@ from typing import Any
 
 from ornstein.runs import CARD, export, open_run
 from ornstein.storage.files import write_text
-from ornstein.training import to_dict
+from ornstein.training import from_dict, to_dict
 from ornstein.training.methods import METHODS
 
 LIMIT = 10 * 2**20
@@ -55,14 +55,14 @@ def main(source: str, name: str, note: str = "") -> int:
 
 def command(details: Mapping[str, Any], images: int) -> str:
     """The options that differ from the defaults. A run that was stopped is one of the images that it has seen."""
-    ours = details["train"]
+    name, method = next((n, m) for n, m in METHODS.items() if m.config.lower() == details["train"]["kind"])
+    ours = to_dict(from_dict(method.configuration, details["train"]))  # under the fields' names of today
     images = min(images, ours["images"])
-    name, method = next((n, m) for n, m in METHODS.items() if m.config.lower() == ours["kind"])
-    given = {key: ours[key] for key in ("out", "images")} | ({"origin": ours["origin"]} if ours.get("origin") else {})
+    given = {key: ours[key] for key in ("out", "images", "init_from") if ours.get(key)}
     plain = to_dict(method.configuration(**given))
     words = [f"ornstein train {name} --data {ours['data']} --out {ours['out']} --images {images}"]
     words += [f"--size {ours['size']}", f"--seed {ours['seed']}"]
-    words += [_option("origin", ours["origin"])] if ours.get("origin") else []
+    words += [_option("init-from", ours["init_from"])] if ours.get("init_from") else []
     last: list[str] = []
 
     def differ(a: Mapping[str, Any], b: Mapping[str, Any], prefix: str, words: list[str]) -> None:
@@ -84,7 +84,7 @@ def _option(name: str, value: object) -> str:
         owner, dot, last = name.rpartition(".")
         return f"--{name}" if value else f"--{owner}{dot}no-{last}"
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return f"--{'from' if name == 'origin' else name} {text}"
+    return f"--{name} {text}"
 
 
 def history(lines: list[dict]) -> dict:
