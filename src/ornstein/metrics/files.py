@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def write(path: str | Path, sets: Sequence[Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic(path) as file:
         file.write(save(arrays, metadata={_KEY: header}))
+        file.flush()
+        os.fsync(file.fileno())  # minutes of work: on the disk before the old file goes
 
 
 def read_fields(path: str | Path) -> list[dict[str, Any]]:
