@@ -25,12 +25,21 @@ TABLE = """
     data.loader.Order: shuffle=True
     data.loader.batches: start=0, workers=0, rank=0, world=1, flip=False, shuffle=True
     data.pictures.grid: gap=2
-    interop.diffusers.DiffusersModel.cond: crop=(0, 0)
-    interop.diffusers.DiffusersModel.null: rows=1
+    data.remembered.Remembered: limit=1073741824
+    interop.consistency.LatentConsistency: scaling=10.0
+    interop.consistency.few_step_grids: gamma=0.3
     interop.diffusers.from_pipeline: bound=True
+    interop.diffusers.DiffusersModel.cond: crop=(0, 0), score=6.0
+    interop.diffusers.DiffusersModel.null: rows=1, score=2.5
+    interop.diffusers.DiffusersModel: images=0
+    interop.opened.OpenedModel.null: rows=1
+    interop.opened.OpenedModel: images=0
+    interop.opened.PlainModel.null: rows=1
+    interop.opened.PlainModel: images=0, labels=0
     interop.schedulers.Bounded: bound=1.0, most=1.0
     interop.schedulers.from_scheduler_config: bound=True
     interop.udpm.load_denoiser: rule='published', device='cpu'
+    interop.udpm.open_checkpoint: device='cpu'
     latents.codec.Identity: factor=1, channels=3, fingerprint='identity'
     latents.codec.Normalisation.of: shift=0.0, scale=1.0
     latents.codec.KLCodec.tiled: side=64, overlap=16
@@ -61,19 +70,32 @@ TABLE = """
 scales=1
     metrics.rarity.rarity: k_average=5, k_outlier=20, k_rarity=3
     metrics.reconstruction.reconstruction: count=256, batch=16, device='cpu'
+    metrics.retrieval.retrieval: k=5
     metrics.score.Report: skipped=0
     metrics.sets.Statistics: skipped=0, parts=frozenset({0}), world=1
     metrics.sets.statistics: rank=0, world=1, capacity=5000
     metrics.sets.Collector: rank=0, world=1, capacity=5000
     metrics.vectors.nearest: same=False
+    storage.reading.Clamped.read: size=-1
+    storage.reading.Clamped.seek: whence=0
+    storage.reading.lines_of: limit=1073741824
+    storage.reading.load_json: limit=16777216, must_hold=<class 'dict'>
+    storage.reading.read_text: limit=16777216
+    storage.weights.fill: exact=False
+    storage.weights.read_arrays: remedy='copy it again'
+    storage.weights.read_tensors: error=<class 'ornstein.errors.CheckpointError'>, remedy='copy it again'
+    storage.weights.read_with_metadata: error=<class 'ornstein.errors.CheckpointError'>, remedy='copy it again'
     runs.codecs.open_codec: device='cpu', dtype=torch.float32
     runs.codecs.save_codec: named=False
+    runs.formats.ModelFormat: averages=False, local=True
+    runs.formats.load: ema=True
+    runs.formats.open_run: ema=True
     runs.open.TrainedModel.null: rows=1
-    runs.open.open_run: ema=True, device='cpu'
     runs.open.open_own: ema=True, device='cpu'
-    runs.open.load: ema=True, device='cpu'
     runs.open.export: half=True
+    runs.open.TrainedModel: images=0
     runs.places.read_run: ema=True
+    runs.places.exists: file=False
     runs.rarity.load: ema=True, device='cpu'
 """
 
@@ -87,13 +109,18 @@ def stated(module: ModuleType) -> Iterator[tuple[str, Any]]:
                 yield from ((f"{name}.{part}", one) for part, one in vars(value).items() if not part.startswith("_"))
 
 
+def takes_what_builtins_take(thing: Any) -> bool:
+    """Whether it is an exception or a dictionary that is made as the built-in one is, which has no signature."""
+    return inspect.isclass(thing) and issubclass(thing, Exception | dict) and not inspect.isfunction(thing.__init__)
+
+
 def defaults(package: str) -> Iterator[str]:
     """One line for each of them that takes something where nothing is said; messages and absent things left out."""
     home = importlib.import_module(f"ornstein.{package}")
     for found in pkgutil.iter_modules(home.__path__):
         for name, value in stated(importlib.import_module(f"ornstein.{package}.{found.name}")):
             thing = getattr(value, "__func__", value)
-            if not callable(thing):
+            if not callable(thing) or takes_what_builtins_take(thing):
                 continue
             parameters = inspect.signature(thing).parameters.values()
             said = {

@@ -8,12 +8,16 @@ import pkgutil
 
 import pytest
 
-POSITIONAL = {"Entry", "Order", "_Steps", "Block"}
-CHANGING = {"Block"}  # it is filled image by image
+POSITIONAL = {"Entry", "Order", "_Steps", "Block", "Shown", "_Pass", "_Place", "_Hook"}
+CHANGING = {"Block", "_Pass"}  # filled image by image, and feature by feature
 OPEN = {"Joined"}  # it remembers where its examples come from
 # Tensors and arrays have no one truth of being equal, so these are equal to themselves alone.
 IDENTICAL = {
     "Joined",
+    "Shown",
+    "OpenedModel",
+    "PlainModel",
+    "_Pass",
     "DiffusersModel",
     "ClipScore",
     "Measured",

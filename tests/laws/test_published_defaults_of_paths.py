@@ -91,6 +91,7 @@ PUBLISHED: dict[Any, dict[str, Any]] = {
         "cond": {},
         "grid": None,
         "codec": None,
+        "data_std": 1.0,
     },
     estimates.Estimate: {"clean": None, "noise": None, "velocity": None, "extras": {}},
     sampling.sample: {

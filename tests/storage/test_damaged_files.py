@@ -164,6 +164,6 @@ def test_files_that_are_no_files_are_refused_wherever_one_is_read(home, tmp_path
         path.unlink()
         shutil.copy(home / where / name, path)
     os.mkfifo(folder / "x.safetensors")
-    for reader in (Statistics.load, lambda path: guides.read("classifier", path)):
+    for reader in (Statistics.load, lambda path: guides.read_network("classifier", path)):
         with pytest.raises(OrnsteinError, match="not a regular file"):
             reader(folder / "x.safetensors")
