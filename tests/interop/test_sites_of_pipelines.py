@@ -187,7 +187,8 @@ def test_the_perturbed_network_is_the_one_with_identity_attention(model):
         if type(module).__name__ == "Attention" and not module.is_cross_attention:
             module.processor = Identity()
     strong = model(x, 0.5).clean
-    weak = orn.Denoiser(other, model.path, model.predicts, cond=model.cond)(x, 0.5).clean
+    again = orn.Denoiser(other, model.path, model.predicts, cond=model.cond, learned_variance=model.learned_variance)
+    weak = again(x, 0.5).clean
     guided = PAG(scale=2.0, at="*")(model)(x, 0.5).clean
     torch.testing.assert_close(guided, strong + 2.0 * (strong - weak), rtol=1e-4, atol=1e-4)
 

@@ -144,7 +144,10 @@ def test_the_class_is_asked_of_a_classifier_and_judged_by_pixels(monkeypatch: py
 
 
 def test_the_guidance_that_a_name_means(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "classifier", lambda *, noisy: "noisy" if noisy else "clean")
+    def of_noisy(state: torch.Tensor, log_snr: torch.Tensor) -> torch.Tensor:
+        raise NotImplementedError
+
+    monkeypatch.setattr(images, "classifier", lambda *, noisy: of_noisy if noisy else None)
     goal = images.colour(torch.zeros(2, 3, 64, 64), torch.zeros(2))
     grid = grids.log_snr(5)
 
@@ -169,7 +172,7 @@ def test_the_guidance_that_a_name_means(monkeypatch: pytest.MonkeyPatch) -> None
         expected = None if centre is None else (5, goal.rate, "gradient", centre)
         assert (None if back is None else (back.steps, back.rate, back.descent, back.centre)) == expected
     noisy, dps, posterior = named("noisy"), named("dps"), named("posterior")
-    assert (noisy.classifier, noisy.label, noisy.weight) == ("noisy", None, 0.7)
+    assert (noisy.classifier, noisy.label, noisy.weight) == (of_noisy, None, 0.7)
     assert (dps.scale, dps.grid, dps.eta) == (0.7, grid, 0.0)
     assert (posterior.measured, posterior.iterations, posterior.weight) == (goal.energy, 3, 0.7)
 

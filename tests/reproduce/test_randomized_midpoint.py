@@ -77,7 +77,7 @@ def test_an_error_of_the_noise_moves_the_mean() -> None:
 
 def test_total_variation_of_a_draw() -> None:
     noise = np.random.default_rng(0).standard_normal((400_000, 1))
-    law = closed.Law(mean=np.array([[0.3]]), variance=np.array([[1.9]]), bar=np.array([[1.0]]))
+    law = closed.GaussianLaw(mean=np.array([[0.3]]), variance=np.array([[1.9]]), bar=np.array([[1.0]]))
     assert law.tv(np.array([0.5]), noise)[0] == pytest.approx(tv_normal(0.3, 1.9, 0.0, 1.5), rel=5e-3)
 
 

@@ -143,7 +143,7 @@ def test_command(toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     ("args", "said"),
     [
         (["toi"], "did you mean 'toy'"),
-        (["toy", "--budget", "0"], "budget must be above 0"),
+        (["toy", "--budget", "0"], "--budget must be positive, got 0"),
         (["toy", "--budget", "much"], "budget"),
         (["toy", "--jobs", "0"], "--jobs must be at least 1"),
         (["toy", "--out", __file__], "is a file"),

@@ -70,7 +70,7 @@ def test_cells_on_known_posteriors() -> None:
 def test_calls_and_gradients_are_counted() -> None:
     net = nn.Conv2d(3, 3, 1).requires_grad_(False)
     counted = images.Counted(Denoiser(lambda x, time: net(x), VP(), "clean", shape=(3, 8, 8)))
-    assert counted.shape == (3, 8, 8)
+    assert counted.info.shape == (3, 8, 8)
     measured = guide.Measured(operator=lambda x: x.mean((2, 3)), target=torch.zeros(1, 3))
     x = torch.ones(2, 3, 8, 8)
     for guidance, calls, gradients in (

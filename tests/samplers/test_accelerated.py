@@ -327,9 +327,9 @@ def test_climbs_drop_the_memory() -> None:
 
 
 def test_unknown_forms_are_refused() -> None:
-    with pytest.raises(ConfigError, match="'probe', 'history' and 'memory'"):
+    with pytest.raises(ConfigError, match=r"^form must be one of 'probe', 'history', 'memory', got 'multistep'$"):
         AcceleratedODE("multistep")  # type: ignore[arg-type]
-    with pytest.raises(ConfigError, match="'variance' and 'exponential'"):
+    with pytest.raises(ConfigError, match=r"^form must be one of 'variance', 'exponential', got 'half'$"):
         MidpointSDE("half")  # type: ignore[arg-type]
 
 

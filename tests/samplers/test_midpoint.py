@@ -250,6 +250,10 @@ def test_draws_come_from_the_shared_stream() -> None:
 def test_names_and_refusals() -> None:
     assert sampler("staggered-midpoint") == MIDDLE
     assert (sampler("randomized-midpoint").order, MIDDLE.order) == (1.5, 2)
-    for bad in ({"form": "v"}, {"places": "end"}, {"opening": "none"}):
-        with pytest.raises(ConfigError, match="a midpoint rule knows"):
+    for bad, said in (
+        ({"form": "v"}, "form must be one of 'noise', 'clean', 'score', got 'v'"),
+        ({"places": "end"}, "places must be one of 'random', 'middle', got 'end'"),
+        ({"opening": "none"}, "opening must be one of 'pair', 'single', got 'none'"),
+    ):
+        with pytest.raises(ConfigError, match=f"^{said}$"):
             replace(MIDDLE, **bad)  # type: ignore[arg-type]
