@@ -83,7 +83,8 @@ def _evaluated(annotations: Mapping[str, Any], module: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, annotation in annotations.items():
         try:
-            found |= get_type_hints(type("_", (), {"__annotations__": {name: annotation}}), vars(sys.modules[module]))
+            holder = type("_", (), {"__annotations__": {name: annotation}})
+            found |= get_type_hints(holder, vars(sys.modules[module]), include_extras=True)  # with other spellings
         except NameError:
             continue
     return found

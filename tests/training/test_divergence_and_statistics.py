@@ -169,7 +169,7 @@ def test_what_the_guard_is_told_of_a_batch():
         ({"output": 0.9}, "watch.output must be at least 1, got 0.9"),
         ({"surge": 0.9}, "watch.surge must be at least 1, got 0.9"),
         ({"surge": math.inf}, "watch.surge must be at least 1, got inf"),
-        ({"outlier": math.nan}, "watch.outlier must be at least 0, got nan"),
+        ({"outlier": math.nan}, "outlier must be a finite number, got nan"),
     ],
 )
 def test_thresholds_that_cannot_be(change, message):
