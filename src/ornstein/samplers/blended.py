@@ -18,11 +18,12 @@ other way round.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -36,6 +37,9 @@ from .exponential import combine, spaced
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 _PREDICT = 2
 """Answers from which the clean form predicts. One more overshoots where x̂₀ settles on a point."""
+
+
+_Rate = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
 
 
 class _Node(NamedTuple):
@@ -140,7 +144,7 @@ class BlendedAdams:
         terms = [(alpha * share * w, node.clean) for w, node in zip(weights, nodes, strict=True)]
         return combine(x, alpha * after / (path.alpha(t) * bar), terms)
 
-    def _weights(self, bar: float, after: float, nodes: Sequence[_Node], rate: Any) -> list[float]:
+    def _weights(self, bar: float, after: float, nodes: Sequence[_Node], rate: _Rate) -> list[float]:
         """∫ ℓ_j(log(σ̄ + offset))·rate(σ̄) dσ̄ from ``after`` to ``bar``, by Gauss–Legendre nodes."""
         places = [math.log(node.bar + self.offset) for node in nodes]
         begin, end = math.log(bar + self.offset), math.log(after + self.offset)
@@ -161,7 +165,7 @@ def _weight(angle: Tensor, clean: Tensor) -> Tensor:
     Each row is one reduction over its own numbers, so that no sample depends on its batch.
     """
     wide = torch.float64 if angle.dtype == torch.float64 else torch.float32
-    norms = [torch.stack([torch.linalg.vector_norm(row.to(wide)) for row in error]) for error in (angle, clean)]
+    norms = [torch.stack([row.to(wide).square().sum().sqrt() for row in error]) for error in (angle, clean)]
     largest = torch.maximum(*norms).clamp_min(torch.finfo(wide).tiny)
     of_angle, of_clean = ((norm / largest).square() for norm in norms)
     weight = of_angle / (of_angle + of_clean).clamp_min(torch.finfo(wide).tiny)
