@@ -295,8 +295,11 @@ def _reference(target: str, path: AffinePath, first: float, last: float, steps: 
 
 @lru_cache(maxsize=256)
 def _calls(rule: Sampler, path: AffinePath, times: tuple[float, ...]) -> int:
-    """Evaluations of a descent. Rules cost the same in every later step, so two short dry runs tell a long one."""
+    """Evaluations of a descent. Rules cost the same in every later step, so two short dry runs tell a long one.
+
+    The short ones are the long one's first steps: a last step down to its end would be wide, and cost a jump.
+    """
     if len(times) <= 25:
         return len(plan(rule, path, times))
-    few, more = (len(plan(rule, path, times[:n] + times[-1:])) for n in (11, 12))
+    few, more = (len(plan(rule, path, times[:n])) for n in (12, 13))
     return few + (len(times) - 12) * (more - few)

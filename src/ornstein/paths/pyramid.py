@@ -93,7 +93,7 @@ class PyramidPath(OneLine):
             )
         if not all(0.0 < value < math.inf for value in (*self.alphas, *self.sigmas)):
             raise ConfigError(f"alphas and sigmas must be positive, got {self.alphas} and {self.sigmas}")
-        if not all(factor >= 1 and factor % 1 == 0 for factor in self.factors):
+        if not all(factor >= 1 for factor in self.factors):
             raise ConfigError(f"factors must be whole numbers from 1 up, got {self.factors}")
         if self.rule not in ("exact", "published"):
             raise ConfigError(f"unknown rule {self.rule!r}: choose exact or published")
