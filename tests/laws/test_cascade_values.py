@@ -107,9 +107,9 @@ def test_a_back_with_other_channels_is_refused() -> None:
     reading = Cascade()
     for channels in (1, 2, 4):
         wrong = NOISE.normal("wrong", (channels, 4, 5))
-        with pytest.raises(UsageError, match=f"answers {channels} channels, not the 3"):
+        with pytest.raises(UsageError, match=f"returns {channels} channels, not the 3 of an image and a gate"):
             reading.ask(lambda fed, stage, w=wrong: WHITE if stage == "front" else w, VP(), X, T)  # type: ignore[misc]
-        with pytest.raises(UsageError, match=f"answers {channels} channels, not the 3"):
+        with pytest.raises(UsageError, match=f"returns {channels} channels, not the 3 of an image and a gate"):
             reading.heads(orn.Estimate(X, T, VP(), clean=CLEAN), CLEAN, wrong)
 
 
@@ -144,7 +144,7 @@ def test_cascaded_passes_every_option_on() -> None:
             Cascade(clip=bad)
     with pytest.raises(ConfigError, match="cascade itself"):
         Cascade(front=Cascade())
-    with pytest.raises(UsageError, match="reads NoisePrediction"):
+    with pytest.raises(UsageError, match="only a cascade has a gate, and this is a NoisePrediction"):
         forced(orn.Denoiser(Affine(2, 0.5), VP()), 0.0)
 
 

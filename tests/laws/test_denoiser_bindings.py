@@ -184,7 +184,7 @@ class Outer:
 
 
 def test_what_a_denoiser_knows_is_known_to_what_wraps_it() -> None:
-    codec = SimpleNamespace(decode=None)
+    codec = SimpleNamespace(decode=lambda latents: latents)
     family = lambda count: grids.karras(count or 3)  # noqa: E731
     inner = model(codec=codec, grid=family, shape=(2, 4, 4))
     for wrapped in (inner, CachedDenoiser(inner), Outer(CachedDenoiser(inner)), CachedDenoiser(CachedDenoiser(inner))):

@@ -218,10 +218,11 @@ def test_ranges_of_betas_and_schedules_at_their_edges() -> None:
         (1.0, 0.5),
         (-0.1, 0.5),
         (0.5, 1.0 + 1e-9),
-        (0.5, math.nan),
     ):
         with pytest.raises(ConfigError, match="check"):
             Table(betas=betas)
+    with pytest.raises(ConfigError, match=r"^betas must be a list \(a number each\), got \(0\.5, nan\)$"):
+        Table(betas=(0.5, math.nan))
     for make in (Linear, ScaledLinear):
         for options in ({"beta_min": 0.0}, {"beta_min": 2.0, "beta_max": 2.0}, {"beta_max": math.inf}):
             with pytest.raises(ConfigError, match="0 < beta_min < beta_max"):

@@ -229,7 +229,7 @@ def test_levels_are_whole_and_one_for_the_batch() -> None:
 
 def test_nonsense_at_the_edges_of_every_option() -> None:
     one = {"alphas": (0.5,), "sigmas": (0.1,), "factors": (2,)}
-    for options in ({}, {"alphas": (1e-9,)}, {"sigmas": (1e9,)}, {"factors": (1,)}, {"factors": (3.0,)}):
+    for options in ({}, {"alphas": (1e-9,)}, {"sigmas": (1e9,)}, {"factors": (1,)}, {"factors": (3,)}):
         PyramidPath(**{**one, **options})
     for options, message in (
         ({"alphas": (0.5, 0.5)}, "one value a level, got 2, 1 and 1"),
@@ -242,7 +242,8 @@ def test_nonsense_at_the_edges_of_every_option() -> None:
         ({"alphas": (math.inf,)}, "must be positive"),
         ({"sigmas": (math.inf,)}, "must be positive"),
         ({"factors": (0,)}, "whole numbers from 1 up"),
-        ({"factors": (1.5,)}, "whole numbers from 1 up"),
+        ({"factors": (1.5,)}, r"^factors must be a list \(a whole number each\), got \(1\.5,\)$"),
+        ({"factors": (3.0,)}, r"^factors must be a list \(a whole number each\), got \(3\.0,\)$"),
         ({"kernel": (1.0, -1.0)}, "kernel must be"),
         ({"kernel": (1.0, math.inf)}, "kernel must be"),
         ({"kernel": (1.0,), "rule": "published"}, "the box's alone"),
