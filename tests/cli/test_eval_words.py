@@ -18,7 +18,7 @@ from PIL import Image
 from ornstein import metrics, sampling
 from ornstein.cli.eval_args import EvalArgs
 from ornstein.cli.image_sets import ImageSet, Sampling, open_data, open_measured, open_samples
-from ornstein.cli.main import main
+from ornstein.cli.main import main, parse
 from ornstein.cli.request import INSISTING, ON_IMAGES, SINGLE, read_request, weights_of
 from ornstein.cli.set_statistics import Evaluators, compute_statistics, load_evaluators, write_images
 from ornstein.data import UnreadableError
@@ -70,9 +70,6 @@ def test_where_the_data_come_from(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ({"n": 1}, "--n must be at least 2 and --batch at least 1, got 1 and 16"),
-        ({"batch": 0}, "--n must be at least 2 and --batch at least 1, got 1000 and 0"),
-        ({"size": 3}, "--size must be at least 4, got 3"),
         ({"k": 0, "metrics": "prdc"}, "k must be at least 1, got 0"),
         ({"metrics": "zzz"}, r"unknown metric 'zzz': choose from fd, sfd, .*rarity, diversity, clip, retrieval$"),
         ({"metrics": "sfdd"}, "unknown metric 'sfdd': did you mean sfd"),
@@ -83,8 +80,17 @@ def test_where_the_data_come_from(tmp_path: Path) -> None:
 def test_edges_of_the_words(words: dict[str, Any], said: str) -> None:
     with pytest.raises(UsageError, match=said):
         request(**words)
-    least = {"n": 2, "batch": 1, "size": 4, "k": 1}
-    assert request(**{name: least[name] for name in words if name in least}).metrics == ("fd", "kid")
+
+
+@pytest.mark.parametrize(("option", "least"), [("n", 2), ("batch", 1), ("size", 4), ("k", 1)])
+def test_numbers_at_their_least(option: str, least: int) -> None:
+    def read(value: int) -> EvalArgs:
+        return parse(EvalArgs, "ornstein eval", ["a", f"--{option}", str(value)])
+
+    with pytest.raises(UsageError, match=rf"^--{option} must be at least {least}, got {least - 1}$"):
+        read(least - 1)
+    assert getattr(read(least), option) == least
+    assert read_request(read(least)).metrics == ("fd", "kid")
 
 
 def test_counts_at_their_edges() -> None:

@@ -156,6 +156,9 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
         ["r"],
         {
             "interpolate": None,
+            "init": (),
+            "strength": None,
+            "mask": None,
             "resample_level": None,
             "keep_noise": 0.0,
             "posterior": None,
@@ -325,7 +328,7 @@ def test_every_method_has_its_paper_and_a_command_that_parses() -> None:
     from ornstein.cli import train
     from ornstein.samplers import sampler
 
-    assert {method.name: (method.arxiv, method.state) for method in PAPERS} == PAPERS
+    assert {method.name: (method.arxiv, method.state) for method in PAPERS} == METHODS
     for method in PAPERS:
         assert bool(method.command) == (method.state == "ready")
         if not method.command:

@@ -39,7 +39,7 @@ EMPTY = ["--prompt", "--negative-prompt", "--label"]
 def meant(one: Parameter) -> set[str]:
     """The values that look like nonsense and mean something."""
     end = one.flag if "." not in one.flag else "." + one.flag.rpartition(".")[2]
-    if any(kind in (str, Path) or get_args(kind)[:1] == (str,) for kind in one.alternatives):
+    if any(kind in (str, Path) or get_args(kind)[:1] in ((str,), (Path,)) for kind in one.alternatives):
         return {*NUMBERS, *({"", "  "} if one.flag in EMPTY else ())}
     return {*({"0"} if end in ZERO else ()), *({"0", "-1"} if end in NEGATIVE else ())}
 

@@ -115,8 +115,11 @@ def test_rates_as_a_document_with_plots(
     assert f"cannot write plots to {tmp_path}: No space left on device" in capsys.readouterr().err
     for words, said in (
         (("--targets", ","), "no target given: choose from G8"),
-        (("--dimension", "--precision"), "--dimension and --precision are different questions"),
-        (("--score-error", "scale=2", "--dimension"), "--score-error and --dimension are different questions"),
+        (("--dimension", "--precision"), "--dimension and --precision are different studies: give one at a time"),
+        (
+            ("--score-error", "scale=2", "--dimension"),
+            "--score-error and --dimension are different studies: give one at a time",
+        ),
         (("--score-error", "scale=2", "--targets", ","), "no target given: a wrong score"),
     ):
         assert main(["rates", *words]) == 2

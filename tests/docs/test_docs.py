@@ -5,6 +5,7 @@ block marked ``python no-run: REASON`` is not.
 """
 
 import importlib
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -214,7 +215,8 @@ def test_a_row_of_the_table_of_samplers(name: str) -> None:
     assert eval(made.strip("`"), vars(samplers)) == rule
     assert float(order) == rule.order
     assert needs.strip("`") == rule.needs.__name__
-    path, n = orn.VP(), 6
+    # σ/α falls to no less than a quarter in a step, where some rules would jump with one evaluation.
+    path, n = orn.VP(), 16
     times = orn.grids.karras(n)(path)
     count = re.sub(r"(\d)n", r"\1 * n", evaluations).replace("−", "-")
     assert eval(count, {"n": n}) == len(orn.plan(rule, path, times))
@@ -224,6 +226,17 @@ def test_a_row_of_the_table_of_samplers(name: str) -> None:
     )
     ends = [orn.run(orn.solve(rule, path, torch.ones(1, 1, 2, 2), times, orn.Noise.of(k, [0])), model) for k in (0, 1)]
     assert stochastic == ("no" if torch.equal(*ends) else "yes")
+
+
+@pytest.mark.parametrize("name", ["accelerated-ode", "sde-midpoint"])
+def test_a_jump_over_a_wide_step_costs_one_evaluation(name: str) -> None:
+    path, n = orn.VP(), 6
+    times = orn.grids.karras(n)(path)
+    bars = [path.sigma_bar(t) for t in times[:-1]]
+    wide = sum(bar > 4 * after for bar, after in itertools.pairwise(bars))
+    assert wide == 3
+    count = {"accelerated-ode": 2 * n - 2, "sde-midpoint": 2 * n - 1}[name]
+    assert len(orn.plan(samplers.SAMPLERS[name](), path, times)) == count - wide
 
 
 def test_the_table_of_paths_names_all_that_train() -> None:

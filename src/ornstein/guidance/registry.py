@@ -1,6 +1,6 @@
 """Guidances by name: the registry at the edge, for `ornstein sample --guidance NAME[:NUMBER][,KEY=VALUE…]`.
 
->>> read("pag:3,at=up.0.*").make(Setting())
+>>> read_guidance("pag:3,at=up.0.*").make(Setting())
 PAG(scale=3.0, at='up.0.*')
 """
 
