@@ -344,3 +344,12 @@ def test_plain_dictionaries():
         from_dict(DenoiserSpec, 3, "model")
     with pytest.raises(ConfigError, match="the configuration must hold named values"):
         from_dict(DenoiserSpec, None)
+
+
+@pytest.mark.parametrize("name", [".lock", "metrics.jsonl"])
+@pytest.mark.parametrize("kind", ["fifo", "loop", "folder"])
+def test_what_is_no_file_in_a_run_is_refused_and_not_waited_for(name, kind, tmp_path):
+    path = tmp_path / name
+    {"fifo": os.mkfifo, "loop": lambda at: at.symlink_to(at.name), "folder": os.mkdir}[kind](path)
+    with pytest.raises(ConfigError, match="is no regular file: remove it"):
+        folder.check(TrainConfig(data="critters:8", out=str(tmp_path)))

@@ -49,6 +49,9 @@ def check(config: TrainConfig) -> bool:
         if not home.is_dir():
             raise ConfigError(f"--out {out} cannot be written (not a directory): name another folder")
         return False
+    for path in (out / ".lock", out / METRICS):  # a FIFO would be waited for
+        if os.path.lexists(path) and not path.is_file():
+            raise ConfigError(f"{path} is no regular file: remove it")
     if (out / CONFIG).is_file():
         read_document(out / CONFIG)
         return True
