@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .interop.diffusers import from_pipeline
     from .paths import VE, VP, AffinePath, Flow, LocationPath, Path, PyramidPath, ShiftedPath
     from .randomness import Noise, NoiseSource
+    from .relay import Relay
     from .runs import load
     from .runs.front import sample, stream
     from .samplers import plan, run, solve
@@ -31,6 +32,7 @@ _MODULES = {
     "estimates": ("Estimate", "Gaussian"),
     "paths": ("VE", "VP", "AffinePath", "Flow", "LocationPath", "Path", "PyramidPath", "ShiftedPath"),
     "randomness": ("Noise", "NoiseSource"),
+    "relay": ("Relay",),
     "interop.diffusers": ("from_pipeline",),
     "runs": ("load",),
     "runs.front": ("sample", "stream"),
@@ -53,6 +55,7 @@ __all__ = [
     "NoiseSource",
     "Path",
     "PyramidPath",
+    "Relay",
     "ShiftedPath",
     "__version__",
     "denoisers",

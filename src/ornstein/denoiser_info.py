@@ -40,6 +40,7 @@ class DenoiserInfo(checks.OneLine):
         network: what is evaluated: a module or a function.
         time_name: the network's keyword for the time, if it has one.
         times_together: whether states at several times are one evaluation of the network (`Denoiser.predict_times`).
+        handovers: falling times at which another network takes over (`ornstein.Relay`); samplers begin anew there.
     """
 
     shape: tuple[int, ...] | None = None
@@ -52,6 +53,7 @@ class DenoiserInfo(checks.OneLine):
     network: Net | None = None
     time_name: str | None = None
     times_together: bool = False
+    handovers: tuple[float, ...] = ()
 
     @property
     def module(self) -> nn.Module | None:

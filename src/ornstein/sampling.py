@@ -126,7 +126,8 @@ def sample(
     parts: list[Tensor] = []
 
     def total() -> int:
-        return len(plan(request.sampler, model.path, request.times, seed)) * math.ceil(n / size)
+        handovers = info_of(model).handovers
+        return len(plan(request.sampler, model.path, request.times, seed, handovers)) * math.ceil(n / size)
 
     with _repeatable(strict), counted(progress, total) as tick:
         for low in range(0, n, size):
@@ -137,7 +138,8 @@ def sample(
             pictures = None if begun is None else begun.rows(rows, n)
             x, part, source = _begin(part, request, seed, samples, prior_scale, source, pictures)
             watched = _Watched(part, tick)
-            clean = run(solve(request.sampler, part.path, x, request.times, source), cast("DenoiserLike", watched))
+            descent = solve(request.sampler, part.path, x, request.times, source, info_of(part).handovers)
+            clean = run(descent, cast("DenoiserLike", watched))
             watched.check_result(clean, request.sampler)
             clean = clean if codec is None else _decoded(codec, clean)
             parts.append(clean if pictures is None or not decode else pictures.pasted(clean))
@@ -181,7 +183,7 @@ def stream(
     bound = model if cond is None else model.with_condition(cond)
     x, bound, noise = _begin(bound, request, seed, range(first, first + n), prior_scale, None, begun)
     watched = _Watched(bound)
-    steps_ = solve(request.sampler, bound.path, x, request.times, noise)
+    steps_ = solve(request.sampler, bound.path, x, request.times, noise, info_of(bound).handovers)
     return _checked(stream_steps(steps_, cast("DenoiserLike", watched)), watched, request.sampler)
 
 

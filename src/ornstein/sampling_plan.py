@@ -17,6 +17,7 @@ from .errors import GridError, UsageError
 from .grids import Grid, GridLike, times_of
 from .paths import PyramidPath
 from .paths.base import Path
+from .relay import through
 from .samplers import DDIM, Sampler, auto, default_for, steps_for
 from .samplers import sampler as sampler_named
 from .samplers.auto import rule_for
@@ -81,7 +82,15 @@ def resolve(
     if sampler is None:
         sampler = default_for(model.path)
     top = None if strength is None else time_of_strength(model.path, strength)
-    known = _Grids(path=model.path, own=info.grid, scale=info.data_std, family=family, top=top, resample=resample)
+    known = _Grids(
+        path=model.path,
+        own=info.grid,
+        scale=info.data_std,
+        family=family,
+        top=top,
+        resample=resample,
+        nodes=info.handovers,
+    )
     rule, chosen = _rule_and_grid(known, sampler, steps, evaluations, grid, math.prod(event))
     times = times_of(chosen, model.path)
     if len(times) < 2:
@@ -130,14 +139,21 @@ class _Grids:
     family: Callable[[int], Grid] | None
     top: float | None
     resample: int
+    nodes: tuple[float, ...] = ()
 
     def __call__(self, count: int | None) -> Grid:
-        """The grid of so many steps below ``top``, each step taken ``resample`` times."""
+        """The grid of so many steps below ``top``, through the nodes, each step taken ``resample`` times."""
         if self.family is None and self.own is not None:
             return self.climbing(self.own(count) if self.top is None else grids.partial(self.own(count), self.top))
         family = self.family or (lambda steps: grids.default(self.path, steps))
         steps = usual_steps(self.path, None) if count is None else count
-        return self.climbing(family(steps) if self.top is None else below(family, steps, self.top, self.path))
+        top, path = self.top, self.path
+        rule = family if top is None else lambda few: below(family, few, top, path)
+        return self.climbing(self.through(rule, steps))
+
+    def through(self, family: Callable[[int], Grid], steps: int) -> Grid:
+        """The grid of a family through the nodes."""
+        return through(family, steps, self.nodes) if self.nodes else family(steps)
 
     def climbing(self, grid: GridT) -> GridT | Grid:
         """A grid with each of its steps taken ``resample`` times."""
@@ -149,8 +165,9 @@ class _Grids:
             return DDIM(), self(count)
         count = 20 if count is None else count
         if self.family is None and self.top is None:
-            rule, grid = auto(self.path, count, size, self.scale)
-            return rule, self.climbing(grid)
+            rule, _ = auto(self.path, count, size, self.scale)
+            tuned = self.through(lambda few: auto(self.path, few, size, self.scale)[1], count)
+            return rule, self.climbing(tuned)
         return rule_for(self.path, count, self.scale), self(count)
 
 
@@ -173,7 +190,7 @@ def _rule_and_grid(
         return known.chosen(steps if evaluations is None else _shared(evaluations, known.resample), size)
     rule = sampler_named(sampler, import_paths=True)
     if evaluations is not None:
-        return rule, steps_for(rule, path, evaluations, lambda _, count: known(count))
+        return rule, steps_for(rule, path, evaluations, lambda _, count: known(count), known.nodes)
     if known.family is None and known.own is not None:
         return rule, known(steps)
     return rule, known(usual_steps(path, steps))

@@ -9,7 +9,7 @@ On the host they answer at the ends as a tensor would – ∞ or NaN, never an e
 from __future__ import annotations
 
 import math
-from typing import TypeVar
+from typing import Self, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,27 @@ from torch import Tensor
 
 Time = float | Tensor
 T = TypeVar("T", float, Tensor, float | Tensor)
+
+
+class StepTime(float):
+    """A host time at which a step evaluates the denoiser, and the time ``began`` at which that step began.
+
+    It is the same number. A denoiser of several networks (`ornstein.Relay`) takes all evaluations of a step by one.
+    """
+
+    __slots__ = ("began",)
+
+    def __new__(cls, time: float, began: float) -> Self:
+        """The time, with where its step began."""
+        self = super().__new__(cls, time)
+        self.began = began
+        return self
+
+    def __getnewargs__(self) -> tuple[float, float]:
+        return float(self), self.began
+
+    began: float
+
 
 _LARGEST = 709.0  # e⁷⁰⁹ is the last whole power of e below the largest double
 

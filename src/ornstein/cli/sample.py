@@ -51,7 +51,7 @@ def sample(args: SampleArgs) -> int:
     initial = read_initial(args, run.denoiser)
     request = skipped(_request(args, run.denoiser), args.skip_steps)
     guided = _guided(run, args, requested, guidances_of(wanted, run, request.times, args.device, null), null)
-    evaluations = len(plan(request.sampler, run.denoiser.path, request.times))
+    evaluations = len(plan(request.sampler, run.path, request.times, handovers=run.info.handovers))
     make_folder(args.out)
     if unlabelled and labels:
         note_labels(labels)

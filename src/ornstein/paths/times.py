@@ -18,6 +18,11 @@ def is_near(t: float, s: float, path: Path) -> bool:
     return abs(t - s) <= _ROUNDING * max(min(abs(t), abs(s)), path.t_min)
 
 
+def is_above(t: float, level: float, path: Path) -> bool:
+    """Whether t is noisier than ``level`` by more than rounding."""
+    return t > level and not is_near(t, level, path)
+
+
 def normalised(times: Any, path: Path) -> tuple[float, ...]:
     """The times of a list, array or tensor as floats: what every grid, sampler and problem works on.
 

@@ -25,8 +25,9 @@ from ..denoisers import DenoiserLike
 from ..errors import GridError, PathError, UsageError
 from ..estimates import Estimate
 from ..paths.base import AffinePath, LocationPath, Path
-from ..paths.times import normalised
+from ..paths.times import is_above, normalised
 from ..randomness import Key, Noise, NoiseSource
+from ..scalars import StepTime
 from ..typed import typed
 
 Memory = dict[str, Any]
@@ -99,6 +100,10 @@ class Event(NamedTuple):
 class Problem(checks.OneLine):
     """A sampler, a path and a list of times that fit each other; refused at construction where they do not.
 
+    At ``handovers``, the times at which another network takes over (`ornstein.Relay`), a descent begins anew: the first
+    step at or below one has no neighbour before it and an empty memory, for what was remembered is of another network.
+    The times of its queries are `ornstein.scalars.StepTime`, so that one network makes all evaluations of a step.
+
     Raises:
         PathError: the sampler needs a method that this kind of path does not have.
         GridError: fewer than two different times, no number, or a time outside the path's `t_range`.
@@ -107,6 +112,7 @@ class Problem(checks.OneLine):
     sampler: Sampler
     path: Path
     times: tuple[float, ...]
+    handovers: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "times", normalised(self.times, self.path))
@@ -117,11 +123,12 @@ class Problem(checks.OneLine):
             )
 
     def stretches(self) -> Iterator[Step]:
-        """The steps; neighbours never reach across a turning point."""
+        """The steps; neighbours never reach across a turning point, nor back over a hand-over."""
         times = self.times
         for i, (t, s) in enumerate(itertools.pairwise(times)):
             down = s < t
             before = times[i - 1] if i > 0 and (times[i - 1] > t) == down else None
+            before = None if before is not None and down and self._handed_over(before, t) else before
             after = times[i + 2] if i + 2 < len(times) and (times[i + 2] < s) == down else None
             yield Step(t=t, s=s, index=i, before=before, after=after)
 
@@ -134,7 +141,9 @@ class Problem(checks.OneLine):
         dtype = x.dtype
         for step in self.stretches():
             if step.s < step.t:
-                x = (yield from self.sampler.step(self.path, x, step, noise, memory)).to(dtype)
+                memory = {} if step.before is None else memory
+                asked = self.sampler.step(self.path, x, step, noise, memory)
+                x = (yield from (_of_step(asked, step.t) if self.handovers else asked)).to(dtype)
                 continue
             memory = {}
             clean: Tensor | None = None
@@ -143,6 +152,20 @@ class Problem(checks.OneLine):
             z = noise.normal(("up", step.index), self.path.state_shape(x.shape[1:], step.s, at=step.t))
             x = self.path.renoise(x, step.t, step.s, z, clean).to(dtype)
         return x
+
+    def _handed_over(self, before: float, t: float) -> bool:
+        """Whether the step at t is the first one at or below a hand-over."""
+        return any(is_above(before, at, self.path) and not is_above(t, at, self.path) for at in self.handovers)
+
+
+def _of_step(steps: Steps, began: float) -> Steps:
+    """The same queries, whose times know where their step began."""
+    try:
+        query = next(steps)
+        while True:
+            query = steps.send((yield Query(query.x, StepTime(query.t, began))))
+    except StopIteration as stop:
+        return stop.value
 
 
 def _check_path(sampler: Sampler, path: Path) -> None:
@@ -156,9 +179,19 @@ def _check_path(sampler: Sampler, path: Path) -> None:
 
 
 @typed(UsageError)
-def solve(sampler: Sampler, path: Path, x: Tensor, times: Sequence[float], noise: NoiseSource) -> Steps:
-    """The queries of ``sampler`` from state x at times[0] to times[-1]; arguments are checked before the first."""
-    return Problem(sampler, path, tuple(times)).steps(x, noise)
+def solve(
+    sampler: Sampler,
+    path: Path,
+    x: Tensor,
+    times: Sequence[float],
+    noise: NoiseSource,
+    handovers: Sequence[float] = (),
+) -> Steps:
+    """The queries of ``sampler`` from state x at times[0] to times[-1]; arguments are checked before the first.
+
+    ``handovers`` are those of the denoiser, ``info_of(denoiser).handovers``: see `Problem`.
+    """
+    return Problem(sampler, path, tuple(times), tuple(handovers)).steps(x, noise)
 
 
 def stream(steps: Steps, denoiser: DenoiserLike) -> Iterator[Event]:
@@ -188,7 +221,9 @@ def run(steps: Steps, denoiser: DenoiserLike) -> Tensor:
 
 
 @typed(UsageError)
-def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) -> list[float]:
+def plan(
+    sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0, handovers: Sequence[float] = ()
+) -> list[float]:
     """Times at which ``sampler`` evaluates the denoiser, from a dry run on an empty state.
 
     ``seed`` matters only to samplers that draw their times. Not defined for samplers whose queries depend on the
@@ -196,7 +231,7 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
     """
     shape = (1, 64, 64)
     noise = _Silent(Noise.of(seed, range(1)))
-    problem = Problem(sampler, path, tuple(times))
+    problem = Problem(sampler, path, tuple(times), tuple(handovers))
     steps = problem.steps(torch.zeros(1, *path.state_shape(shape, problem.times[0])), noise)
     found: list[float] = []
     try:
@@ -212,7 +247,11 @@ def plan(sampler: Sampler, path: Path, times: Sequence[float], seed: int = 0) ->
 
 @typed(UsageError)
 def steps_for(
-    sampler: Sampler, path: Path, evaluations: int, family: Callable[[Path, int], grids.Grid] = grids.default
+    sampler: Sampler,
+    path: Path,
+    evaluations: int,
+    family: Callable[[Path, int], grids.Grid] = grids.default,
+    handovers: Sequence[float] = (),
 ) -> grids.Grid:
     """The longest grid of ``family`` on which ``sampler`` needs at most ``evaluations`` evaluations.
 
@@ -223,7 +262,7 @@ def steps_for(
     """
 
     def evaluations_of(steps: int) -> int:
-        return len(plan(sampler, path, family(path, steps)(path)))
+        return len(plan(sampler, path, family(path, steps)(path), handovers=handovers))
 
     # Every step costs at least one evaluation, and longer grids never cost less.
     steps = bisect.bisect_right(range(1, evaluations + 1), evaluations, key=evaluations_of)
