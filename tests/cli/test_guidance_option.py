@@ -206,7 +206,6 @@ REFUSED: Sequence[tuple[str, Sequence[str]]] = (
     ("guidance 'skip-layer,blocks=2': no site matches", ("--guidance", "skip-layer,blocks=2")),
     ("guidance 'pag:3': no site matches 'mid.*.value'", ("--guidance", "pag:3")),
     ("guidance 'seg': no site matches 'mid.*.query'", ("--guidance", "seg")),
-    ("--guidance apg:3 needs a condition to guide toward: --label or --prompt", ("--guidance", "apg:3")),
     ("--guidance-scale 2 and --guidance cfg:3 are the same guidance twice",
      ("--guidance-scale", "2", "--guidance", "cfg:3", *LABEL)),
     ("guidance 'autoguidance' needs a second model: write autoguidance:RUN[:WEIGHT]", ("--guidance", "autoguidance")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import json
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+import ornstein as orn
 from ornstein.errors import CheckpointError, ConfigError
 from ornstein.models.card import read_document, read_spec
 from ornstein.models.registry import MODELS, spec_class
@@ -59,6 +61,21 @@ def test_opening_a_model_imports_neither_the_trainer_nor_the_command():
     code = f"import sys, ornstein; ornstein.load('critters'); print([m for m in {heavy} if m in sys.modules])"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+def test_every_reader_of_json_is_the_bounded_one():
+    """A plain json.loads believes any depth, any number and any encoding; a plain json.load also waits for a FIFO."""
+    root = Path(orn.__file__).parent
+    plain: list[str] = []
+    for path in sorted(root.rglob("*.py")):
+        name = path.relative_to(root).as_posix()
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            called = isinstance(node, ast.Attribute) and node.attr in {"load", "loads"}
+            if called and isinstance(node.value, ast.Name) and node.value.id == "json":
+                plain.append(f"{name}:{node.lineno}")
+            if isinstance(node, ast.ImportFrom) and node.module == "json":
+                plain.append(f"{name}:{node.lineno}")
+    assert [place.partition(":")[0] for place in plain] == ["storage/reading.py"], plain
 
 
 def written() -> dict[type, str]:

@@ -11,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ornstein.errors import CheckpointError, OrnsteinError, printable
+from ornstein.errors import CheckpointError, DataError, OrnsteinError, printable
 from ornstein.storage.files import write_json
 from ornstein.storage.reading import (
     DEPTH,
     Refused,
     lines_of,
     load_json,
+    load_lines,
     open_regular,
     parse_json,
     read_bytes,
@@ -128,6 +129,22 @@ def test_lines_end_at_newlines_alone(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="line 1 has more than"):
         list(lines_of(path))
     assert text_of(b"\xef\xbb\xbfx") == "x"
+
+
+def test_records_are_dictionaries_or_the_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": "\u2028"}\n', "utf-8")
+    assert load_lines(path, DataError, "delete it") == [{"a": 1}, {"a": "\u2028"}]
+    for wrong in ("[1]", '{"a": ', "[" * 10_000, "7" * 5_000):
+        path.write_text('{"a": 1}\n' + wrong + "\n", "utf-8")
+        with pytest.raises(DataError, match=r"log\.jsonl cannot be read \(line 2: .*\): delete it$"):
+            load_lines(path, DataError, "delete it")
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        load_lines(path, DataError, "delete it")
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="not a regular file"):
+        load_lines(path, DataError, "delete it")
 
 
 def test_a_write_that_is_interrupted_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import CheckpointError
 from ..page import Curve, Picture, Section, Table, chart, picture, render
+from ..storage.reading import load_json, load_lines, parse_json
 from .demo_args import EVALUATIONS, FINE, SAMPLERS, Cell, DemoArgs, live_command
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def _measured() -> Section | None:
     file = files("ornstein").joinpath("weights", "critters", "distances.json")
     if not file.is_file():
         return None
-    data: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    data: dict[str, Any] = parse_json(file.read_text("utf-8"))
     names = list(dict.fromkeys(cell["sampler"] for cell in data["cells"]))
 
     def curves(key: str) -> list[Curve]:
@@ -195,7 +196,7 @@ def _training(args: DemoArgs, run: TrainedModel, live: Path | None) -> Section |
     charts: list[tuple[str, str]] = []
     history = run.folder / "history.json"
     if history.is_file():
-        shipped: dict[str, Any] = json.loads(history.read_text("utf-8"))
+        shipped: dict[str, Any] = load_json(history, CheckpointError, "export the model again, or delete it")
         curves = [Curve(name=name, x=shipped["images"], y=ys) for name, ys in shipped["levels"].items()]
         charts.append(
             (
@@ -204,7 +205,7 @@ def _training(args: DemoArgs, run: TrainedModel, live: Path | None) -> Section |
             )
         )
     if live is not None and (live / "metrics.jsonl").is_file():
-        lines = [json.loads(line) for line in (live / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines = load_lines(live / "metrics.jsonl", CheckpointError, "delete the folder of the demo")
         xs, ys = [line["images"] for line in lines], [line["loss"] for line in lines]
         charts.append(
             ("The live run, just now", chart([Curve(name="loss", x=xs, y=ys)], x="images seen", y="loss", log_y=True))

@@ -16,13 +16,11 @@ if TYPE_CHECKING:
     from ..runs import OpenedModel
 
 
-def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> list[GuidanceSpec]:
+def read_guidances(words: Sequence[str], scale: float) -> list[GuidanceSpec]:
     """The guidances of a call, innermost first; ``scale`` is classifier-free guidance before all others.
 
-    ``conditioned``: whether the call gives a condition, --label or --prompt.
-
     Raises:
-        UsageError: unreadable words, or a guidance that needs a condition in a call without one.
+        UsageError: unreadable words, or the same guidance twice.
     """
     from ..guidance.registry import GUIDANCES, GuidanceSpec, read_guidance
 
@@ -34,10 +32,15 @@ def read_guidances(words: Sequence[str], scale: float, *, conditioned: bool) -> 
         if twice:
             raise UsageError(f"{option} and {twice[0]} are the same guidance twice: give one of them")
         specs.insert(0, GuidanceSpec(text=f"cfg:{scale:g}", type=GUIDANCES["cfg"], arguments={"weight": scale}))
-        toward = {option: specs[0], **toward}
-    if toward and not conditioned:
-        raise UsageError(f"{next(iter(toward))} needs a condition to guide toward: --label or --prompt")
     return specs
+
+
+def needs_condition(specs: Sequence[GuidanceSpec], scale: float) -> str:
+    """The words of the first guidance that leads toward the condition of a call; empty if none does."""
+    first = next((spec for spec in specs if "condition" in spec.type.needs), None)
+    if first is None:
+        return ""
+    return f"--guidance-scale {scale:g}" if scale != 1.0 and first is specs[0] else f"--guidance {first.text}"
 
 
 def guidances_of(
@@ -96,4 +99,4 @@ def _second(run: OpenedModel, device: str, where: str) -> tuple[DenoiserLike, bo
     return theirs, True
 
 
-__all__ = ["guidances_of", "read_guidances"]
+__all__ = ["guidances_of", "needs_condition", "read_guidances"]

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ..errors import UsageError
-from .guidance import guidances_of, read_guidances
+from .guidance import guidances_of, needs_condition, read_guidances
 from .guides import guide_warnings_once, read_guides
 from .imports import find_here
 from .init import InitialPictures, read_initial
@@ -38,15 +38,17 @@ def sample(args: SampleArgs) -> int:
 
     refuse_file(args.out)
     find_here(args.sampler)
-    wanted = read_guidances(args.guidance, args.guidance_scale, conditioned=args.conditioned)
+    wanted = read_guidances(args.guidance, args.guidance_scale)
     prompts = read_prompts(args)
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     unlabelled, labels = not args.label, labels_of(run, args)
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path), label=labels)
     latents = args.latents(args.n, args.seed, args.first, args.resample, run.denoiser.path)
-    guided = any("condition" in spec.type.needs for spec in wanted)
-    cond, null = conditions_of(run, args, prompts, guided=guided)
+    guiding = needs_condition(wanted, args.guidance_scale)
+    if guiding and not args.conditioned:
+        raise UsageError(f"{guiding} needs a condition to guide toward: {_remedy(run)}")
+    cond, null = conditions_of(run, args, prompts, guided=bool(guiding))
     requested = _guides(run, args)
     initial = read_initial(args, run.denoiser)
     request = skipped(_request(args, run.denoiser), args.skip_steps)
@@ -144,6 +146,12 @@ def _guides(run: OpenedModel, args: SampleArgs) -> RequestedGuides:
         placement=args.guide_placement,
         resample=args.resample,
     )
+
+
+def _remedy(run: OpenedModel) -> str:
+    """The option that gives a model's condition, or what a model without one is lacking."""
+    option = {"label": "--label", "text": "--prompt"}.get(run.condition)
+    return option or f"{run.folder} has none (train it with --condition label or text)"
 
 
 def _guided(

@@ -115,7 +115,7 @@ def train(args: TrainArgs) -> int:
     if summary.finished_before:
         say(f"{summary.out} has seen its {summary.images} images already: raise --images or --minutes to go on")
         return 0
-    skipped = f", {summary.skipped_count} files skipped" if summary.skipped_count else ""
+    skipped = f", {count} {'file' if count == 1 else 'files'} skipped" if (count := summary.skipped_count) else ""
     say(
         f"{summary.images} images, loss {summary.loss:.4g}, {summary.images_per_second:.1f} images/s{skipped}: "
         f"{_look(summary.out)}"

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ornstein.storage.files import atomic, cache_folder, digest, map_array, read_json, write_json
+from ornstein.storage.reading import parse_json
 
 Picture = npt.NDArray[np.uint8]  # (3, R, R)
 Draw = Callable[[int], tuple[Picture, dict[str, str]]]
@@ -56,7 +57,7 @@ class Pictures:
 
 def pictures(key: Mapping[str, Any], count: int, size: int, draw: Draw, progress: Progress | None = None) -> Pictures:
     """``draw(0)``, …, ``draw(count − 1)``, from the cache if they were rendered before under the same ``key``."""
-    whole = json.loads(json.dumps({**key, "count": count, "size": size, "format": 1}))
+    whole = parse_json(json.dumps({**key, "count": count, "size": size, "format": 1}))
     stem = digest(json.dumps(whole, sort_keys=True))
     try:
         folder = cache_folder()

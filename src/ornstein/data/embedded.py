@@ -23,6 +23,7 @@ from ornstein.data.base import Example, checked
 from ornstein.data.cache import Picture, Pictures, Progress, pictures
 from ornstein.errors import DataError
 from ornstein.storage.files import digest
+from ornstein.storage.reading import parse_json
 
 DEFAULT_COUNT = 4096
 
@@ -173,7 +174,7 @@ def _package_files() -> Any:
 @lru_cache(maxsize=128)
 def _definition(style: str) -> dict[str, Any]:
     try:
-        return json.loads(_package_files().joinpath(f"{style}.json").read_text("utf-8"))
+        return parse_json(_package_files().joinpath(f"{style}.json").read_bytes())
     except (OSError, ValueError) as error:
         raise DataError(f"unknown style {style!r}; known are {', '.join(known_styles())}") from error
 

@@ -138,7 +138,7 @@ class Cells:
     def _store(self, name: str, row: Mapping[str, Json], value: Json, seconds: float) -> None:
         cell = {"experiment": self.experiment, "version": self.version, "settings": dict(row), "seconds": seconds}
         text = json.dumps({**cell, "value": value}, ensure_ascii=False)
-        self._memory[name] = {"value": json.loads(text)["value"], "seconds": seconds}
+        self._memory[name] = {"value": parse_json(text)["value"], "seconds": seconds}
         if self.folder is None:
             return
         write_text(self.folder / f"{name}.json", text)

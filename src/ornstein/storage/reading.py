@@ -140,6 +140,20 @@ def lines_of(path: Path, limit: int = TABLE) -> Iterator[tuple[int, str]]:
                 yield number, line.rstrip("\r\n")
 
 
+def load_lines(path: Path, error: type[OrnsteinError], remedy: str) -> list[dict[str, Any]]:
+    """The dictionaries in a file of JSON lines.
+
+    Raises ``error`` in one line, with the number of the line, the reason and the ``remedy``; FileNotFoundError where
+    there is no such file.
+    """
+    try:
+        return [_record(number, line) for number, line in lines_of(path)]
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as problem:
+        raise error(f"{path} cannot be read ({reason_of(problem)}): {remedy}") from None
+
+
 def fault_of_text(text: str) -> str | None:
     """Why a text from a file can be no name and no caption: it holds NUL, or half of a surrogate pair; else None."""
     if "\0" in text:
@@ -191,6 +205,16 @@ def _deeper(value: Any, depth: int) -> bool:
         if not level:
             return False
     return True
+
+
+def _record(number: int, line: str) -> dict[str, Any]:
+    try:
+        value = parse_json(line)
+    except Refused as why:
+        raise Refused(f"line {number}: {why}") from None
+    if not isinstance(value, dict):
+        raise Refused(f"line {number}: {_kind(value)} where a record is expected")
+    return value
 
 
 def _kind(value: Any) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, ConfigError, OrnsteinError, StorageError
 from .files import atomic
-from .reading import Refused, open_regular, reason_of
+from .reading import Refused, open_regular, parse_json, reason_of
 
 Tensors = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -93,7 +92,7 @@ def read_header(path: Path) -> Header:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _HEADER:
                 raise Refused("its header has an impossible length")
-            found = json.loads(file.read(length))
+            found = parse_json(file.read(length))
         shapes = {name: tuple(about["shape"]) for name, about in found.items() if name != "__metadata__"}
         if not all(isinstance(size, int) and size >= 0 for shape in shapes.values() for size in shape):
             raise Refused("a shape in its header is none")

@@ -16,7 +16,7 @@ import torch
 from ..data import Batch, batches, open_source
 from ..data.loader import read_example
 from ..data.remembered import remembered
-from ..errors import ConfigError, OrnsteinError, StorageError
+from ..errors import CheckpointError, ConfigError, OrnsteinError, StorageError
 from ..randomness import mix
 from ..storage.configs import to_dict
 from ..storage.console import tell
@@ -279,22 +279,48 @@ def _require_finite(session: Session) -> None:
         if session.config.precision != "fp16":  # there, an overflowing gradient is normal: the step is left out
             sums.append(statistics.norm)
     if sums and not math.isfinite(float(torch.stack(sums).sum())):
-        _diverged(session, "the loss or its gradient is not finite", _LOWER)
+        _diverged(session, "the loss or its gradient is not finite", _lower(session))
 
 
-_LOWER = "lower --optimizer.lr, and the same command goes on from there"
+def _lower(session: Session) -> str:
+    """The remedy of a divergence. With a discriminator either of the two may have carried the other one away."""
+    own = hasattr(session.config, "discriminator_optimizer") and session.discriminator is not None
+    options = "--optimizer.lr or --discriminator-optimizer.lr" if own else "--optimizer.lr"
+    return f"lower {options}, and the same command goes on from there"
 
 
 def _diverged(session: Session, cause: str, remedy: str) -> NoReturn:
     """Raise `DivergedError`; a checkpoint after which no loss was finite is set aside."""
-    newest, aside = session.unproven, ""
+    images, newest, aside = session.images, session.unproven, ""
     if newest is not None and session.accelerator.is_main_process:
         others = [found for found in checkpoint.complete(session.out) if found != newest]
-        if others or newest.name != f"{session.begun:012d}":
+        if (others or newest.name != f"{session.begun:012d}") and not _holds(session, newest):
             aside = f", {newest.name} is set aside"
             checkpoint.set_aside(newest)
         session.unproven = None
-    raise DivergedError(f"{cause} at {session.images} images; {_kept(session)}{aside}: {remedy}")
+    raise DivergedError(f"{cause} at {images} images; {_kept(session)}{aside}: {remedy}")
+
+
+def _holds(session: Session, newest: Path) -> bool:
+    """Whether a checkpoint is good although no finite loss came after it.
+
+    A discriminator takes its step before the model's loss is known: that loss is then not that of the checkpoint.
+    """
+    if session.discriminator is None or session.accelerator.num_processes > 1:
+        return False
+    with contextlib.suppress(CheckpointError):
+        session.restore(newest)
+        with contextlib.closing(_stream(session)) as stream:
+            return math.isfinite(_loss(session, next(stream)))
+    return False
+
+
+def _loss(session: Session, batch: Batch) -> float:
+    """The loss of the weights as they are."""
+    torch.manual_seed(mix(session.config.seed, "step", session.step, 0))
+    progress = min(session.images / session.config.images, 1.0)
+    noise = session.noise(batch.positions)
+    return float(session.objective(session.denoiser, session.examples(batch), noise, progress).total.detach())
 
 
 def _require_good(session: Session, batch: Batch | None = None) -> None:
@@ -305,21 +331,17 @@ def _require_good(session: Session, batch: Batch | None = None) -> None:
     _require_finite(session)
     bad = session.not_finite()
     if not bad and batch is not None and session.accelerator.num_processes == 1:
-        torch.manual_seed(mix(session.config.seed, "step", session.step, 0))
-        progress = min(session.images / session.config.images, 1.0)
-        noise = session.noise(batch.positions)
-        losses = session.objective(session.denoiser, session.examples(batch), noise, progress)
-        bad = "" if math.isfinite(float(losses.total.detach())) else "the loss"
+        bad = "" if math.isfinite(_loss(session, batch)) else "the loss"
     if bad:
         what = bad if bad == "the loss" else f"the weight {bad}"
-        _diverged(session, f"{what} is not finite", _LOWER)
+        _diverged(session, f"{what} is not finite", _lower(session))
 
 
 def _require_sound(session: Session) -> None:
     """Raise `DivergedError` if the guard has seen a divergence."""
     guard = session.guard
     if guard is not None and guard.cause:
-        _diverged(session, f"{guard.cause},", f"raise --optimizer.eps, or {_LOWER}")
+        _diverged(session, f"{guard.cause},", f"raise --optimizer.eps, or {_lower(session)}")
 
 
 def _kept(session: Session) -> str:

@@ -31,7 +31,7 @@ from ..samplers.ancestral import Ancestral
 from ..samplers.base import run, solve
 from ..samplers.heun import Heun
 from ..storage.weights import Tensors, fill, not_finite, read_tensors
-from . import checkpoint, ema, folder
+from . import checkpoint, ema, folder, process
 from .config import TrainConfig
 from .discriminator import PARTS as DISCRIMINATOR_PARTS
 from .discriminator import DiscriminatorTraining, files_of
@@ -49,10 +49,18 @@ def accelerator(config: TrainConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
-        return Accelerator(mixed_precision=config.precision, cpu=config.device == "cpu", kwargs_handlers=[ddp])
+        return _made(config, ddp)
     except ValueError as error:
+        process.forget_accelerator()
         reason = str(error).splitlines()[0]
         raise ConfigError(f"--precision {config.precision} does not work here ({reason}): use no or bf16") from None
+
+
+def _made(config: TrainConfig, ddp: DistributedDataParallelKwargs) -> Accelerator:
+    made = Accelerator(mixed_precision=config.precision, cpu=config.device == "cpu", kwargs_handlers=[ddp])
+    if config.precision == "fp16" and made.scaler is None:  # the library would train in float32 without a word
+        raise ValueError(f"fp16 needs an accelerator, and the device is {made.device.type}")
+    return made
 
 
 @dataclass(slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -130,7 +131,7 @@ def record(state: dict[str, Any]) -> dict[str, Any]:
     return {
         "loss": sum(terms.values()),
         "terms": terms,
-        "grad_norm": state["norm"] / state["steps"],
+        "grad_norm": state["norm"] / state["steps"] if math.isfinite(state["norm"]) else None,
         **({"schedule": state["schedule"]} if "schedule" in state else {}),
         "levels": {
             "log_snr": list(EDGES),

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -24,6 +23,8 @@ from ...data import to_uint8
 from ...denoisers import DenoiserLike, Guidance
 from ...rarity import RarityClassifier
 from ...storage.files import atomic, digest
+from ...storage.reading import parse_json
+from ...storage.weights import read_with_metadata
 from ..universal.images import Counted
 from .cells import RARITIES, Json, Setting, classifier, model
 from .measures import held, measured
@@ -196,5 +197,5 @@ def drawn(*, arm: str, samples: int, evaluations: int, reference: int, files: Pa
         )
         with atomic(kept) as file:
             file.write(save({"images": images}, {"spent": json.dumps(spent)}))
-    with safe_open(kept, framework="pt") as file:
-        return measured(file.get_tensor("images"), *known) | json.loads(file.metadata()["spent"])
+    tensors, about = read_with_metadata(kept)
+    return measured(tensors["images"], *known) | parse_json(about["spent"])

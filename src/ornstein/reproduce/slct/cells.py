@@ -6,7 +6,6 @@ and see the latents, levels and noise of a seed in the same order.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from functools import lru_cache
@@ -16,9 +15,10 @@ from typing import Any
 import torch
 
 from ... import grids
-from ...errors import NotFiniteError
+from ...errors import CheckpointError, NotFiniteError
 from ...runs import TrainedModel
 from ...samplers.auto import tuned
+from ...storage.reading import load_lines
 from .. import arms
 from ..arms import KID, SHOWN, Json, pictures
 from .world import DIFFUSION, LADDER, World, clean, configuration, data_of, opened
@@ -101,7 +101,7 @@ def way(name: str, evaluations: int, size: int) -> Mapping[str, Any]:
 def left_out(out: Path) -> float:
     """Which part of the batches of a run was left out, by its log."""
     try:
-        lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines = load_lines(out / "metrics.jsonl", CheckpointError, f"delete {out} to train this arm again")
     except FileNotFoundError:
         return 0.0
     parts, before = 0.0, 0
