@@ -5,11 +5,14 @@ block marked ``python no-run: REASON`` is not.
 """
 
 import importlib
+import importlib.util
+import inspect
 import itertools
 import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -30,23 +33,6 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")] + sorted(DOCS.rglob("*.md"))
 BLOCK = re.compile(r"^```(python[^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 CELL = re.compile(r"(?<!\\)\|")
-HELP = {  # section of command.md: words before --help
-    "ornstein methods": ["methods"],
-    "ornstein demo": ["demo"],
-    "ornstein train METHOD": ["train", "ddpm"],
-    "--network unet": ["train", "ddpm", "--network", "unet"],
-    "--network dit": ["train", "ddpm", "--network", "dit"],
-    # ict, cm and ect are slct with other defaults.
-    **{f"ornstein train {name}": ["train", name] for name in METHODS if name not in {"ddpm", "ict", "cm", "ect"}},
-    "ornstein score RUN": ["score"],
-    "ornstein train-guide KIND": ["train-guide"],
-    "ornstein sample RUN": ["sample"],
-    "ornstein guides": ["guides"],
-    "ornstein eval WHAT": ["eval"],
-    "ornstein tune-steps RUN": ["tune-steps"],
-    "ornstein rates": ["rates"],
-    "ornstein reproduce": ["reproduce"],
-}
 
 
 def name_of(page: Path) -> str:
@@ -164,41 +150,94 @@ def test_the_index_names_every_page() -> None:
 # --------------------------------------------------------------------------------------------------------------- lists
 
 
-def test_every_command_has_a_section() -> None:
-    assert {title.split()[1] for title in HELP if title.startswith("ornstein")} == set(COMMANDS)
+@pytest.fixture(scope="module")
+def command_page() -> ModuleType:
+    """The tool that writes the tables of command.md."""
+    spec = importlib.util.spec_from_file_location("command_page", ROOT / "tools" / "command_page.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
-def options_of(words: list[str]) -> set[str]:
-    """The options of a command that its help shows."""
-    command, *rest = words
-    if command == "train":
-        kind, chosen = METHODS[rest[0]].configuration, {("network",): rest[2]} if rest[2:] else {}
-    else:
-        module, name, *_ = COMMANDS[command]
-        kind, chosen = getattr(importlib.import_module(f"ornstein.cli.{module}"), name), {}
-    found = parameters(kind, chosen)
-    return {one.flag for one in found if not one.option.positional and not one.option.hidden}
+def test_every_command_has_a_section(command_page: ModuleType) -> None:
+    assert {title.split()[1] for title in command_page.SECTIONS if title.startswith("ornstein")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("title", HELP)
-def test_the_options_are_those_of_the_command(title: str) -> None:
-    options = options_of(HELP[title])
+def test_the_tables_of_options_are_those_of_the_command(command_page: ModuleType) -> None:
+    """Names, values, defaults and sentences."""
     page = DOCS / "reference" / "command.md"
-    if title.startswith("--network"):
-        text, options = section(page, title), {option for option in options if option.startswith("--network.")}
-    elif title == "ornstein train METHOD":
-        whole = page.read_text("utf-8")
-        text = whole[whole.index("## `ornstein train") : whole.index("### `--network unet`")]
-        options = {option for option in options if not option.startswith("--network.")}
-    elif title.startswith("ornstein train "):  # what it has beside the options of ddpm
-        text = section(page, title)
-        plain = options_of(HELP["ornstein train METHOD"])
-        own = title == "ornstein train autoencoder"  # its network is no U-Net
-        options -= {option for option in plain if not (own and option.startswith("--network."))}
-    else:
-        text = section(page, title)
-    assert options
-    assert {cells[0].strip("`") for cells in rows(text)} == options
+    for title in command_page.SECTIONS:
+        assert section(page, title)
+        options = command_page.options_of(title)
+        assert options
+        assert not set(command_page.NOTES.get(title, {})) - set(options)
+    assert page.read_text("utf-8").splitlines() == command_page.written(page.read_text("utf-8")).splitlines()
+
+
+def test_an_option_that_is_new_gone_or_other_is_noticed(command_page: ModuleType) -> None:
+    page = (DOCS / "reference" / "command.md").read_text("utf-8")
+    lines = page.splitlines()
+    place = next(i for i, line in enumerate(lines) if line.startswith("| `--resample-level`"))
+    changed = [
+        lines[:place] + lines[place + 1 :],
+        [*lines[:place], lines[place].replace("INT", "FLOAT"), *lines[place + 1 :]],
+        [*lines[:place], lines[place].replace("fresh", "old"), *lines[place + 1 :]],
+        [*lines[:place], "| `--recur` | INT | 1 | Gone. |", *lines[place:]],
+    ]
+    for other in changed:
+        assert command_page.written("\n".join(other)).splitlines() != other
+    for other in changed[1:]:
+        assert command_page.written("\n".join(other)).splitlines() == lines
+
+
+OTHERS = {  # of other programs, and in commands that the pages only describe
+    "--no-deps", "--help", "--version", "--check", "--seeds", "--jobs",
+}  # fmt: skip
+
+
+def commands_own(command_page: ModuleType) -> set[str]:
+    """All names of options, aliases and hidden ones included."""
+    found: set[str] = set()
+    for title, words in command_page.SECTIONS.items():
+        command, *rest = words
+        kind = METHODS[rest[0]].configuration if command == "train" else command_page.kind_of(command)
+        for one in parameters(kind, {("network",): rest[2]} if rest[2:] else {}):
+            found |= set(one.flags) | {"--" + one.flag.removeprefix("--").replace(".no-", ".").removeprefix("no-")}
+        assert title
+    found |= {flag.replace("--network.", "--back.") for flag in found if flag.startswith("--network.")}
+    return found | OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_options_in_the_text_exist(page: Path, command_page: ModuleType) -> None:
+    own = commands_own(command_page)
+    lines = [line for line in page.read_text("utf-8").splitlines() if not re.search(r"tools/|benchmarks/|pip ", line)]
+    named = re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*(?:\.[a-z0-9-]+)*(?![\w…-]|\.[…*\w])", "\n".join(lines))
+    assert not sorted({name for name in named if name not in own})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_keywords_in_the_text_exist(page: Path) -> None:
+    """Of calls in running text such as `orn.sample(model, steps=4)`."""
+    for code in re.findall(r"`((?:orn|ornstein)\.[\w.]+\([^`]*\))`", page.read_text("utf-8")):
+        name, _, inside = code.partition("(")
+        found: Any = orn
+        for part in name.split(".")[1:]:
+            found = getattr(found, part)
+        known = inspect.signature(found).parameters
+        if not any(one.kind == one.VAR_KEYWORD for one in known.values()):
+            given = set(re.findall(r"(?:^|[(,]\s*)(\w+)=", re.sub(r"\([^()]*\)", "", inside.removesuffix(")"))))
+            assert given <= set(known), f"{name_of(page)}: {code}"
+
+
+def test_what_a_negated_option_does_is_said(command_page: ModuleType) -> None:
+    """`--no-x` stands beside a sentence on x."""
+    for title in command_page.SECTIONS:
+        for flag, one in command_page.options_of(title).items():
+            if flag.rpartition(".")[2].removeprefix("--").startswith("no-"):
+                assert flag in one.text, f"{title}: {flag}"
 
 
 SAMPLERS = {cells[0].strip("`"): cells for cells in rows(section(DOCS / "reference" / "samplers.md", "Samplers"))}

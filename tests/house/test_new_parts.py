@@ -70,7 +70,7 @@ PARTS: Mapping[str, tuple[Files, int, tuple[str, ...]]] = {
         made.METHOD,
         5,
         (
-            "tests/docs/test_docs.py::test_the_options_are_those_of_the_command[ornstein train heavy]",
+            "tests/docs/test_docs.py::test_the_tables_of_options_are_those_of_the_command",
             "tests/training/test_cas_dm.py::test_every_method_reads_back_what_it_writes[heavy]",
             "tests/training/test_method_defaults.py::test_methods_and_their_kinds",
             "tests/house/test_structure.py::test_every_class_in_a_file_has_a_kind_of_its_own",

@@ -53,7 +53,7 @@ class EvalArgs:
     """Sampler, when sampling from a run; by default dpmpp-2m, or ancestral on a pyramid; auto chooses it with its
     grid; package.module:Class is one of your own."""
     steps: Count | None = None
-    """Length of the time grid, when sampling from a run; 20, or what a levels of a consistency model give."""
+    """Length of the time grid, when sampling from a run; 20, or as many as a consistency model keeps levels for."""
     ema: Positive | None = None
     """A further average of the run's weights, by its number in --ema.also of the training."""
     seed: int = 0

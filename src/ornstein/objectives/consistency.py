@@ -84,7 +84,7 @@ class ConsistencyLoss:
     """Pairing of noise and samples in a batch: none, or of least squared distance by assignment (scipy) or pot."""
     same_class_only: bool = True
     """Of conditional models, pair noise within equal labels only, and not at all for captions, so that the condition
-    tells nothing about the noise."""
+    tells nothing about the noise; --objective.no-same-class-only exchanges noise across labels and captions."""
     diffusion: float = 5.0
     """Weight of the denoising loss at low noise; 0 leaves it out."""
     low_noise_fraction: float = 0.75

@@ -242,7 +242,7 @@ class RarityConfig(TrainConfig):
     batch: int = 256
     """Images a step, over all processes."""
     flip: bool = True
-    """Mirror half of the images."""
+    """Mirror half of the images; --no-flip mirrors none."""
     path: PathName = "vp-linear"
     """Law of the training noise; the time input of the classifier is the log-SNR, so it serves every path."""
     predicts: Absent[Prediction] = "noise"

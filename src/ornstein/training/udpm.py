@@ -69,8 +69,8 @@ class UDPMConfig(TrainConfig):
     predicts: Below = "level-below"  # pyright: ignore[reportIncompatibleVariableOverride]
     """What the network's output means: the picture of the level below."""
     precondition: bool = True
-    """Feed the state at unit variance and let the network predict the change of the enlarged state; the published
-    networks do neither."""
+    """Feed the state at unit variance and let the network predict the change of the enlarged state;
+    --no-precondition does neither, as published."""
     network: NetworkChoice = field(default_factory=small)
     """The network of all levels."""
     objective: PyramidLoss = field(default_factory=PyramidLoss)  # pyright: ignore[reportIncompatibleVariableOverride]
