@@ -127,7 +127,7 @@ def from_scheduler_config(scheduler: Any, *, bound: bool = True) -> SchedulerSpe
     return SchedulerSpec(path=spec.path, predicts=reading, timestep_of=spec.timestep_of, grid=grid)
 
 
-def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
+def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int, **given: Any) -> tuple[float, ...]:
     """The times that the pipeline itself would use for so many steps, on the path of `from_scheduler_config`, its end
     included: ``steps`` different falling times, and the end.
 
@@ -136,6 +136,8 @@ def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[flo
     nothing, and there is a time less. Schedulers of
     two stages (Heun, KDPM2) and of Runge–Kutta starts (PNDM) list their inner points too, which are left out.
 
+    ``given`` is passed to the scheduler's ``set_timesteps`` as well: a pipeline's ``sigmas`` and ``mu``.
+
     Raises:
         UsageError: the scheduler cannot make so many steps, lists the same level twice, or climbs.
     """
@@ -143,7 +145,7 @@ def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int) -> tuple[flo
         raise UsageError(f"steps must be a whole number from 1 up, got {steps}")
     own, name = copy.deepcopy(scheduler), type(scheduler).__name__
     try:
-        own.set_timesteps(steps)
+        own.set_timesteps(steps, **given)
     except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{name} cannot make {steps} step{'s' * (steps > 1)}: {reason}") from None

@@ -230,7 +230,7 @@ def plan(
     estimates.
     """
     shape = (1, 64, 64)
-    noise = _Silent(Noise.of(seed, range(1)))
+    noise = SilentNoise(Noise.of(seed, range(1)))
     problem = Problem(sampler, path, tuple(times), tuple(handovers))
     steps = problem.steps(torch.zeros(1, *path.state_shape(shape, problem.times[0])), noise)
     found: list[float] = []
@@ -276,24 +276,29 @@ def steps_for(
 
 
 @dataclass(frozen=True, slots=True)
-class _Silent:
+class SilentNoise:
     """A noise source for dry runs: no normal numbers, the true host numbers."""
 
     source: Noise
 
     def normal(self, key: Key, event: Sequence[int]) -> Tensor:
+        """Zeros."""
         del key
         return torch.zeros(1, *event)
 
     def uniform(self, key: Key) -> float:
+        """The source's."""
         return self.source.uniform(key)
 
     def uniform_per_sample(self, key: Key) -> Tensor:
+        """The source's."""
         return self.source.uniform_per_sample(key)
 
     def brownian_increment(self, key: Key, t0: float, t1: float, event: Sequence[int]) -> Tensor:
+        """Zeros."""
         del key, t0, t1
         return torch.zeros(1, *event)
 
-    def fork(self, name: str) -> _Silent:
-        return _Silent(self.source.fork(name))
+    def fork(self, name: str) -> SilentNoise:
+        """A silent one of the forked source."""
+        return SilentNoise(self.source.fork(name))
