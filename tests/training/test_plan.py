@@ -23,7 +23,8 @@ from ornstein.errors import ConfigError
 from ornstein.networks import UNetConfig
 from ornstein.training import METHODS, Optimizer, TrainConfig, train
 from ornstein.training.config import Every
-from ornstein.training.plan import Planner, completed, settle
+from ornstein.training.plan import Planner, begun_in, completed, settle
+from ornstein.training.session import Session
 from ornstein.training.slct import ECTConfig, SLCTConfig
 
 SMALL = ["--network.width", "8", "--network.multipliers", "1", "2", "--network.blocks", "1",
@@ -147,6 +148,38 @@ def test_what_was_found_is_said_and_a_run_knows_itself(
     # A run that begins with it takes its data and its size.
     tuned = completed(ECTConfig(out="runs/tuned", init_from=str(out), images=8), {"out", "init_from", "images"})
     assert (tuned.data, tuned.size) == (str(photos), 8)
+
+
+def test_minutes_end_a_run_that_the_machine_makes_longer_than_planned(photos: Path, tmp_path: Path) -> None:
+    """It is then the run of as many images, to the bit, and of no more; more images or minutes continue it."""
+    config = TrainConfig(data=str(photos), out=str(tmp_path / "run"), size=8, minutes=0.05, every=Every(samples=0),
+                         network=UNetConfig(width=8, multipliers=(1, 2), blocks=1, attention=(), head_width=8),
+                         tensorboard=False, workers=0)  # fmt: skip
+    planned: list[int] = []
+
+    def slower(session: Session) -> None:
+        planned.append(session.config.images)
+        time.sleep(0.1)
+
+    began = time.monotonic()
+    summary = train(config, quiet=True, after_step=slower)
+    assert time.monotonic() - began < 20.0  # of 3 seconds; as planned it would take a minute
+    assert summary.images < planned[0]
+    known = begun_in(config.out)
+    assert known is not None
+    assert known.images == summary.images
+    assert train(config, quiet=True).finished_before
+    whole = train(replace(known, out=str(tmp_path / "whole"), minutes=0.0), quiet=True)
+    weights = f"checkpoints/{summary.images:012d}/ema.safetensors"
+    assert (tmp_path / "run" / weights).read_bytes() == (tmp_path / "whole" / weights).read_bytes()
+    assert whole.images == summary.images
+    longer = completed(replace(known, minutes=0.5), {"minutes"})
+    assert (longer.images, longer.minutes) == (10 * summary.images, 0.5)
+    more = completed(replace(known, images=summary.images + known.batch), {"images"})
+    assert more.minutes == 0.0, "a budget in images knows no clock"
+    assert train(more, quiet=True, after_step=slower).images == summary.images + known.batch
+    with pytest.raises(ConfigError, match="has a budget in images: go on with --images, more than"):
+        completed(replace(known, minutes=0.5), {"minutes"})
 
 
 def test_an_interrupted_run_names_the_command_that_goes_on(photos: Path, tmp_path: Path) -> None:

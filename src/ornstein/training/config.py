@@ -173,7 +173,7 @@ class TrainConfig:
     """Budget: how many images the network sees."""
     minutes: float = 0.0
     """Budget in minutes on this machine, instead of images: batch, patches, warm-up, decay and the number of images
-    follow from the measured time of a step. 0: images count."""
+    follow from the measured time of a step. On a slower machine the run ends with its minutes. 0: images count."""
     codec: str = ""
     """Train on the latents of this codec: a run of ornstein train autoencoder, or a diffusers AutoencoderKL."""
     latents: LatentOptions = field(default_factory=LatentOptions)

@@ -7,7 +7,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -98,7 +98,7 @@ def train(
     >>> train(TrainConfig(data="critters:64", out="runs/first", images=256)).images  # doctest: +SKIP
     256
     """
-    out = Path(config.out)
+    called, out = time.perf_counter(), Path(config.out)
     begun = plan.begun_in(out, type(config)) if folder.check(config) else None
     if not config.data:
         raise ConfigError("data is empty: name a folder of images or a built-in set, for example critters")
@@ -143,16 +143,18 @@ def train(
         with _machine(session):
             sinks = _sinks(session, quiet)
             stack.callback(sinks.close)
-            return _run(session, sinks, after_step)
+            return _run(session, sinks, after_step, called)
 
 
-def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], None] | None) -> Summary:
+def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], None] | None, called: float) -> Summary:
     config, hardware = session.config, session.accelerator
     began, saved_at, resumed_at = time.perf_counter() - session.seconds, time.perf_counter(), session.images
     fresh = time.perf_counter()  # since the last line of the log, sampling and saving left out
     pace, since = 0.0, session.images
     last: dict[str, Any] = {"loss": math.nan, "levels": {}}
     alone = hardware.num_processes == 1
+    # A sitting ends with its minutes, of which the earlier ones have used theirs; the last pause is one of these.
+    ends, longest = called + 60.0 * config.minutes - session.seconds if config.minutes and alone else math.inf, 0.0
     estimate = events.DurationEstimate(config.images)
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
@@ -171,6 +173,8 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
             if (line := estimate(now, session.images)) is not None:
                 sinks.note(line)
             session.seconds = now - began
+            if session.images < config.images and now + longest >= ends:
+                config = _end_here(session, sinks)
             done = session.images >= config.images
             if session.statistics.steps and _due(before, session.images, config.every.log):
                 pace = (session.images - since) / max(now - fresh, 1e-9)
@@ -192,6 +196,7 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
                 saved_at = time.perf_counter()
             # Neither the speed nor the time of training counts sampling and saving.
             pause = time.perf_counter() - pause
+            longest = max(longest, pause)
             fresh, began = fresh + pause, began + pause
             if stopped.is_set() and not done:
                 raise Stopped(session.out, session.images, config.images)
@@ -199,6 +204,18 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
         pace = (session.images - since) / max(time.perf_counter() - fresh, 1e-9)
         last = _log(session, sinks, pace)
     return _summarise(session, last, resumed_at)
+
+
+def _end_here(session: Session, sinks: events.Sinks) -> TrainConfig:
+    """The configuration of a run whose minutes are over, in its folder too: a run of as many images as it has seen."""
+    planned, minutes = session.config.images, session.config.minutes
+    session.config = replace(session.config, images=session.images)
+    folder.begin(session.out, folder.document(session.config, session.spec, session.source))
+    sinks.note(
+        f"the {minutes:g} min are over after {session.images:,} of {planned:,} images: the machine was slower than "
+        "when it was timed"
+    )
+    return session.config
 
 
 def _next(stream: Iterator[Batch], session: Session) -> Batch:

@@ -103,9 +103,15 @@ def completed(config: TrainConfig, given: Collection[str]) -> TrainConfig:
 def _continued(config: TrainConfig, begun: TrainConfig, given: Collection[str]) -> TrainConfig:
     """The run's own configuration with the given options; a budget of other minutes is that of as many more images."""
     names = set(given)
-    if "minutes" in names and begun.minutes:
+    if "minutes" in names and not begun.minutes and config.minutes:
+        raise ConfigError(
+            f"the run in {config.out} has a budget in images: go on with --images, more than {begun.images}"
+        )
+    if "minutes" in names and config.minutes:
         images = max(round(begun.images * config.minutes / begun.minutes), 1)
         return replace(_merged(begun, config, names), images=images)
+    if "images" in names:
+        return replace(_merged(begun, config, names), minutes=0.0)
     return _merged(begun, config, names)
 
 
