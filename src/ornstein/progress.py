@@ -1,4 +1,4 @@
-"""The progress of a call: evaluations done, of all."""
+"""The progress of a call: evaluations done, of all, or tensors read."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ def check_progress(progress: Progress) -> None:
 
 
 @contextmanager
-def counted(progress: Progress, total: Callable[[], int]) -> Iterator[Callable[[], object]]:
-    """What to call after every evaluation; ``total`` is asked only where progress is shown."""
+def counted(
+    progress: Progress, total: Callable[[], int], what: str = "sampling", unit: str = " evaluations"
+) -> Iterator[Callable[[], object]]:
+    """What to call after every evaluation, or other unit; ``total`` is asked only where progress is shown."""
     if progress is False:
         yield lambda: None
     elif progress is True:
         from tqdm import tqdm
 
-        with tqdm(total=total(), desc="sampling", unit=" evaluations", dynamic_ncols=True) as bar:
+        with tqdm(total=total(), desc=what, unit=unit, dynamic_ncols=True) as bar:
             yield bar.update
     else:
         done, whole, report = 0, total(), progress

@@ -23,12 +23,15 @@ from ..denoisers import Denoiser
 from ..errors import UsageError
 from ..grids import Grid
 from ..paths.base import Cond
+from ..progress import Progress
 from ..storage.reading import load_json
-from .captions import encode_captions
+from .captions import can_encode, encode_captions
+from .folders import networks_of
 from .loading import diffusers_library, offline, silenced
 from .networks import Adapted, PipelineKind, guidance_width, has_learned_variance
 from .opened import Condition, OpenedModel, check_condition, label_numbers
 from .schedulers import from_scheduler_config, times_of_pipeline
+from .single_file import Predicts, is_single_file, open_single_file
 from .vae import wrap_vae
 
 KNOWN: Mapping[str, PipelineKind] = {
@@ -83,6 +86,7 @@ class DiffusersModel(OpenedModel):
     kind: PipelineKind
     title: str
     labels: tuple[str, ...] = ()
+    clip_skip: int | None = None
 
     @property
     def name(self) -> str:
@@ -122,6 +126,7 @@ class DiffusersModel(OpenedModel):
         target: tuple[int, int] | None = None,
         score: float = 6.0,
         guidance: float | None = None,
+        second: Sequence[str] | None = None,
     ) -> dict[str, Tensor]:
         """The condition for `Denoiser.with_condition`: captions through the pipeline's own encoders, or labels.
 
@@ -133,6 +138,7 @@ class DiffusersModel(OpenedModel):
             target: of SDXL, (height, width) of the target, by default of the picture that is made.
             score: the aesthetic score that SDXL's refiner takes instead of the target.
             guidance: the weight that a distilled network takes as an input, by default the pipeline's own.
+            second: of SDXL, captions for its second encoder, by default the same.
 
         Raises:
             UsageError: a condition that the pipeline does not take, or one that cannot be read.
@@ -142,7 +148,7 @@ class DiffusersModel(OpenedModel):
             numbers = label_numbers(labels, self.labels, self._count, empty=False)
             return {"label": torch.tensor(numbers, device=self.device)}
         assert captions is not None
-        return self._encoded(list(captions), self._sizes(original, crop, target, score), guidance)
+        return self._encoded(list(captions), self._sizes(original, crop, target, score), guidance, second)
 
     def null(
         self,
@@ -153,8 +159,11 @@ class DiffusersModel(OpenedModel):
         crop: tuple[int, int] | None = None,
         target: tuple[int, int] | None = None,
         score: float = 2.5,
+        second: str | None = None,
     ) -> dict[str, Tensor]:
         """The empty condition for classifier-free guidance, as the pipeline makes it; or a ``negative`` caption.
+
+        ``second`` is the negative caption of SDXL's second encoder, by default the same, or "" beside none.
 
         Without one SDXL takes zeros (``force_zeros_for_empty_prompt``), which is not the encoding of "". In
         `ornstein.guidance.CFG` it has the sizes of the condition that it stands beside, unless negative sizes are given
@@ -167,8 +176,14 @@ class DiffusersModel(OpenedModel):
                 raise UsageError(f"{self.name} knows no empty label, so it has no classifier-free guidance")
             return {"label": torch.full((rows,), self._count, device=self.device)}
         sizes = self._sizes(original, crop or (0, 0), target, score)
-        null = EmptyCondition(self._encoded([negative or ""] * rows, sizes, None))
-        if self.kind == "text-xl" and negative is None and self.pipe.config.force_zeros_for_empty_prompt:
+        others = None if second is None else [second] * rows
+        null = EmptyCondition(self._encoded([negative or ""] * rows, sizes, None, others))
+        if (
+            self.kind == "text-xl"
+            and negative is None
+            and second is None
+            and self.pipe.config.force_zeros_for_empty_prompt
+        ):
             null.update({key: torch.zeros_like(null[key]) for key in ("text", "pooled")})
         own = any(given is not None for given in (original, crop, target))
         null.shared = ("guidance",) if own else ("time_ids", "guidance")
@@ -194,9 +209,17 @@ class DiffusersModel(OpenedModel):
             return (*(original or own), *crop, score)
         return (*(original or own), *crop, *(target or own))
 
-    def _encoded(self, captions: list[str], sizes: tuple[float, ...], guidance: float | None) -> dict[str, Tensor]:
+    def _encoded(
+        self,
+        captions: list[str],
+        sizes: tuple[float, ...],
+        guidance: float | None,
+        second: Sequence[str] | None,
+    ) -> dict[str, Tensor]:
         """Captions, with sizes in float32: half precision knows no 1023."""
-        out = encode_captions(self.pipe, captions, self.device, xl=self.kind == "text-xl")
+        out = encode_captions(
+            self.pipe, captions, self.device, xl=self.kind == "text-xl", second=second, clip_skip=self.clip_skip
+        )
         rows = len(captions)
         if self.kind == "text-xl":
             out["time_ids"] = torch.tensor([sizes], dtype=torch.float32, device=self.device).repeat(rows, 1)
@@ -220,19 +243,31 @@ def from_pipeline(
     dtype: torch.dtype | None = None,
     size: int | tuple[int, int] | None = None,
     bound: bool = True,
+    clip_skip: int | None = None,
+    without: Sequence[str] = (),
+    vocabulary: str | Path | None = None,
+    predicts: Predicts | None = None,
+    progress: Progress = False,
 ) -> DiffusersModel:
     """A diffusers pipeline as a `DiffusersModel`: its ``denoiser`` works with every sampler, guidance and grid of this
     library.
 
     Args:
-        pipe: a folder, a hub name (only then may something be downloaded), or a loaded pipeline, whose modules are
-            shared. `KNOWN` lists the classes. Only safetensors are read from a folder.
+        pipe: a folder, a single file of SDXL, a hub name (only then may something be downloaded), or a loaded pipeline,
+            whose modules are shared. `KNOWN` lists the classes. Only safetensors are read from a folder.
         device: where to put it; a loaded pipeline stays where it is by default.
         dtype: of the weights, by default float32 for a folder. In float16 an autoencoder that overflows there stays in
             float32.
         size: pixels of the pictures, a side or (height, width), by default what the network was trained on.
         bound: clip clean estimates where the scheduler's configuration says so (``clip_sample``, ``thresholding``).
             False keeps them differentiable everywhere.
+        clip_skip: layers of CLIP's encoders to leave out beyond those that the model leaves out, in both halves of
+            guidance.
+        without: text encoders of a folder that are not to be loaded, such as "text_encoder_3"; a warning says what is
+            lost where a prompt is read. One whose folder is missing is left out as well.
+        vocabulary: of a single file, see `ornstein.interop.single_file.open_single_file`.
+        predicts: of a single file, "epsilon" or "v_prediction".
+        progress: True for a bar on stderr while the weights are read, or a function of (tensors read, all of them).
 
     The path is that of the scheduler's betas, exactly (see `ornstein.interop.schedulers.from_scheduler_config`); which
     solver the scheduler stands for does not matter. diffusers' DDIM with ``clip_sample`` mixes the clipped sample with
@@ -242,8 +277,11 @@ def from_pipeline(
     """
     where = ""
     if isinstance(pipe, str | Path):
-        where = str(pipe)
-        pipe = _loaded(where, torch.float32 if dtype is None else dtype)
+        where, kept = str(pipe), torch.float32 if dtype is None else dtype
+        if is_single_file(where):
+            pipe = open_single_file(where, dtype=kept, vocabulary=vocabulary, predicts=predicts, progress=progress)
+        else:
+            pipe = _loaded(where, kept, tuple(without), progress)
     name = type(pipe).__name__
     kind = _kind(name, where or name)
     if device is not None or dtype is not None:
@@ -278,10 +316,11 @@ def from_pipeline(
         folder=folder,
         weights=folder,
         title=f"{name} {where}".strip(),
+        clip_skip=clip_skip,
         labels=_classes(pipe),
         details={"pipeline": name, "scheduler": type(pipe.scheduler).__name__},
     )
-    if piped.condition != "text" or (pipe.tokenizer is None and getattr(pipe, "tokenizer_2", None) is None):
+    if piped.condition != "text" or not can_encode(pipe):
         return piped
     return replace(piped, denoiser=denoiser.with_condition(piped.null()))
 
@@ -292,7 +331,7 @@ def _kind(name: str, where: str) -> PipelineKind:
     return KNOWN[name]
 
 
-def _loaded(where: str, dtype: torch.dtype) -> Any:
+def _loaded(where: str, dtype: torch.dtype, without: tuple[str, ...], progress: Progress) -> Any:
     """The pipeline of a folder or hub name, without its safety checker (it judges pictures, and none are made here)."""
     library, folder = diffusers_library(), Path(where).expanduser()
     options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": True}
@@ -307,6 +346,8 @@ def _loaded(where: str, dtype: torch.dtype) -> Any:
         _kind(name, where)
         if "safety_checker" in index:
             options |= {"safety_checker": None, "requires_safety_checker": False}
+        if folder.exists():
+            options |= networks_of(folder, index, dtype=dtype, without=without, progress=progress)
         with silenced():
             return getattr(library, name).from_pretrained(place, **options)
     except UsageError:

@@ -10,6 +10,9 @@ from typing import Any
 
 from ..errors import UsageError
 
+SINGLE_FILES = (".safetensors", ".ckpt")
+"""Ends of the names of models in one file."""
+
 
 def diffusers_library() -> Any:
     """The library; `UsageError` where it is not installed."""

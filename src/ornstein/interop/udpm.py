@@ -10,10 +10,7 @@ is one. Everything about the network follows from the names and shapes of the we
 
 from __future__ import annotations
 
-import pickle
 import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -26,7 +23,7 @@ from ..errors import CheckpointError
 from ..networks.ncsnpp import NCSNpp, NCSNppConfig
 from ..parameterizations import LevelBelow
 from ..paths import PyramidPath
-from ..storage.reading import reason_of, require_regular
+from ..storage.tensor_files import read_pickle
 from .opened import OpenedModel, PlainModel
 
 _GIVE = "give model_ema_state_….pt or model_state_….pt of UDPM"
@@ -86,7 +83,7 @@ def read_weights(where: str | Path) -> dict[str, Tensor]:
     where = Path(where)
     if not where.is_file():
         raise CheckpointError(f"{where} does not exist: {_GIVE}")
-    found: Any = _unpickled(where)
+    found: Any = read_pickle(where, _GIVE)
     if isinstance(found, Mapping) and isinstance(found.get("model"), Mapping):
         found = found["model"]
     if not isinstance(found, Mapping) or not all(isinstance(v, Tensor) for v in found.values()):
@@ -121,21 +118,3 @@ def infer(weights: Mapping[str, Tensor], where: str | Path = "the checkpoint") -
         attention=tuple(sorted(attention, reverse=True)),
         classes=0 if label is None else label.shape[1],
     )
-
-
-def _unpickled(where: Path) -> Any:
-    try:
-        require_regular(where)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{where} cannot be read ({reason_of(error)}): {_GIVE}") from None
-    if zipfile.is_zipfile(where):
-        with zipfile.ZipFile(where) as archive:
-            if any(Path(name).name == "constants.pkl" for name in archive.namelist()):
-                raise CheckpointError(f"{where} is a TorchScript archive, and loading one runs its code: {_GIVE}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return torch.load(where, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{where} is damaged, or is no file of weights alone ({reason[:160]}): {_GIVE}") from None

@@ -173,6 +173,13 @@ def _pipeline(what: Any, /, *, ema: bool | float, device: Device) -> OpenedModel
     return from_pipeline(what, device=device)
 
 
+def _is_single_file(what: Any) -> bool:
+    from ..interop.loading import SINGLE_FILES
+
+    named = isinstance(what, str | Path) and str(what).endswith(SINGLE_FILES)
+    return named and exists(Path(what).expanduser(), file=True)
+
+
 def _part(what: Any, /, *, ema: bool | float, device: Device) -> OpenedModel:
     del ema, device
     folder = Path(str(_folder(what))).resolve()
@@ -241,6 +248,12 @@ _FORMATS: list[ModelFormat] = [
         summary="model_ema_state_….pt or model_state_….pt of the authors of UDPM",
         recognise=_is_udpm,
         open=_udpm,
+    ),
+    ModelFormat(
+        name="SDXL in one file",
+        summary="a .safetensors or .ckpt of SDXL's base, refiner or inpainting model, original names",
+        recognise=_is_single_file,
+        open=_pipeline,
     ),
     ModelFormat(
         name="hub name",
