@@ -21,7 +21,7 @@ def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     adapter = importlib.import_module(".adapter", __name__)
-    if name in __all__:
+    if name in (*__all__, "SchedulerMixin"):  # by this one a pipeline that is loaded recognises schedulers
         return getattr(adapter, name)
     if name in adapter.CLASSES:
         return adapter.CLASSES[name]

@@ -21,10 +21,11 @@ from .outside import Descent, EvaluationList, evaluations_per_step
 from .seeds import noise_of
 
 _library = diffusers_library()
+SchedulerMixin = _library.SchedulerMixin
 _output = _library.schedulers.scheduling_ddim.DDIMSchedulerOutput
 
 
-class SamplerScheduler(_library.SchedulerMixin, _library.ConfigMixin):
+class SamplerScheduler(SchedulerMixin, _library.ConfigMixin):
     """A sampler of this library in the place of a scheduler of diffusers.
 
     The classes of `ornstein.schedulers` derive from it, one for each kind of sampler; `from_sampler` takes any sampler.
