@@ -16,7 +16,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ornstein.errors import CheckpointError, ConfigError, StorageError
+from ornstein.data import save_png
+from ornstein.errors import CheckpointError, ConfigError, DataError, StorageError
 from ornstein.networks import DiTConfig
 from ornstein.training import DivergedError, Every, Optimizer, TrainConfig, train
 
@@ -251,6 +252,30 @@ def test_a_killed_data_worker_ends_the_run_with_a_checkpoint(tmp_path):
     assert int(kept) >= 2 * BATCH
     going = replace(config, images=int(kept) + BATCH, workers=0)
     assert train(going, quiet=True).resumed_at == int(kept)
+
+
+def test_data_that_vanish_leave_the_work_in_a_checkpoint(tmp_path):
+    """One line; the same command goes on once they are back."""
+    kept, data = tmp_path / "kept", tmp_path / "data"
+    for i in range(4 * BATCH):
+        save_png(torch.full((3, 16, 16), i / 16), kept / f"{i:02d}.png")
+    shutil.copytree(kept, data)
+
+    def gone(session) -> None:
+        if session.images == BATCH:
+            shutil.rmtree(data)
+
+    def run(out: Path):
+        return replace(configuration(out, images=32 * BATCH, every=100 * BATCH), data=str(data), workers=1)
+
+    message = r"none of the 16 images .*; the last good checkpoint is .*: the same command"
+    with pytest.raises(DataError, match=message) as error:
+        train(run(tmp_path / "run"), quiet=True, after_step=gone)
+    assert "\n" not in str(error.value)
+    shutil.copytree(kept, data)
+    resumed = train(run(tmp_path / "run"), quiet=True)
+    assert resumed.resumed_at >= BATCH
+    assert resumed.images == 32 * BATCH
 
 
 def test_a_run_keeps_the_words_that_it_began_with(tmp_path):

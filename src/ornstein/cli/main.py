@@ -92,6 +92,8 @@ def _failed(error: OSError) -> int:
         name = str(error.filename)
         name = name if len(name) <= 80 else f"{name[:60]}… ({len(name)} characters)"
         return _complain(f"{name}: {(error.strerror or 'error').lower()}: name another file or folder", 2)
+    if error.errno in {errno.EACCES, errno.EPERM} and error.filename is not None:
+        return _complain(f"{error.filename}: permission denied: change its permissions, or name another place", 1)
     return _complain(str(error), 1)
 
 

@@ -16,7 +16,7 @@ import torch
 from ..data import Batch, batches, open_source
 from ..data.loader import read_example
 from ..data.remembered import remembered
-from ..errors import CheckpointError, ConfigError, OrnsteinError, StorageError
+from ..errors import CheckpointError, ConfigError, DataError, OrnsteinError, StorageError
 from ..randomness import mix
 from ..storage.configs import to_dict
 from ..storage.console import tell
@@ -219,14 +219,14 @@ def _end_here(session: Session, sinks: events.Sinks) -> TrainConfig:
 
 
 def _next(stream: Iterator[Batch], session: Session) -> Batch:
-    """The next batch. Where a process that reads data has died, the work so far becomes a checkpoint."""
+    """The next batch. Where data are gone, or a process that reads them has died, the work becomes a checkpoint."""
     try:
         return next(stream)
-    except StorageError as error:
+    except (DataError, StorageError) as error:
         if session.images and (session.unproven is None or session.unproven.name != f"{session.images:012d}"):
             _require_good(session)
             session.save()
-        raise StorageError(f"{error}; {_kept(session)}: the same command goes on from there") from None
+        raise type(error)(f"{error}; {_kept(session)}: the same command goes on from there") from None
 
 
 @contextlib.contextmanager
