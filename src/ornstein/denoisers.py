@@ -298,6 +298,8 @@ def _output(answer: object, fed: Tensor) -> Tensor:
         )
     if not out.is_floating_point():
         raise UsageError(f"a network must return floating-point numbers, got {out.dtype}")
+    if out.layout is not torch.strided:
+        raise UsageError(f"a network must return a dense tensor, got one of layout {out.layout}: call to_dense()")
     if out.ndim == 0 or out.shape[0] != fed.shape[0]:
         raise UsageError(
             f"the network returned {tuple(out.shape)} for an input of {tuple(fed.shape)}: it must return a row for "

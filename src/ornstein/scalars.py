@@ -85,6 +85,13 @@ def divide(x: T, y: T) -> T:
     return math.copysign(math.inf, x) * math.copysign(1.0, y) if x != 0.0 else math.nan
 
 
+def clip(x: T, low: float, high: float) -> T:
+    """x within [low, high]; NaN stays NaN."""
+    if isinstance(x, Tensor):
+        return x.clamp(low, min(high, torch.finfo(x.dtype).max))
+    return max(min(x, high), low)
+
+
 def cbrt(x: T) -> T:
     """Real cube root of a non-negative number."""
     return x ** (1.0 / 3.0)

@@ -12,15 +12,18 @@ import oracle
 import pytest
 from isolation import outcome
 
+import networks
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 TOTAL = int(os.environ.get("ORNSTEIN_FUZZ", "100"))
 CHUNKS = 4
 KINDS = {
-    "calls": (calls.cases, 0.3),
+    "calls": (calls.cases, 0.25),
+    "networks": (networks.cases, 0.1),
     "commands": (commands.cases, 0.2),
     "files": (files.cases, 0.15),
-    "configs": (configs.cases, 0.2),
+    "configs": (configs.cases, 0.15),
     "oracle": (oracle.cases, 0.15),
 }
 

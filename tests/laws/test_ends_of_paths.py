@@ -175,3 +175,25 @@ def test_strict_samples_are_the_same_in_every_batch(shape: tuple[int, ...], dtyp
             parts = orn.sample(model, 7, sampler=name, steps=6, dtype=dtype, strict=True, batch=size)
             assert torch.equal(whole, parts), name
         assert torch.equal(whole[2:5], orn.sample(model, 3, first=2, sampler=name, steps=6, dtype=dtype, strict=True))
+
+
+EVERY = {
+    "linear": VP(),
+    "cosine": VP.cosine(),
+    "scaled": VP.scaled_linear(),
+    "table": VP.table(),
+    "ve": VE(),
+    "flow": Flow(),
+}
+
+
+@pytest.mark.parametrize("path", EVERY.values(), ids=EVERY)
+def test_times_of_infinite_log_snrs(path: AffinePath) -> None:
+    """No noise is the clean end; no signal is the noisy end or a time beyond it; NaN stays NaN."""
+    for value in (math.inf, 1e308):
+        assert path.time_of(value) == path.t_range[0] == float(path.time_of(torch.tensor(value, dtype=torch.float64)))
+    for value in (-math.inf, -1e308):
+        for time in (path.time_of(value), float(path.time_of(torch.tensor(value, dtype=torch.float64)))):
+            assert time >= path.t_range[1]
+    assert math.isnan(path.time_of(math.nan))
+    assert torch.tensor(math.nan).isnan() == path.time_of(torch.tensor(math.nan)).isnan()

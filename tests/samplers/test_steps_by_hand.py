@@ -121,7 +121,9 @@ def test_the_step_from_pure_noise(name: str) -> None:
         expected = path.alpha(s) * clean + path.sigma(s) * FLOAT64.normal(0, (2,))
     else:
         fresh = FLOAT64.normal(0, (2,))
-        std = {"ancestral-large": 1.0, "ancestral-learned": math.sqrt(path.sigma(s))}.get(name, path.sigma(s))
+        wide = math.hypot(path.alpha(s), path.sigma(s))  # all that is known of x_s where the data are N(0, 1)
+        learned = math.sqrt(path.sigma(s) * wide)
+        std = {"ancestral-large": wide, "ancestral-learned": learned}.get(name, path.sigma(s))
         expected = path.alpha(s) * clean + std * (fresh if told.keys else x)
         assert told.keys in ([], [0])
         assert bool(told.keys) == (name in STIRRED)
@@ -291,13 +293,15 @@ def test_the_accelerated_flow_by_hand(path: AffinePath) -> None:
 
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 def test_variances_of_ancestral_steps_by_hand(path: AffinePath) -> None:
-    """small: σ̄_s²·(1 − σ̄_s²/σ̄_t²); large: σ̄_t² − σ̄_s² as a transition in x; learned: between their logarithms."""
+    """small: σ̄_s²·(1 − σ̄_s²/σ̄_t²); large: that of x_s given x_t for data N(0, 1); learned: between their logarithms."""
     t, s = times_of(path, (1.9, 0.6))
     x = M2().start(FLOAT64, path, t)
     u, clean, noise = x / path.alpha(t), M2().denoiser(path)(x, t).clean, FLOAT64.normal(0, (2,))
     mean = path.alpha(s) * (0.36 / 3.61 * u + (1.0 - 0.36 / 3.61) * clean)
     small = path.alpha(s) * 0.6 * math.sqrt(1.0 - 0.36 / 3.61)
-    large = path.alpha(t) * math.sqrt(3.61 - 0.36)
+    large = path.alpha(s) * math.sqrt((3.61 - 0.36) * (1.0 + 0.36) / (1.0 + 3.61))
+    if isinstance(path, VP):  # the papers' β_t
+        assert large == pytest.approx(path.alpha(t) * math.sqrt(3.61 - 0.36), rel=1e-12)
     for head in (-1.0, -0.4, 0.3, 1.0):
         part = 0.5 * (1.0 + head)
         learned = small ** (1.0 - part) * large**part

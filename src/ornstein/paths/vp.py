@@ -30,6 +30,8 @@ from .base import AffinePath
 
 BetaKind = Literal["linear", "scaled-linear", "cosine", "scaled_linear", "squaredcos_cap_v2"]
 _SPELLINGS: dict[str, BetaKind] = {"scaled_linear": "scaled-linear", "squaredcos_cap_v2": "cosine"}
+_NO_SIGNAL = 1e36
+"""∫β from which on it is taken for infinite."""
 
 
 class Schedule(Protocol):
@@ -85,8 +87,8 @@ class Linear:
         return -0.5 * (self.beta_min + t * (self.beta_max - self.beta_min))
 
     def time_of(self, log_alpha: T) -> T:
-        """The root of the quadratic, without cancellation near zero."""
-        area = -2.0 * log_alpha
+        """The root of the quadratic, without cancellation near zero; far beyond the span where nothing is left."""
+        area = scalars.clip(-2.0 * log_alpha, 0.0, _NO_SIGNAL)
         slope = self.beta_max - self.beta_min
         return 2.0 * area / (self.beta_min + scalars.sqrt(self.beta_min**2 + 2.0 * slope * area))
 
@@ -163,7 +165,7 @@ class Cosine:
     def time_of(self, log_alpha: T) -> T:
         """From θ = acos(α·cos θ(0))."""
         theta = scalars.acos(math.cos(self._theta(0.0)) * scalars.exp(log_alpha))
-        return theta / (0.5 * math.pi / (1.0 + self.offset)) - self.offset
+        return scalars.clip(theta / (0.5 * math.pi / (1.0 + self.offset)) - self.offset, 0.0, 1.0)
 
     def timestep_of(self, t: T) -> T:
         """1000·t."""

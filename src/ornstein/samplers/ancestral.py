@@ -22,12 +22,14 @@ from .base import Memory, Query, Step, Steps
 class Ancestral:
     """x_s ~ q(x_s | x_t, x̂_0) (Ho et al. 2020, eq. 6–7; UDPM; ContextDiff).
 
-    ``variance``: "small" is the posterior's own, "large" the transition's β_t = spread² (both Ho et al., sec. 3.2) and
-    "learned" interpolates their logarithms with ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15).
-    The last two need a `LocationPath`.
+    ``variance``: "small" is the posterior's own, exact where the data are a point; "large" that of x_s given x_t where
+    the data are N(0, 1) (both Ho et al., sec. 3.2); "learned" interpolates their logarithms with
+    ``extras["variance"]`` in [−1, 1] (Nichol & Dhariwal 2021, eq. 15). The last two need a `LocationPath`. With
+    V = gain(0, ·)² + std², the variance at a time of data of variance 1,
 
-    A caution: over a wide step "large" adds the whole noise of the transition. On `VE` it ends at up to 33 times the
-    size of the data at two steps, and above three times below eight (benchmarks/blow_up.py).
+        large = spread²·V_s/V_t,   spread² = V_t − gain²·V_s
+
+    On a variance-preserving path V = 1, and this is the papers' β_t = spread².
     """
 
     order = 1
@@ -55,7 +57,7 @@ class Ancestral:
         return posterior.sample(noise.normal(step.index, posterior.mean.shape[1:]))
 
     def _widened(self, path: LocationPath, posterior: Gaussian, estimate: Estimate, step: Step) -> Gaussian:
-        large = path.spread(step.s, step.t)
+        large = _large(path, step.t, step.s)
         if self.variance == "large":
             return Gaussian(mean=posterior.mean, root=large)
         if "variance" not in estimate.extras:
@@ -64,3 +66,10 @@ class Ancestral:
         fraction = 0.5 * (estimate.extras["variance"] + 1.0)
         std = torch.exp(fraction * high + (1.0 - fraction) * low)
         return Gaussian(mean=posterior.mean, root=std.mul)
+
+
+def _large(path: LocationPath, t: float, s: float) -> float:
+    """Standard deviation of x_s given x_t where the data are N(0, 1)."""
+    clean = path.t_range[0]
+    at_t, at_s = (path.gain(clean, time) ** 2 + path.std(time) ** 2 for time in (t, s))
+    return path.spread(s, t) * math.sqrt(at_s / at_t)

@@ -26,6 +26,8 @@ from ..typed import typed
 from .base import Memory, Query, Step, Steps
 from .exponential import combine, spaced
 
+_WIDE = 4.0
+"""θ_t/θ_s of the widest step that is corrected."""
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
 Points = list[tuple[float, Tensor]]  # (σ̄, F)
 
@@ -46,7 +48,8 @@ class TrigFlowAdams:
 
         y_s = y_t + ∑_j W_j·F_j,   W_j = ∫ ℓ_j dθ from θ_s to θ_t
 
-    One evaluation a step. ``corrector`` repeats a step with the next estimate as one more node, as UniPC does.
+    One evaluation a step. ``corrector`` repeats a step with the next estimate as one more node, as UniPC does; but not
+    a step over which θ falls to less than a quarter, since F changes by 1/θ where data lie closer than ``scale``.
     ``scale`` is s, see the module. Every step from a finite σ̄ is of full order, the one to σ = 0 included: nothing is
     singular there. The first step has one node and its correction two: that bounds the order of a run that begins where
     F still moves.
@@ -80,8 +83,8 @@ class TrigFlowAdams:
         alpha, sigma, bar, after = path.alpha(t), path.sigma(t), path.sigma_bar(t), path.sigma_bar(s)
         radius = math.hypot(scale * alpha, sigma)
         slope = combine(clean, radius / (scale * sigma), [(-scale * alpha / (radius * sigma), x)])
-        last: _Stretch | None = memory.get("stretch")
-        if last is None or not self.corrector:
+        last: _Stretch | None = memory.get("stretch") if self.corrector else None
+        if last is None or math.atan(last.bar / scale) > _WIDE * math.atan(last.after / scale):
             y = x / radius
         else:
             y = self._moved(last.y, last.bar, last.after, [(bar, slope), *last.points])

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -26,6 +27,8 @@ from ..randomness import Key, NoiseSource
 from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
+_SHORT = 0.1
+"""The least distance of points that a parabola is laid through, in steps."""
 Point = TypeVar("Point", bound=tuple[Any, ...])  # (place, …)
 
 
@@ -153,8 +156,10 @@ class DPMSolver:
     The widespread 3M code multiplies the curvature h²·D[λ₀, λ₋₁, λ₋₂] = ½h²D'' with the weight that belongs to h²D'',
     half of what is needed, and is of order 2; here the weight is whole.
 
-    A step with h = ∞ (to σ_s = 0, or from α_t = 0) is of first order, however many points there are. ``brownian`` takes
-    the noise from one Brownian path over the span, so that finer grids converge to the same image.
+    Three points nearer to each other than a tenth of the step are taken as two: a parabola that is carried so far
+    magnifies (on a restart between 4 steps 3M-SDE ended at twelve times the size of the data). A step with h = ∞ (to
+    σ_s = 0, or from α_t = 0) is of first order, however many points there are. ``brownian`` takes the noise from one
+    Brownian path over the span, so that finer grids converge to the same image.
     """
 
     needs = AffinePath
@@ -183,6 +188,8 @@ class DPMSolver:
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(now) else []
         points = points[:1] if math.isinf(leap.h) else spaced(points, leap.h)
+        if len(points) == 3 and min(a - b for (a, _), (b, _) in pairwise(points)) < _SHORT * leap.h:
+            points = points[:2]
         if len(points) == 1 and self.order == 3 and math.isfinite(leap.h):
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
