@@ -27,7 +27,7 @@ from ..randomness import Key, NoiseSource
 from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
-_SHORT = 0.1
+_SHORT = 0.2
 """The least distance of points that a parabola is laid through, in steps."""
 Point = TypeVar("Point", bound=tuple[Any, ...])  # (place, …)
 
@@ -156,7 +156,7 @@ class DPMSolver:
     The widespread 3M code multiplies the curvature h²·D[λ₀, λ₋₁, λ₋₂] = ½h²D'' with the weight that belongs to h²D'',
     half of what is needed, and is of order 2; here the weight is whole.
 
-    Three points nearer to each other than a tenth of the step are taken as two: a parabola that is carried so far
+    Three points nearer to each other than a fifth of the step are taken as two: a parabola that is carried so far
     magnifies (on a restart between 4 steps 3M-SDE ended at twelve times the size of the data). A step with h = ∞ (to
     σ_s = 0, or from α_t = 0) is of first order, however many points there are. ``brownian`` takes the noise from one
     Brownian path over the span, so that finer grids converge to the same image.

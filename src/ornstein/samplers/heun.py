@@ -11,9 +11,6 @@ from ..randomness import NoiseSource
 from ..typed import typed
 from .base import Memory, Query, Step, Steps
 
-_WIDE = 4.0
-"""σ̄_t/σ̄_s of the widest step from strong noise that is corrected."""
-
 
 @typed()
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class Heun:
         if path.sigma(s) == 0.0:
             return path.mean(first.clean, s)
         euler = path.ddim_step(x, first, path.sigma(s) / path.sigma(t), s)
-        if path.alpha(t) == 0.0 or path.sigma_bar(t) > max(1.0, _WIDE * path.sigma_bar(s)):
+        if path.alpha(t) == 0.0 or path.sigma_bar(t) > max(1.0, 4.0 * path.sigma_bar(s)):
             return euler
         second = yield Query(euler, s)
         half = 0.5 * path.alpha(s) * (path.sigma_bar(s) - path.sigma_bar(t))
