@@ -116,7 +116,10 @@ def power(steps: int, *, exponent: float = 2.0, start: float | None = None) -> G
 
 @typed(GridError)
 def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
-    """σ̄_i^{1/ρ} in equal steps from the noisiest to `t_min`, then the clean end (Karras et al. 2022, eq. 5)."""
+    """σ̄_i^{1/ρ} in equal steps from the noisiest to `t_min`, then the clean end (Karras et al. 2022, eq. 5).
+
+    As published, two steps go straight to `t_min`: below four steps `few` serves better.
+    """
     _count(steps)
     _positive(rho, "rho")
 
@@ -131,7 +134,10 @@ def karras(steps: int, *, rho: float = 7.0, start: float | None = None) -> Grid:
 
 @typed(GridError)
 def log_snr(steps: int, *, start: float | None = None) -> Grid:
-    """Equal steps in log-SNR from the noisiest to the path's `t_min`, then the clean end (Lu et al. 2022)."""
+    """Equal steps in log-SNR from the noisiest to the path's `t_min`, then the clean end (Lu et al. 2022).
+
+    As published, two steps go straight to `t_min`: below four steps `few` serves better.
+    """
     _count(steps)
 
     def rule(path: Path) -> tuple[float, ...]:
