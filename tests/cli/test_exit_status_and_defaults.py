@@ -176,6 +176,8 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "prompt": (),
             "prompts": None,
             "negative_prompt": None,
+            "size": None,
+            "refiner": None,
             "guidance_scale": 1.0,
             "guidance": (),
             "guide": (),

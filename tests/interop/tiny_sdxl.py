@@ -97,3 +97,24 @@ def pipeline(folder, *, refiner=False, channels=4, dtype=torch.float32, schedule
     )
     made.set_progress_bar_config(disable=True)
     return made.to(dtype)
+
+
+class RowByRow(torch.nn.Module):
+    """An embedding of numbers whose rows do not depend on their place in the batch."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, numbers):
+        return torch.cat([self.inner(one[None]) for one in numbers.flatten()])
+
+
+def double(pipe):
+    """A pipeline in float64 throughout, its scheduler's products included."""
+    pipe.to(torch.float64)
+    pipe.scheduler.alphas_cumprod = pipe.scheduler.alphas_cumprod.double()
+    pipe.scheduler.final_alpha_cumprod = pipe.scheduler.alphas_cumprod[0]
+    for name in ("time_proj", "add_time_proj"):
+        setattr(pipe.unet, name, RowByRow(getattr(pipe.unet, name)))
+    return pipe

@@ -12,7 +12,7 @@ from .sample_args import SampleArgs
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..denoisers import Denoiser
+    from ..denoisers import DenoiserLike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -30,7 +30,7 @@ class InitialPictures:
         return {"start": self.pictures[rows], "strength": self.strength, "mask": self.mask}
 
 
-def read_initial(args: SampleArgs, model: Denoiser) -> InitialPictures | None:
+def read_initial(args: SampleArgs, model: DenoiserLike) -> InitialPictures | None:
     """The pictures of --init and --mask at the size of the model's pictures; None without --init.
 
     Raises:

@@ -82,6 +82,8 @@ def conditions_of(
     elif args.label:
         cond = run.cond(labels=[args.label[i % len(args.label)] for i in numbers])
     if run.condition == "none" or not (guided or args.guide_placement == "separate"):
+        if args.negative_prompt is not None:
+            note("warning: --negative-prompt does nothing without --guidance-scale or another guidance that uses it")
         return cond, None
     return cond, run.null() if args.negative_prompt is None else run.null(negative=args.negative_prompt)
 

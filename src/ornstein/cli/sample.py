@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,7 @@ from .written import record_samples
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..denoisers import Denoiser, DenoiserLike, Guidance
+    from ..denoisers import DenoiserLike, Guidance
     from ..interpolation import Latents
     from ..runs import OpenedModel
     from ..sampling_plan import SamplingPlan
@@ -42,6 +43,7 @@ def sample(args: SampleArgs) -> int:
     prompts = read_prompts(args)
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
+    run = _text_to_image(run, args)
     unlabelled, labels = not args.label, labels_of(run, args)
     args = replace(args, sampler=args.sampler or default_for(run.denoiser.path), label=labels)
     latents = args.latents(args.n, args.seed, args.first, args.resample, run.denoiser.path)
@@ -50,8 +52,8 @@ def sample(args: SampleArgs) -> int:
         raise UsageError(f"{guiding} needs a condition to guide toward: {_remedy(run)}")
     cond, null = conditions_of(run, args, prompts, guided=bool(guiding))
     requested = _guides(run, args)
-    initial = read_initial(args, run.denoiser)
-    request = skipped(_request(args, run.denoiser), args.skip_steps)
+    initial = read_initial(args, run)
+    request = skipped(_request(args, run), args.skip_steps)
     guided = _guided(run, args, requested, guidances_of(wanted, run, request.times, args.device, null), null)
     evaluations = len(plan(request.sampler, run.path, request.times, handovers=run.info.handovers))
     make_folder(args.out)
@@ -71,6 +73,7 @@ def sample(args: SampleArgs) -> int:
         "guidance_scale": args.guidance_scale,
         "guidance": list(args.guidance),
         **({"prompts": list(prompts)} if prompts else {}),
+        **{name: value for name in ("size", "refiner") if (value := getattr(args, name)) is not None},
         "prior_scale": args.prior_scale,
         "skip_steps": args.skip_steps,
         **({} if initial is None else initial.record),
@@ -87,6 +90,23 @@ def sample(args: SampleArgs) -> int:
         each = f"{evaluations} evaluation{'s' * (evaluations != 1)} each"
         say(f"{args.n} images, {each}, {pace:.3f} s an image: {args.out / 'grid.png'}")
     return 0
+
+
+def _text_to_image(run: OpenedModel, args: SampleArgs) -> OpenedModel:
+    """The model with --refiner, for pictures of --size."""
+    if args.refiner is None and args.size is None:
+        return run
+    from ..interop.refined import resized, with_refiner
+    from ..runs import open_run
+
+    if args.refiner is not None:
+        run = with_refiner(run, open_run(args.refiner, device=args.device))
+    if args.size is None:
+        return run
+    match = re.fullmatch(r"([1-9]\d{0,5})\s*[x×X]\s*([1-9]\d{0,5})", args.size.strip())
+    if match is None:
+        raise UsageError(f"--size {args.size!r} is no size: write WIDTHxHEIGHT in pixels, such as 1024x768")
+    return resized(run, int(match[2]), int(match[1]))
 
 
 def _write(
@@ -163,14 +183,14 @@ def _guided(
 ) -> DenoiserLike:
     """The model under its guidances, and the guides around them; or bare."""
     if inner is None and not args.guide:
-        return run.denoiser
+        return run
     from ..guides import compose
 
     guidance = compose(requested.guides, requested.options, inner, null if args.guide_placement == "separate" else None)
-    return run.denoiser if guidance is None else guidance(run.denoiser)
+    return run if guidance is None else guidance(run)
 
 
-def _request(args: SampleArgs, model: Denoiser) -> SamplingPlan:
+def _request(args: SampleArgs, model: DenoiserLike) -> SamplingPlan:
     from .. import grids
     from ..sampling_plan import resolve
 

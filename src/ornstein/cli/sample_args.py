@@ -23,6 +23,7 @@ class SampleArgs(LatentArgs):
         "Steps and noise": ("evaluations", "grid", "first", "resample", "prior_scale", "skip_steps", "interpolate"),
         "Begin from a picture": ("init", "strength", "mask"),
         "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
+        "Text-to-image models": ("size", "refiner"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
         "Guides": ("guide_source", "differentiate_through", "guide_window", "guide_placement", "backward"),
         "Output": ("batch", "columns", "strict", "json"),
@@ -73,6 +74,10 @@ class SampleArgs(LatentArgs):
     --mask."""
     mask: Annotated[Path | None, Option(value="FILE")] = None
     """A picture of the size of --init: what is white there is drawn anew, what is black stays."""
+    size: Annotated[str | None, Option(value="WIDTHxHEIGHT")] = None
+    """Pixels of the pictures of a diffusers pipeline or SDXL, such as 1024x768; by default what it was trained on."""
+    refiner: Annotated[str | None, Option(value="MODEL")] = None
+    """SDXL's refiner, a folder or one file: it takes over for the last 200 of 1,000 noise levels."""
     ema: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     prompts: Path | None = None

@@ -27,6 +27,7 @@ from ..progress import Progress
 from ..storage.reading import load_json
 from .captions import can_encode, encode_captions
 from .folders import networks_of
+from .inpainting import shown_picture, shows_picture
 from .loading import diffusers_library, offline, silenced
 from .networks import Adapted, PipelineKind, guidance_width, has_learned_variance
 from .opened import Condition, OpenedModel, check_condition, label_numbers
@@ -43,9 +44,11 @@ KNOWN: Mapping[str, PipelineKind] = {
     "LatentConsistencyModelImg2ImgPipeline": "text",
     "StableDiffusionPipeline": "text",
     "StableDiffusionImg2ImgPipeline": "text",
+    "StableDiffusionInpaintPipeline": "text",
     "StableDiffusionPAGPipeline": "text",
     "StableDiffusionXLPipeline": "text-xl",
     "StableDiffusionXLImg2ImgPipeline": "text-xl",
+    "StableDiffusionXLInpaintPipeline": "text-xl",
     "StableDiffusionXLPAGPipeline": "text-xl",
 }
 """The pipelines that `from_pipeline` takes, by class name."""
@@ -72,7 +75,7 @@ class EmptyCondition(dict[str, Tensor]):
         for key in self.shared:
             if key in cond and key in out:
                 value = cond[key]
-                if key == "time_ids" and value.shape[1] == 5:  # the refiner's last one is a score, and differs
+                if key.endswith("time_ids") and value.shape[1] == 5:  # the refiner's last one is a score, and differs
                     value = torch.cat((value[:, :4], out[key][:1, 4:].expand(len(value), 1)), dim=1)
                 out[key] = value
         return out
@@ -105,6 +108,21 @@ class DiffusersModel(OpenedModel):
             return "text"
         return "label" if self._labelled else "none"
 
+    @property
+    def sizes(self) -> int:
+        """How many sizes a network of SDXL takes beside its captions: 6, of the refiner 5; 0 of any other."""
+        if self.kind != "text-xl":
+            return 0
+        return 5 if getattr(self.pipe.config, "requires_aesthetics_score", False) else 6
+
+    def sized(self, height: int, width: int) -> DiffusersModel:
+        """The same for pictures of another size, in pixels; its size conditions follow."""
+        channels = (self.shape or (0,))[0]
+        other = replace(self, denoiser=replace(self.denoiser, shape=_shape(channels, self.codec, (height, width))))
+        if self.condition != "text" or not can_encode(self.pipe):
+            return other
+        return replace(other, denoiser=other.denoiser.with_condition(other.null()))
+
     def grid(self, steps: int | None = None) -> Grid:
         """The times that the pipeline's scheduler would use; of a few-step model they climb.
 
@@ -127,6 +145,8 @@ class DiffusersModel(OpenedModel):
         score: float = 6.0,
         guidance: float | None = None,
         second: Sequence[str] | None = None,
+        picture: Tensor | None = None,
+        mask: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """The condition for `Denoiser.with_condition`: captions through the pipeline's own encoders, or labels.
 
@@ -139,6 +159,8 @@ class DiffusersModel(OpenedModel):
             score: the aesthetic score that SDXL's refiner takes instead of the target.
             guidance: the weight that a distilled network takes as an input, by default the pipeline's own.
             second: of SDXL, captions for its second encoder, by default the same.
+            picture: what an inpainting network is shown, (n or 1, 3, H, W) in [−1, 1] of the size of the pictures.
+            mask: 1 where it draws the picture anew, (H, W) or (n or 1, 1, H, W); without both it draws all of it.
 
         Raises:
             UsageError: a condition that the pipeline does not take, or one that cannot be read.
@@ -148,7 +170,14 @@ class DiffusersModel(OpenedModel):
             numbers = label_numbers(labels, self.labels, self._count, empty=False)
             return {"label": torch.tensor(numbers, device=self.device)}
         assert captions is not None
-        return self._encoded(list(captions), self._sizes(original, crop, target, score), guidance, second)
+        found = self._encoded(list(captions), self._sizes(original, crop, target, score), guidance, second)
+        if self.is_shown:
+            found["shown"] = self._shown(picture, mask, len(captions))
+        elif picture is not None or mask is not None:
+            raise UsageError(
+                f"{self.name} is no inpainting network and is shown no picture: use start= and mask= of ornstein.sample"
+            )
+        return found
 
     def null(
         self,
@@ -186,8 +215,20 @@ class DiffusersModel(OpenedModel):
         ):
             null.update({key: torch.zeros_like(null[key]) for key in ("text", "pooled")})
         own = any(given is not None for given in (original, crop, target))
-        null.shared = ("guidance",) if own else ("time_ids", "guidance")
+        if self.is_shown:
+            null["shown"] = self._shown(None, None, rows)
+        null.shared = ("guidance", "shown") if own else ("time_ids", "guidance", "shown")
         return null
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it is an inpainting network, which is shown a mask and a picture beside the state."""
+        net = getattr(self.pipe, "unet", None)
+        return net is not None and shows_picture(int(net.config.in_channels), self.codec)
+
+    def _shown(self, picture: Tensor | None, mask: Tensor | None, rows: int) -> Tensor:
+        assert self.codec is not None
+        return shown_picture(self.codec, self.picture[1:], picture, mask, rows, self.device)
 
     @property
     def _labelled(self) -> bool:
@@ -205,7 +246,7 @@ class DiffusersModel(OpenedModel):
         self, original: tuple[int, int] | None, crop: tuple[int, int], target: tuple[int, int] | None, score: float
     ) -> tuple[float, ...]:
         own = self.picture[1:]
-        if self.kind == "text-xl" and getattr(self.pipe.config, "requires_aesthetics_score", False):
+        if self.sizes == 5:
             return (*(original or own), *crop, score)
         return (*(original or own), *crop, *(target or own))
 
@@ -298,11 +339,12 @@ def from_pipeline(
         codec.net.to(torch.float32)
     spec = from_scheduler_config(pipe.scheduler, bound=bound)
     labelled = kind == "labels" or getattr(net.config, "num_class_embeds", None) is not None
+    channels = _channels(net, codec)
     denoiser = Denoiser(
         Adapted(net, kind, labelled),
         spec.path,
         spec.predicts,
-        shape=_shape(net, codec, size),
+        shape=(channels, *_trained_size(net)) if size is None else _shape(channels, codec, size),
         timestep_of=spec.timestep_of,
         learned_variance=has_learned_variance(net.config),
         codec=codec,
@@ -403,23 +445,32 @@ def _check_sizes(net: Any, pipe: Any, name: str) -> None:
         )
 
 
-def _shape(net: Any, codec: Any, size: int | tuple[int, int] | None) -> tuple[int, int, int]:
+def _trained_size(net: Any) -> tuple[int, int]:
+    """Height and width of the states that a network was trained on."""
+    own = net.config.sample_size
+    if own is None:
+        raise UsageError("the network does not say for which size it was trained: give size=")
+    return (own, own) if isinstance(own, int) else (int(own[0]), int(own[1]))
+
+
+def _channels(net: Any, codec: Any) -> int:
+    """Channels of a state."""
     channels = int(net.config.in_channels)
-    if codec is not None and channels != codec.channels:
+    if codec is not None and channels != codec.channels and not shows_picture(channels, codec):
         raise UsageError(
             f"the network takes {channels} channels and its latents have {codec.channels}: models that are shown a "
-            "picture or a mask as well (inpainting, editing) are not supported"
+            f"picture as well are supported with a mask alone (inpainting, {2 * codec.channels + 1} channels)"
         )
-    if size is None:
-        own = net.config.sample_size
-        if own is None:
-            raise UsageError("the network does not say for which size it was trained: give size=")
-        height, width = (own, own) if isinstance(own, int) else (int(own[0]), int(own[1]))
-        return channels, height, width
+    return channels if codec is None else codec.channels
+
+
+def _shape(channels: int, codec: Any, size: int | tuple[int, int]) -> tuple[int, int, int]:
+    """The shape of a state, for pictures of so many pixels."""
     height, width = (size, size) if isinstance(size, int) else size
     factor = 1 if codec is None else codec.factor
     if height % factor or width % factor or min(height, width) < 1:
-        raise UsageError(f"a size of {height}×{width} does not divide by {factor}, as the codec needs")
+        near = " × ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
+        raise UsageError(f"a size of {height} × {width} does not divide by {factor}, as the codec needs: take {near}")
     return channels, height // factor, width // factor
 
 

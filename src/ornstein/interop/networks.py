@@ -51,10 +51,12 @@ class Adapted(nn.Module):
         pooled: Tensor | None = None,
         time_ids: Tensor | None = None,
         guidance: Tensor | None = None,
+        shown: Tensor | None = None,
     ) -> Tensor:
         """x (B, C, H, W), time (B,), label (B,), text (B, L, D), pooled (B, P), time_ids (B, 6) → (B, C', H, W).
 
-        A distilled network also takes its guidance weight, (B,). Sizes (``time_ids``) and ``guidance`` reach their
+        A distilled network also takes its guidance weight, (B,), and an inpainting network what it is shown beside the
+        state, (B, C + 1, H, W). Sizes (``time_ids``) and ``guidance`` reach their
         sinusoids in float32, whatever the precision of the network.
         """
         if self.labelled and label is None:
@@ -70,6 +72,8 @@ class Adapted(nn.Module):
                 if guidance is None:
                     raise UsageError("this network takes a guidance weight: bind cond([…]) with with_condition()")
                 keywords["timestep_cond"] = guidance_embedding(guidance, width).to(x.dtype)
+        if shown is not None:
+            x = torch.cat([x, shown.to(x.dtype)], dim=1)
         with self._watched(x, time):
             return self.net(x, timestep=time, return_dict=False, **keywords)[0]
 
