@@ -25,7 +25,7 @@ ZERO = [
     "--log-snr", "--seed", "--workers", ".attention", ".norm-size", ".dropout", ".time-scale", ".vector-width",
     ".label-dropout", "--keep-noise",
     ".text-width", ".classes", ".blocks", ".mean", ".betas", ".weight-decay", ".warmup", ".decay", ".clip",
-    ".seconds", ".samples", ".metric-weight", ".kl", ".adversarial", ".adversarial-from", ".over",
+    ".seconds", ".samples", ".metric-weight", ".gradients", ".kl", ".adversarial", ".adversarial-from", ".over",
     "--validation-fraction", "--minutes", ".smooth",
     "--curriculum", "--sigma-min", ".slope", ".offset", ".diffusion", ".low-noise-fraction", ".target", ".outlier",
     ".fidelity", ".perceptual", ".penalty", ".level-probabilities", ".instance-noise",

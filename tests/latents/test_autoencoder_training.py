@@ -45,7 +45,11 @@ def examples(n=4, first=0):
 
 
 def test_the_network_answers_in_its_sizes():
-    for config in (KLConfig(), KLConfig(width=8, multipliers=(1, 1, 2), patch=1), KLConfig(latent=8, patch=4)):
+    for config in (
+        KLConfig(),
+        KLConfig(width=8, multipliers=(1, 1, 2), patch=1),
+        KLConfig(latent=8, patch=4, smooth=6),
+    ):
         net = KLAutoencoder(config)
         mean, logvar = net.moments(torch.zeros(2, 3, 32, 32))
         side = 32 // config.factor
@@ -71,6 +75,18 @@ def test_the_terms_are_what_they_say():
     assert losses.terms.keys() == {"pixels", "kl"}
     squared = model(critic=False, pixels="l2")[1](denoiser, batch, noise, 0.0)
     torch.testing.assert_close(squared.terms["pixels"], (again - batch.clean).square().flatten(1).mean(1))
+
+
+def test_gradients_count_what_changes_between_neighbours_and_nothing_else():
+    denoiser, objective = model(critic=False, gradients=2.0)
+    batch, noise = examples(), Noise.of(0, range(4))
+    with torch.no_grad():
+        again = denoiser.net(batch.clean, torch.zeros(4), noise=noise.normal("latent", (4, 4, 4)))[0]
+    step = (again - batch.clean).double()
+    wide = (step[..., 1:] - step[..., :-1]).abs().flatten(1).mean(1)
+    high = (step[..., 1:, :] - step[..., :-1, :]).abs().flatten(1).mean(1)
+    terms = objective(denoiser, batch, noise, 0.0).terms
+    torch.testing.assert_close(terms["gradients"].double(), 2.0 * (wide + high), rtol=1e-5, atol=1e-7)
 
 
 def test_the_critic_and_the_model_learn_from_their_own_losses_alone():

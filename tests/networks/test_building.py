@@ -84,7 +84,7 @@ DEFAULTS = {
     DiTConfig: COMMON | TIMES | {"width": 192, "depth": 6, "head_width": 64, "expansion": 4, "patch": 4,
                                  "norm": "token", "qk_norm": False},
     KLConfig: {"channels": 3, "latent": 4, "width": 32, "multipliers": (1, 2), "blocks": 1, "patch": 2,
-               "norm": "group"},
+               "norm": "group", "smooth": 0},
     # EDM's DDPM++ and NCSN++ of CIFAR-10, with 12 channels out for UDPM's doubling.
     NCSNppConfig: {"resolution": 32, "channels": 3, "out_channels": 12, "width": 128, "multipliers": (1, 2, 2, 2),
                    "blocks": 4, "attention": (16, 8, 4), "classes": 0, "dropout": 0.0},

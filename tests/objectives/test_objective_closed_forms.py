@@ -71,7 +71,7 @@ PUBLISHED = {
         "same_class_only": True, "diffusion": 5.0, "low_noise_fraction": 0.75, "target": 0.0, "label_dropout": 0.1,
     },
     ReconstructionLoss: {
-        "pixels": "l1", "metric": "lite0", "metric_weight": 0.5, "kl": 1e-6, "adversarial": 0.0,
+        "pixels": "l1", "gradients": 0.0, "metric": "lite0", "metric_weight": 0.5, "kl": 1e-6, "adversarial": 0.0,
         "adversarial_from": 50_000,
     },
 }  # fmt: skip
@@ -114,6 +114,7 @@ def test_defaults_of_the_objectives_themselves():
         # |slope|·log 640 + |offset| ≤ 35
         (ConsistencyLoss, "offset", (27.5, -27.5), (27.6, -27.6, math.nan)),
         (ConsistencyLoss, "slope", (5.28, -5.28), (5.29, -5.29, math.inf)),
+        (ReconstructionLoss, "gradients", (0.0,), (-1e-9, math.inf)),
         (ReconstructionLoss, "metric_weight", (0.0,), (-1e-9, math.inf)),
         (ReconstructionLoss, "kl", (0.0,), (-1e-9, math.nan)),
         (ReconstructionLoss, "adversarial", (0.0,), (-1e-9,)),

@@ -74,7 +74,7 @@ DEFAULTS = {
 SMALL = UNetConfig.small()
 PARTS = {
     "ddpm": (SMALL, Denoising()),
-    "autoencoder": (KLConfig(), ReconstructionLoss()),
+    "autoencoder": (KLConfig(smooth=16), ReconstructionLoss(gradients=1.0)),
     "rarity-classifier": (SMALL, RarityLoss()),
     "cas-dm": (SMALL, CascadeLoss()),
     "slct": (replace(SMALL, norm="nonscaling"), ConsistencyLoss()),

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ornstein.networks import checks
 from ornstein.networks.blocks import Norm, NormKind, grow, shrink, zeroed
-from ornstein.options import HIDDEN, Count, check_fields
+from ornstein.options import HIDDEN, Count, Index, check_fields
 from ornstein.typed import typed
 
 _LOGVAR = (-30.0, 20.0)
@@ -30,6 +30,7 @@ class KLConfig:
     * ``width``: channels of the finest level; ``multipliers``: of each level, finest first.
     * ``blocks``: residual blocks a level, in the encoder; the decoder has one more.
     * ``patch``: squares of patch × patch pixels become channels first, and pixels again last.
+    * ``smooth``: channels of a last convolution over single pixels, which leaves no seams between patches; 0 has none.
 
     A latent pixel stands for ``factor`` = patch · 2^(levels − 1) pixels a side.
     """
@@ -48,6 +49,8 @@ class KLConfig:
     """Residual blocks a level of the encoder; the decoder has one more."""
     patch: Count = 2
     """Squares of patch × patch pixels become channels first, and pixels again last."""
+    smooth: Index = 0
+    """Channels of a last convolution over single pixels, which leaves no seams between patches; 0 for none."""
     norm: NormKind = "group"
     """Normalisation."""
 
@@ -124,7 +127,14 @@ class KLAutoencoder(nn.Module):
             if level:
                 up += [_Grow(widths[level]), _Block(widths[level], widths[level - 1], norm)]
         self.decoder = nn.Sequential(*up, Norm(norm, widths[0]), nn.SiLU())
-        self.to_pixels = nn.Conv2d(widths[0], pixels, 3, padding=1)
+        self.to_pixels = nn.Conv2d(widths[0], config.smooth * config.patch**2 or pixels, 3, padding=1)
+        if config.smooth:
+            self.smooth = nn.Conv2d(config.smooth, config.channels, 3, padding=1)
+
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The convolution whose output is the picture."""
+        return self.smooth if self.config.smooth else self.to_pixels
 
     def moments(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance, (B, c, H/f, W/f) each, of pictures (B, 3, H, W)."""
@@ -140,6 +150,8 @@ class KLAutoencoder(nn.Module):
         h = self.decoder(latent.contiguous(memory_format=torch.channels_last)).to(latent.dtype)
         x = self.to_pixels(h)
         x = functional.pixel_shuffle(x, self.config.patch) if self.config.patch > 1 else x
+        if self.config.smooth:
+            x = self.smooth(functional.silu(x))
         return x.contiguous()
 
     def forward(self, image: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:

@@ -23,9 +23,12 @@ Metric = Callable[[Tensor, Tensor], Tensor]
 @typed()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReconstructionLoss:
-    """|x − x̂| + λ·M(x̂, x) + β·KL/(3·H·W) + w·adversarial, x̂ decoded from a draw z ~ N(mean, e^{logvar}).
+    """|e| + γ·|∇e| + λ·M(x̂, x) + β·KL/(3·H·W) + w·adversarial.
 
-    The first term is the mean over pixels. KL is the divergence from N(0, 1) summed over the latent, in the unit of
+    e = x̂ − x, and x̂ is decoded from a draw z ~ N(mean, e^{logvar}). The first term is the mean over pixels. ∇e are the
+    differences of neighbours, the means of both directions summed: a small error that changes from pixel to pixel, as
+    a texture on what should be flat, costs as much there as an edge of its height (after Mathieu et al. 2016, eq. 6,
+    who compare the sizes of the two gradients). KL is the divergence from N(0, 1) summed over the latent, in units of
     Rombach et al. 2022, where 1e-6 leaves it almost free. The adversarial term is −D(x̂) over patches, with
 
         w = adversarial · ‖∇ rest‖/‖∇ adversarial‖
@@ -37,6 +40,8 @@ class ReconstructionLoss:
 
     pixels: Literal["l1", "l2"] = "l1"
     """Distance of pixels: l1, or l2, the square."""
+    gradients: float = 0.0
+    """Weight γ of the difference between the gradients of the two pictures: flat parts stay flat, and edges sharp."""
     metric: str = "lite0"
     """The perceptual metric: none, lite0, vgg, alex, squeeze, or the path of LPIPS weights."""
     metric_weight: float = 0.5
@@ -49,7 +54,7 @@ class ReconstructionLoss:
     """Images after which the discriminator begins to learn, and its verdict to count."""
 
     def __post_init__(self) -> None:
-        for name in ("metric_weight", "kl", "adversarial", "adversarial_from"):
+        for name in ("gradients", "metric_weight", "kl", "adversarial", "adversarial_from"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 raise ConfigError(f"objective.{name} must not be negative, got {getattr(self, name)}")
         if not self.metric:
@@ -71,7 +76,7 @@ class Reconstructing:
     """The objective of an autoencoder: see `ReconstructionLoss`.
 
     The model's network is called as ``net(image, time, noise=…)`` and returns (reconstruction, mean, logvar). Terms:
-    ``pixels``, ``metric``, ``kl`` and ``adversarial``. Watched: ``psnr`` (dB) and ``latent_std``.
+    ``pixels``, ``gradients``, ``metric``, ``kl`` and ``adversarial``. Watched: ``psnr`` (dB) and ``latent_std``.
     """
 
     loss: ReconstructionLoss = field(default_factory=ReconstructionLoss)
@@ -86,6 +91,8 @@ class Reconstructing:
         again, mean, logvar = again.float(), mean.float(), logvar.float()
         error = again - image
         terms = {"pixels": (error.abs() if loss.pixels == "l1" else error.square()).flatten(1).mean(1)}
+        if loss.gradients:
+            terms["gradients"] = loss.gradients * _roughness(error)
         if self.metric is not None:
             terms["metric"] = loss.metric_weight * self.metric(again, image)
         divergence = 0.5 * (mean.square() + logvar.exp() - 1.0 - logvar).flatten(1).sum(1)
@@ -128,6 +135,11 @@ class Reconstructing:
         return self.loss.adversarial * ratio * plain
 
 
+def _roughness(error: Tensor) -> Tensor:
+    """Mean |difference| of neighbours, both directions summed, (B,)."""
+    return sum((error.diff(dim=dim).abs().flatten(1).mean(1) for dim in (-1, -2)), error.new_zeros(()))
+
+
 def autoencode(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, Tensor]:
     """The output of the network for pictures, with the noise of these samples for its latents."""
     inner = unwrapped(net)
@@ -138,7 +150,7 @@ def autoencode(net: Any, image: Tensor, noise: Noise) -> tuple[Tensor, Tensor, T
 
 def last_layer(net: Any) -> Tensor:
     """The weights of the decoder's last layer."""
-    return unwrapped(net).auto.to_pixels.weight
+    return unwrapped(net).auto.last_layer.weight
 
 
 def unwrapped(net: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -52,10 +53,10 @@ class AutoencoderConfig(TrainConfig):
     latents: Absent[LatentOptions] = field(default_factory=LatentOptions)
     batch: int = 16
     """Images a step, over all processes."""
-    network: KLConfig = field(default_factory=KLConfig)  # pyright: ignore[reportIncompatibleVariableOverride]
+    network: KLConfig = field(default_factory=partial(KLConfig, smooth=16))  # pyright: ignore[reportIncompatibleVariableOverride]
     """The network."""
     objective: ReconstructionLoss = field(  # pyright: ignore[reportIncompatibleVariableOverride]
-        default_factory=ReconstructionLoss
+        default_factory=partial(ReconstructionLoss, gradients=1.0)
     )
     """The losses."""
     discriminator_width: int = 32
