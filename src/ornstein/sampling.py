@@ -171,7 +171,7 @@ def stream(
 
     >>> import torch, ornstein as orn
     >>> model = orn.Denoiser(lambda x, time: torch.zeros_like(x), path=orn.VE(), predicts="clean", shape=(1, 4, 4))
-    >>> [event.evaluation for event in orn.stream(model, sampler=orn.samplers.Heun(), grid=orn.grids.karras(3))]
+    >>> [event.evaluation for event in orn.stream(model, sampler=orn.samplers.DPMSolver2S(), grid=orn.grids.karras(3))]
     [1, 2, 3, 4, 5, 5]
     """
     _check_call(n, seed, first, prior_scale, skip_steps, cond)

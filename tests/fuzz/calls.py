@@ -143,7 +143,7 @@ def _recipes() -> dict[str, tuple[Callable[..., Any], dict[str, Callable[[], Any
     names = [name for name in dir(grids) if not name.startswith("_")]
     for name in names:
         rule = getattr(grids, name)
-        if inspect.isfunction(rule) and rule.__module__ == grids.__name__ and name not in LEFT:
+        if inspect.isfunction(rule) and rule.__module__.startswith(grids.__name__) and name not in LEFT:
             found[f"grids.{name}"] = (rule, _guessed(rule))
     for kind in (orn.VP, orn.VE, orn.Flow, orn.PyramidPath, orn.VP.from_betas, orn.VP.table):
         label = getattr(kind, "__qualname__", str(kind))

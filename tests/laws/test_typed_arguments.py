@@ -68,7 +68,7 @@ def public() -> dict[str, Callable[..., Any]]:
     classes += [method.configuration for method in METHODS.values()]
     rules = [getattr(grids, name) for name in dir(grids) if not name.startswith("_")]
     rules = [rule for rule in rules if inspect.isfunction(rule) and hasattr(rule, "__wrapped__")]
-    rules = [rule for rule in rules if rule.__module__ == grids.__name__]
+    rules = [rule for rule in rules if rule.__module__.startswith(grids.__name__)]
     return {f"{thing.__module__}.{thing.__qualname__}": thing for thing in [*classes, *rules]}
 
 
