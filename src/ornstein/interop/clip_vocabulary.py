@@ -70,10 +70,10 @@ def clip_tokenizers(where: str | Path) -> tuple[Any, Any]:
 def _folder(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     vocabulary = load_json(path / "vocab.json", UsageError, _REMEDY, limit=_LARGEST)
     try:
-        text = read_text(path / "merges.txt", _LARGEST)
+        merges = _pairs(read_text(path / "merges.txt", _LARGEST))
     except (OSError, ValueError) as error:
         raise UsageError(f"{path / 'merges.txt'} cannot be read ({reason_of(error)}): {_REMEDY}") from None
-    return vocabulary, _pairs(text)
+    return vocabulary, merges
 
 
 def _published(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
