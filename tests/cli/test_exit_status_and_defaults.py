@@ -178,6 +178,7 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "negative_prompt": None,
             "size": None,
             "refiner": None,
+            "lora": (),
             "guidance_scale": 1.0,
             "guidance": (),
             "guide": (),

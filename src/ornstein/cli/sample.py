@@ -73,7 +73,7 @@ def sample(args: SampleArgs) -> int:
         "guidance_scale": args.guidance_scale,
         "guidance": list(args.guidance),
         **({"prompts": list(prompts)} if prompts else {}),
-        **{name: value for name in ("size", "refiner") if (value := getattr(args, name)) is not None},
+        **{name: value for name in ("size", "refiner", "lora") if (value := getattr(args, name))},
         "prior_scale": args.prior_scale,
         "skip_steps": args.skip_steps,
         **({} if initial is None else initial.record),
@@ -93,12 +93,20 @@ def sample(args: SampleArgs) -> int:
 
 
 def _text_to_image(run: OpenedModel, args: SampleArgs) -> OpenedModel:
-    """The model with --refiner, for pictures of --size."""
-    if args.refiner is None and args.size is None:
+    """The model with --lora and --refiner, for pictures of --size."""
+    if args.refiner is None and args.size is None and not args.lora:
         return run
+    from ..interop.lora import load_lora
     from ..interop.refined import resized, with_refiner
     from ..runs import open_run
 
+    for text in args.lora:
+        place, _, scale = text.rpartition(":")
+        try:
+            where, by = (place, float(scale)) if place else (text, 1.0)
+        except ValueError:
+            where, by = text, 1.0
+        load_lora(run, where, scale=by)
     if args.refiner is not None:
         run = with_refiner(run, open_run(args.refiner, device=args.device))
     if args.size is None:

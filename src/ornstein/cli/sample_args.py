@@ -23,7 +23,7 @@ class SampleArgs(LatentArgs):
         "Steps and noise": ("evaluations", "grid", "first", "resample", "prior_scale", "skip_steps", "interpolate"),
         "Begin from a picture": ("init", "strength", "mask"),
         "Few-step models": ("ema", "resample_level", "keep_noise", "posterior"),
-        "Text-to-image models": ("size", "refiner"),
+        "Text-to-image models": ("size", "refiner", "lora"),
         "Prompts and guidance": ("prompts", "negative_prompt", "guidance"),
         "Guides": ("guide_source", "differentiate_through", "guide_window", "guide_placement", "backward"),
         "Output": ("batch", "columns", "strict", "json"),
@@ -78,6 +78,8 @@ class SampleArgs(LatentArgs):
     """Pixels of the pictures of a diffusers pipeline or SDXL, such as 1024x768; by default what it was trained on."""
     refiner: Annotated[str | None, Option(value="MODEL")] = None
     """SDXL's refiner, a folder or one file: it takes over for the last 200 of 1,000 noise levels."""
+    lora: Annotated[tuple[str, ...], Option(value="FILE[:SCALE]", single=True)] = ()
+    """A LoRA to lay on the model, and its strength, 1 by default; repeat it for several."""
     ema: Positive | None = None
     """A further average of the weights, by its number in --ema.also of the training."""
     prompts: Path | None = None

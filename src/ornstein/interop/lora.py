@@ -6,7 +6,8 @@
 
 A layer's answer becomes y + scale·(α/r)·B·A·x (Hu et al. 2022, sec. 4.1). The weights of the model are not touched, so
 that a scale of 0, and unloading, give the model back exactly. Read are files with diffusers' (PEFT's) names and with
-kohya's, whose U-Net is named as in a single file or as in diffusers. A name that no layer has is refused, never dropped.
+kohya's, whose U-Net is named as in a single file or as in diffusers. A name that no layer has is refused, and never
+left out.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ _ENDS = {
     "lora_linear_layer.up.weight": "up",
     "alpha": "alpha",
 }
-_OTHERS = ("dora_scale", "hada_w", "lokr_w", "lora_magnitude_vector", "oft_", "diff", "diff_b", "lora_bias")
+_OTHERS = re.compile(r".*(\.dora_scale|\.hada_w|\.lokr_w|\.lora_magnitude_vector|\.oft_|\.diff|\.diff_b|\.lora_bias)")
 
 
 @dataclass(slots=True, eq=False)
@@ -92,7 +93,8 @@ def load_lora(model: OpenedModel, where: str | Path, *, scale: float = 1.0) -> L
     were encoded before are those of the text encoders without it.
 
     Args:
-        model: a model that `ornstein.load` opened from a diffusers pipeline or a file of SDXL.
+        model: a model that `ornstein.load` opened from a diffusers pipeline or a file of SDXL; with a refiner, its
+            base gets it.
         where: a .safetensors file.
         scale: strength; α/r of the file is applied besides.
 
@@ -102,7 +104,7 @@ def load_lora(model: OpenedModel, where: str | Path, *, scale: float = 1.0) -> L
             first layer that does not fit is named.
     """
     checks.real("scale", scale, error=UsageError)
-    pipe = getattr(model, "pipe", None)
+    pipe = getattr(getattr(model, "base", model), "pipe", None)
     if pipe is None:
         raise UsageError(f"{model.name} is no diffusers pipeline, and a LoRA lies on one of these")
     path = Path(where).expanduser()
@@ -110,9 +112,12 @@ def load_lora(model: OpenedModel, where: str | Path, *, scale: float = 1.0) -> L
     pairs = _pairs(file)
     tables = {part: _layers(getattr(pipe, part, None)) for part in sorted({part for part, _ in pairs})}
     fitted = [(_layer(path, tables, part, name, pair), name, pair) for (part, name), pair in pairs.items()]
+    deltas = [
+        (layer, _Delta.of(layer, {kind: file.get(key) for kind, key in pair.items()}, f"{path}: {name}"))
+        for layer, name, pair in fitted
+    ]
     lora = Lora(path.name, len(fitted), float(scale))
-    for layer, name, pair in fitted:
-        delta = _Delta.of(layer, {kind: file.get(key) for kind, key in pair.items()}, f"{path}: {name}")
+    for layer, delta in deltas:
         lora._hooks.append(layer.register_forward_hook(_hook(lora, delta)))  # pyright: ignore[reportPrivateUsage]
     return lora
 
@@ -177,7 +182,7 @@ def _pairs(file: TensorFile) -> dict[tuple[str, str], dict[str, str]]:
     for key in sorted(file.shapes):
         bare = key.removeprefix("base_model.model.").replace(".processor.", ".")
         bare = re.sub(r"\.(to_[qkv]|to_out)_lora\.(down|up)\.weight$", r".\1.lora.\2.weight", bare)
-        if any(mark in bare.rpartition("lora_unet")[2] for mark in _OTHERS[:5]) or bare.endswith(_OTHERS[5:]):
+        if _OTHERS.match(bare):
             raise CheckpointError(f"{file.path} holds {key!r}, of another method than LoRA: {_GIVE}")
         end = next((end for end in sorted(_ENDS, key=len, reverse=True) if bare.endswith("." + end)), None)
         name = "" if end is None else bare.removesuffix("." + end)
@@ -232,7 +237,7 @@ def _layer(
     found = table.get(name.replace(".", "_")) or table.get(f"{name.replace('.', '_')}_0")
     if found is None:
         raise CheckpointError(
-            f"{path} changes the layer {name!r} of the {part}, which this model does not have: it was made for another one"
+            f"{path} changes the layer {name!r} of the {part}, which this model does not have: it was made for another"
         )
     lost = {"down", "up"} - set(pair)
     if lost:
