@@ -16,8 +16,8 @@ import ornstein as orn
 from ornstein.errors import ConfigError, GridError, UsageError
 from ornstein.estimates import Estimate
 from ornstein.interop.schedulers import from_scheduler_config
+from ornstein.interop.seeds import noise_of
 from ornstein.samplers import SAMPLERS, Query, run, solve
-from ornstein.schedulers.seeds import noise_of
 
 STD = 2.0
 SD = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}

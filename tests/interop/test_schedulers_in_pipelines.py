@@ -13,8 +13,8 @@ from torch import Tensor
 import ornstein as orn
 from ornstein.errors import UsageError
 from ornstein.interop.schedulers import from_scheduler_config
+from ornstein.interop.seeds import noise_of
 from ornstein.samplers import run, solve
-from ornstein.schedulers.seeds import noise_of
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SAMPLERS = ["dpmpp-2m", "accelerated-ode", "accelerated-sde", "randomized-midpoint"]

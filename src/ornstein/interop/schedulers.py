@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -149,6 +150,16 @@ def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int, **given: Any
     except (ValueError, TypeError, IndexError, KeyError, ArithmeticError, RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UsageError(f"{name} cannot make {steps} step{'s' * (steps > 1)}: {reason}") from None
+    return listed_times(own, path, int(steps))
+
+
+def listed_times(own: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
+    """The times of a scheduler that has listed its steps already (``set_timesteps``): see `times_of_pipeline`.
+
+    Raises:
+        UsageError: it lists the same level twice, or climbs.
+    """
+    name = type(own).__name__
     sigmas = None if getattr(own, "sigmas", None) is None else np.array([float(sigma) for sigma in own.sigmas])
     keeps = dict(own.config).get("set_alpha_to_one", True) is False and not name.startswith("PNDM")
     still = keeps or dict(own.config).get("final_sigmas_type") == "sigma_min"
@@ -168,6 +179,22 @@ def times_of_pipeline(scheduler: Any, path: AffinePath, steps: int, **given: Any
             "grid of your own (grid=)"
         )
     return found
+
+
+def number_of(spec: SchedulerSpec, t: float) -> float:
+    """The time input of the network at t; whole where it is whole but for rounding."""
+    number = spec.path.timestep_of(t) if spec.timestep_of is None else spec.timestep_of(spec.path, t)
+    near = round(number)
+    return float(near) if abs(number - near) < 1e-6 * max(1.0, abs(number)) else float(number)
+
+
+def time_of_number(spec: SchedulerSpec, number: Any) -> Any:
+    """The inverse of `number_of`, for floats and for tensors."""
+    if isinstance(spec.path, VP):
+        return (number + 1.0) / (spec.path.timestep_of(1.0) + 1.0)
+    if isinstance(spec.path, VE):
+        return torch.exp(4.0 * number) if isinstance(number, Tensor) else math.exp(4.0 * number)
+    return number / (spec.timestep_of.steps if isinstance(spec.timestep_of, Counted) else 1000.0)
 
 
 def _indexed(own: Any, path: VP, sigmas: Any) -> tuple[list[float], float]:

@@ -13,12 +13,13 @@ from torch import Tensor
 from .. import checks, scalars
 from ..errors import ConfigError, UsageError
 from ..interop.loading import diffusers_library
+from ..interop.schedulers import number_of, time_of_number
+from ..interop.seeds import noise_of
 from ..paths import VP
 from ..paths.base import AffinePath
 from ..samplers import Sampler, named
-from .levels import arguments_of, law_of, number_of, source_name, source_scheduler, time_of_number, times_of
+from .levels import arguments_of, law_of, source_name, source_scheduler, times_of
 from .outside import Descent, EvaluationList, evaluations_per_step
-from .seeds import noise_of
 
 _library = diffusers_library()
 SchedulerMixin = _library.SchedulerMixin

@@ -8,13 +8,16 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from .. import checks
 from ..errors import ConfigError, GridError, UsageError
 from ..interop.loading import diffusers_library, silenced
-from ..interop.schedulers import Counted, SchedulerSpec, from_scheduler_config, times_of_pipeline
+from ..interop.schedulers import (
+    SchedulerSpec,
+    from_scheduler_config,
+    number_of,
+    time_of_number,
+    times_of_pipeline,
+)
 from ..paths import VE, VP, Flow
 from ..paths.base import AffinePath
 from ..paths.times import is_near
@@ -141,22 +144,6 @@ def times_of(
     if any(is_near(t, s, spec.path) for t, s in pairwise(times)):
         raise UsageError(f"two {name} are the same but for rounding: leave one out")
     return (*times, end)
-
-
-def number_of(spec: SchedulerSpec, t: float) -> float:
-    """The time input of the network at t; whole where it is whole but for rounding."""
-    number = spec.path.timestep_of(t) if spec.timestep_of is None else spec.timestep_of(spec.path, t)
-    near = round(number)
-    return float(near) if abs(number - near) < 1e-6 * max(1.0, abs(number)) else float(number)
-
-
-def time_of_number(spec: SchedulerSpec, number: Any) -> Any:
-    """The inverse of `number_of`, for floats and for tensors."""
-    if isinstance(spec.path, VP):
-        return (number + 1.0) / (spec.path.timestep_of(1.0) + 1.0)
-    if isinstance(spec.path, VE):
-        return torch.exp(4.0 * number) if isinstance(number, Tensor) else math.exp(4.0 * number)
-    return number / (spec.timestep_of.steps if isinstance(spec.timestep_of, Counted) else 1000.0)
 
 
 def _falling(name: str, values: Any) -> list[float]:
