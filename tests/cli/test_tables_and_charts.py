@@ -22,7 +22,7 @@ from ornstein.lab.bench import Series
 from ornstein.lab.slopes import Fit
 from ornstein.page import Curve, Picture, Section, Table, chart, picture, render
 from ornstein.page.curves import COLOURS, MARKS
-from ornstein.reproduce import Finding, Findings, Line, Plot, Record
+from ornstein.reproduce import Claim, Finding, Findings, Line, Plot, Record
 from ornstein.reproduce import Table as Numbers
 from ornstein.reproduce.page import against_noise, draw, measured_and_reason, number, page, tally, value
 
@@ -240,6 +240,7 @@ def test_reproductions_as_text(
 
     class Made:
         name, title, arxiv, version = "made", "Made up", "0000.1", 7
+        claims = dict.fromkeys("ABCD", Claim("none"))
 
         def run(self, cells: Any, budget: Any) -> Findings:
             runs.append((cells.folder, cells.experiment, cells.version, cells.jobs, budget.scale))

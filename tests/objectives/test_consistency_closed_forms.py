@@ -139,7 +139,8 @@ def test_the_lower_level_of_a_ratio():
 
 def test_the_scale_at_the_end_of_the_first_stage():
     loss = ConsistencyLoss(start=4, end=64, base=0.01, slope=0.9, offset=0.2)
-    first, later = 0.01 * math.sqrt(48), [math.exp(-0.9 * math.log(S) - 0.2) for S in (5, 64)]
+    scale = math.sqrt(48 / 4096)  # the published constants are those of 4,096 values
+    first, later = 0.01 * math.sqrt(48), [scale * math.exp(-0.9 * math.log(S) - 0.2) for S in (5, 64)]
     assert [loss.scale_at(S, 48) for S in (3, 4, 5, 64)] == pytest.approx([first, first, *later], rel=1e-13)
     summed = ConsistencyLoss(start=4, end=64, base=0.01, slope=0.9, offset=0.2, reduce="sum")
     assert [summed.scale_at(S, 48) for S in (4, 5)] == pytest.approx([first * 48**0.5, later[0] * 48**0.5], rel=1e-13)

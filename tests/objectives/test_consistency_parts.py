@@ -148,6 +148,9 @@ def test_the_scale_of_the_published_run():
     assert found == pytest.approx(table, rel=6e-3)
     assert found == sorted(found, reverse=True)
     assert found[1] == pytest.approx(math.exp(-1.15 * math.log(20) - 0.85), rel=1e-12)
+    for size in (48, 512, 1024, 3 * 64 * 64):  # it shrinks in latents of every size, by the same factors
+        other = [loss.scale_at(S, size) for S in (10, 20, 40, 80, 160, 320, 640)]
+        assert other == pytest.approx([math.sqrt(size / 4096) * c for c in found], rel=1e-12)
     norms = ConsistencyLoss(reduce="sum")
     assert [norms.scale_at(S, 4096) for S in (10, 640)] == pytest.approx([64 * found[0], 64 * found[-1]])
     ict = ConsistencyLoss(scale="constant", reduce="sum")

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ornstein.reproduce import EXPERIMENTS, Budget, Cells, Record, experiment
+from ornstein.reproduce import EXPERIMENTS, Budget, Cells, Record, experiment, measure
 
 GOLDEN = Path(__file__).parent / "golden"
 # How much the logarithms of answers scatter, their sign, and the budget; on the other side of 1 no claim holds.
@@ -32,6 +32,8 @@ class Canned(Cells):
     def __init__(self, name: str, scatter: float, sign: int = 1) -> None:
         super().__init__(None)
         self.name, self.scatter, self.sign = name, scatter, sign
+        # Where claims hold, and where none does, the trainings are long enough to say so.
+        self.images = 10**7 if scatter < 1.0 else 64
         self.rows: dict[str, list[dict[str, Any]]] = {}
 
     def map(self, function: Any, rows: Sequence[Mapping[str, Any]]) -> list[Any]:
@@ -209,7 +211,17 @@ class Canned(Cells):
         numbers = {"FD-lite0": value, "sFD-lite0": 10 * value, "IS-lite0": 2.0 / factor, "FD-pixels8": value}
         at = {str(n): {key: self.noisy(v, row, f"{key} {n}") for key, v in numbers.items()} for n in (5, 10, 50)}
         seconds = self.noisy(60.0, row, "s")
-        return {"parameters": 10 + len(row["arm"]), "seconds": seconds, "images": 7, "loss": 0.1, "at": at}
+        for each in at.values():
+            each["KID-lite0"] = 0.01 * each["FD-lite0"]
+        early = at["10"]["KID-lite0"] * self.noisy(1.0, row, "early")
+        return {"parameters": 10 + len(row["arm"]), "seconds": seconds, "images": self.images, "loss": 0.1, "at": at,
+                "early": early}  # fmt: skip
+
+    def tried(self, row: Mapping[str, Any]) -> float | None:
+        """A candidate's distance; the third rate is too large in the rough world."""
+        if self.scatter > 1.0 and row["choice"].get("lr", 0.0) > 1.5e-3:
+            return None
+        return self.noisy(0.3, row)
 
     def tails(self, row: Mapping[str, Any]) -> Any:
         names = {"kurtosis": 1.0, "median kurtosis": 0.5, "largest": 9.0, "beyond 4": 0.01, "beyond 6": 1e-3}
@@ -244,7 +256,9 @@ class Canned(Cells):
         return {
             "parameters": 10,
             "seconds": self.noisy(60.0, row, "s"),
-            "images": 64,
+            "images": self.images,
+            "early": None if broken else self.noisy(value, row, "early"),
+            "activations": None if broken or diffusion else self.noisy(3.0 if arm == "slct" else 4.0, row, "fourth"),
             "diverged": broken,
             "left_out": self.noisy(0.01, row, "left"),
             "middle": self.noisy(0.5, row, "middle") if searched else None,
@@ -259,12 +273,14 @@ class Canned(Cells):
 
     def _pyramid(self, row: Mapping[str, Any]) -> Any:
         arm, seed = row["arm"], row["seed"]
-        factor = {"udpm": 0.5, "udpm-fit": 0.8}.get(arm, 1.0)
+        factor = {"udpm": 0.5, "udpm-fit": 0.8, "consistency": 1.2}.get(arm, 1.0)
         value = 0.1 * (1 + seed) * factor
-        flat = arm == "diffusion"
+        flat = arm in {"diffusion", "consistency"}
         broken = "the loss is not finite" if self.scatter > 1.0 and (arm, seed) == ("udpm-fit", 1) else None
         ways = ["three levels"]
-        if flat:
+        if arm == "consistency":
+            ways = ["one evaluation"]
+        elif flat:
             ways = [*(f"ddim {n}" for n in (3, 5, 10, 50)), *(f"ddim {n}, equal times" for n in (3, 5, 10)), "auto 3"]
         sizes = {n: {"all": 1.0, "coarse": 0.05 * 4.0 ** max(n - 1, 0), "metric": 0.1} for n in (0, 1, 2, 3)}
         levels = {
@@ -274,7 +290,8 @@ class Canned(Cells):
                   "smooth": self.noisy(0.2, row, "smooth")}  # fmt: skip
         return {
             "parameters": 10,
-            "images": 7 + len(arm),
+            "images": self.images + len(arm),
+            "early": None if broken else self.noisy(value, row, "early"),
             "operations": self.noisy(1e6, row, "o"),
             "seconds": self.noisy(60.0, row, "s"),
             "diverged": broken,
@@ -295,7 +312,15 @@ class Canned(Cells):
     def mixture(self, row: Mapping[str, Any]) -> Any:
         return self._universal(row) if self.name == "universal-guidance" else min(self.noisy(0.999, row), 1.0)
 
+    def _guided(self, row: Mapping[str, Any]) -> Any:
+        failed, kid = {"plain": (0.8, 0.6), "universal": (0.2, 0.5), "dps": (0.4, 0.7)}[row["method"]]
+        numbers = {"failed": failed, "kid": kid, "energy": failed, "seconds": 1.0}
+        counts = {"evaluations": 24, "gradients": 24 * (row["method"] != "plain")}
+        return {key: self.noisy(value, row, key) for key, value in numbers.items()} | counts
+
     def drawn(self, row: Mapping[str, Any]) -> Any:
+        if self.name == "universal-guides":
+            return self._guided(row)
         if self.name == "universal-guidance":
             return self._universal(row)
         return self._minority(row) if self.name == "minority-guidance" else self._drawn(row)
@@ -310,11 +335,11 @@ def made(name: str, world: str) -> dict[str, Any]:
     """Everything that an experiment says of one world, and what it asked for, as plain values."""
     scatter, sign, budget = WORLDS[world]
     cells = Canned(name, scatter, sign)
-    found = experiment(name).run(cells, Budget(budget))
+    found = measure(experiment(name), cells, Budget(budget))
     record = Record(experiment=name, title=experiment(name).title, arxiv=experiment(name).arxiv, version=1,
                     budget=budget, command="", date="", seconds=0.0, cells=0, machine={}, found=found)  # fmt: skip
     tree = record.to_json()
-    kept = ("title", "arxiv", "findings", "tables", "plots", "notes") if sign > 0 else ("findings",)
+    kept = ("title", "arxiv", "findings", "tables", "plots", "notes", "trainings") if sign > 0 else ("findings",)
     return rounded({key: tree[key] for key in kept}) | {"asked": cells.asked()}
 
 

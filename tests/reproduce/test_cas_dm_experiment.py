@@ -12,17 +12,19 @@ import ornstein as orn
 from ornstein.networks import build
 from ornstein.objectives import Denoising, TrainBatch
 from ornstein.reproduce import Budget, Cells, Record, arms
+from ornstein.reproduce import measure as measure_all
 from ornstein.reproduce.cas_dm import cells as measure
 from ornstein.reproduce.cas_dm import experiment as cas_dm
 from ornstein.training.cas_dm import CascadeConfig
 
 
 def result(fd: float, score: float = 2.0) -> dict:
-    numbers = {"FD-lite0": fd, "sFD-lite0": 10 * fd, "IS-lite0": score, "FD-pixels8": fd}
+    numbers = {"FD-lite0": fd, "sFD-lite0": 10 * fd, "IS-lite0": score, "FD-pixels8": fd, "KID-lite0": 0.01 * fd}
     return {
         "parameters": 10,
         "seconds": 1.0,
-        "images": 7,
+        "images": 10**7,
+        "early": 0.01 * fd,
         "loss": 0.1,
         "at": {str(steps): numbers for steps in measure.STEPS},
     }
@@ -33,7 +35,10 @@ def found(pixels: dict | None = None, **factors: float) -> dict:
 
     class Made(Cells):
         def map(self, function, rows):
-            del function
+            if function is measure.tried:
+                return [row["choice"]["lr"] for row in rows]
+            assert {row["choice"]["lr"] for row in rows} == {3e-4}, "the best of the trials"
+            assert {row["seed"] for row in rows} == {1, 2, 3}, "and seeds that have seen no trial"
             out = []
             for row in rows:
                 own = 1.0 + 0.004 * ((row["seed"] * 7 + len(row["arm"])) % 3)
@@ -45,7 +50,7 @@ def found(pixels: dict | None = None, **factors: float) -> dict:
                 out.append(cell)
             return out
 
-    findings = cas_dm.EXPERIMENT.run(Made(None), Budget(0.02))
+    findings = measure_all(cas_dm.EXPERIMENT, Made(None), Budget(0.02))
     return {f.claim: f.verdict for f in findings.findings}
 
 
@@ -123,7 +128,7 @@ def test_every_arm_gets_the_same_computing():
 
 @pytest.mark.slow
 def test_one_cell():
-    cell = Cells(None)(measure.trained, arm="ddpm-metric", seed=0, images=64, samples=16, size=16)
+    cell = Cells(None)(measure.trained, arm="ddpm-metric", seed=0, choice={"lr": 1e-3}, images=64, samples=16, size=16)
     assert set(cell["at"]) == {"5", "10", "50"}
     assert {"FD-lite0", "sFD-lite0", "IS-lite0", "FD-pixels8"} <= set(cell["at"]["5"])
 
@@ -131,12 +136,11 @@ def test_one_cell():
 def test_the_record_survives_json():
     class Made(Cells):
         def map(self, function, rows):
-            del function
-            return [result(100.0 + row["seed"]) for row in rows]
+            return [1.0 if function is measure.tried else result(100.0 + row["seed"]) for row in rows]
 
     findings = cas_dm.EXPERIMENT.run(Made(None), Budget(0.02))
     record = Record(
         experiment="cas-dm", title="t", arxiv="a", version=1, budget=0.02, command="c", date="d", seconds=1.0, cells=1,
         machine={}, found=findings,
     )  # fmt: skip
-    assert len(Record.from_json(record.to_json()).found.tables) == 5
+    assert len(Record.from_json(record.to_json()).found.tables) == 6

@@ -57,6 +57,7 @@ def drawn(arm: str, seed: int, factors: Mapping[str, float]) -> dict[str, Any]:
         "share": 0.1 * factor + 0.001 * seed,
         "coverage rare pixels": 0.3 * factor + 0.001 * seed,
         "kid rare": 1.0 / factor,
+        "precision": 0.9,
     }
     return {**rarity, **quality, **own, "steps": 16, "model": 48.0, "classifier": 0.0}
 
@@ -104,7 +105,7 @@ def test_verdicts_follow_the_numbers() -> None:
         finding for finding in said.values() if "test H" not in finding.source and "w is a power" not in finding.claim
     ]
     assert {finding.claim: finding.verdict for finding in measured} == {f.claim: "reproduced" for f in measured}
-    assert len(measured) == 21
+    assert len(measured) == 23
 
     other_way = {arm: 1.0 / factor for arm, factor in EFFECT.items()}
     said = found(other_way, area=0.5)
@@ -166,8 +167,9 @@ class Rare:
 
 def test_no_arm_spends_more_than_the_others() -> None:
     model = orn.Denoiser(lambda x, time: 0.5 * x, path=orn.VP.cosine(), predicts="clean", shape=(3, 8, 8))
+    known = arms.nearness(np.random.default_rng(0).uniform(size=(300, 192)))
     for name, arm in arms.ARMS.items():
-        images, spent = arms.pictures(arm, model, Rare, 0, 3, 24)
+        images, spent = arms.pictures(arm, model, Rare, 0, 3, 24, away=lambda: known)
         total = spent["model"] + spent["classifier"]
         assert total <= 24 + 1e-9, name
         if arm.full:
@@ -178,6 +180,25 @@ def test_no_arm_spends_more_than_the_others() -> None:
         float(arms.pictures(arms.ARMS[n], model, Rare, 0, 8, 24)[0].float().mean()) for n in ("noisy-3", "plain-short")
     ]
     assert bright[0] > bright[1]
+
+
+def test_the_two_baselines_do_what_they_say() -> None:
+    """The rarest third is what the classifier likes best, and the other arm lies farther from the mean of the data."""
+    model = orn.Denoiser(lambda x, time: 0.5 * x, path=orn.VP.cosine(), predicts="clean", shape=(3, 8, 8))
+    third, _ = arms.pictures(arms.ARMS["selected"], model, Rare, 0, 8, 24)
+    every, _ = arms.pictures(replace(arms.ARMS["selected"], method="plain"), model, Rare, 0, 24, 7)
+    means = every.float().mean((1, 2, 3)).sort(descending=True).values
+    assert torch.allclose(third.float().mean((1, 2, 3)).sort(descending=True).values, means[:8])
+    known = arms.nearness(np.random.default_rng(0).normal(0.5, 0.1, size=(400, 192)))
+    energy = [
+        float(known(arms.pictures(arm, model, Rare, 0, 8, 24, lambda: known)[0].float() / 127.5 - 1.0).mean())
+        for arm in (arms.ARMS["away-100"], arms.ARMS["plain"])
+    ]
+    assert energy[0] < energy[1]
+    rows = torch.from_numpy(np.random.default_rng(1).normal(0.5, 0.1, size=(5, 192))).float()
+    flat = arms.Nearness(mean=torch.full((192,), 0.5), whitening=torch.eye(192) / 0.1)
+    expected = -0.5 * ((rows - 0.5) / 0.1).square().mean(1)
+    assert torch.allclose(flat(2.0 * rows.reshape(5, 3, 8, 8) - 1.0), expected, rtol=1e-4)
 
 
 def test_the_windows_are_the_whole_chain_cut_in_three() -> None:

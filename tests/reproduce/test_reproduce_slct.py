@@ -6,7 +6,6 @@ import dataclasses
 import itertools
 import math
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,8 @@ import pytest
 import torch
 
 import ornstein as orn
-from ornstein import grids
+from ornstein import grids, reproduce
+from ornstein.errors import ConfigError
 from ornstein.latents import KLCodec
 from ornstein.networks.autoencoder import KLAutoencoder, KLConfig
 from ornstein.reproduce import Budget, Cells, Record, arms
@@ -184,7 +184,7 @@ def test_shares_of_known_errors():
 
 def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float = 0.002) -> dict[str, Any]:
     scale = adapted if arm in ("adaptive", "slct") else 0.01
-    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.RECALL: 0.5, arms.COVERAGE: 0.5}
+    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.RECALL: 1.0 - kid, arms.COVERAGE: 0.5}
     ways = [f"{name} {n}" for name in made.SAMPLERS for n in made.STEPS] if arm == "diffusion" else ["1", "2"]
     ways += ["searched"] * (arm in made.SEARCHED)
     part = {"loss": 0.1, "elements": 0.1}
@@ -192,7 +192,9 @@ def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float 
     return {
         "parameters": 10,
         "seconds": 1.0,
-        "images": 64,
+        "images": 10**7,
+        "early": None if diverged else kid,
+        "activations": None if diverged or arm == "diffusion" else 4.0 * kid,
         "left_out": 0.0,
         "diverged": diverged,
         "middle": 0.5 if arm in made.SEARCHED else None,
@@ -202,7 +204,12 @@ def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float 
 
 
 def found(
-    tails: dict[str, float] = LIGHT, broken: tuple[str, ...] = (), adapted: float = 0.002, **factors: float
+    tails: dict[str, float] = LIGHT,
+    broken: tuple[str, ...] = (),
+    adapted: float = 0.002,
+    longer: int = 1,
+    asked: list[dict] | None = None,
+    **factors: float,
 ) -> slct.Findings:
     """Findings on made-up arms: what a seed has in common, then a factor for each arm, a little noise of its own."""
 
@@ -213,6 +220,8 @@ def found(
             if function is made.floor:
                 return [{"data": result(0.0, "ict")["at"]["1"], "reconstructions": result(0.01, "ict")["at"]["1"]}]
             out = []
+            if asked is not None:
+                asked.extend(rows)
             for row in rows:
                 arm = row["arm"]
                 own = 1.0 + 0.004 * ((row["seed"] * 7 + len(arm)) % 3)
@@ -220,7 +229,7 @@ def found(
                 out.append(result(kid, arm, diverged="it grew" if arm in broken else None, adapted=adapted))
             return out
 
-    return slct.EXPERIMENT.run(Made(None), Budget(0.02))
+    return reproduce.measure(slct.EXPERIMENT, Made(None), Budget(0.02, longer))
 
 
 def test_verdicts_follow_the_numbers():
@@ -243,6 +252,30 @@ def test_a_scale_that_has_not_shrunk_is_not_tested():
     assert rung.verdict == "not testable here"
     assert "has not shrunk yet" in rung.reason
     assert [f.verdict for f in said.values()].count("not testable here") == 1
+
+
+def test_a_condition_without_outliers_tests_nothing():
+    claim = "Where the latents have outliers, the Cauchy distance improves on pseudo-Huber"
+    better = {arm: 0.8**place for place, arm in enumerate(slct_world.LADDER)}
+    for tails, verdict in ((HEAVY, "reproduced"), (LIGHT, "not testable here"), (HEAVY | {"kurtosis": -0.1}, None)):
+        one = next(f for f in found(tails, **better).findings if f.claim == claim)
+        assert one.verdict == (verdict or "not testable here")
+        assert ("no outliers" in one.reason) == (one.verdict != "reproduced")
+
+
+def test_two_rungs_can_be_trained_longer():
+    """Both, in the second condition, with a curriculum of their own length; by default they are not."""
+    better = {arm: 0.8**place for place, arm in enumerate(slct_world.LADDER)}
+    asked: list[dict] = []
+    told = found(HEAVY, asked=asked, longer=10, **better)
+    long = [row for row in asked if row["images"] == 10 * min(row["images"] for row in asked)]
+    assert {row["arm"] for row in long} == {"ict", "slct"}
+    assert {row["world"]["data"] for row in long} == {slct.FOREIGN}
+    one = next(f for f in told.findings if f.claim.startswith("With a longer training"))
+    assert (one.verdict, one.kind) == ("reproduced", "training")
+    assert not [f for f in found(HEAVY, **better).findings if f.claim.startswith("With a longer")]
+    with pytest.raises(ConfigError, match="longer"):
+        Budget(1.0, longer=0)
 
 
 def test_a_divergence_is_a_result():
@@ -277,11 +310,24 @@ def test_the_record_survives_json(broken):
         machine={}, found=found(broken=broken),
     )  # fmt: skip
     again = Record.from_json(record.to_json())
-    assert len(again.found.findings) == 18
+    assert len(again.found.findings) == 20
     assert "sLCT" in page(again)
 
 
 # Trainings
+
+
+def also(extra):
+    """`train` that calls ``extra`` after every step, behind the function that it is given."""
+
+    def trained(config, *, quiet, after_step):
+        def both(session):
+            after_step(session)
+            extra(session)
+
+        return train(config, quiet=quiet, after_step=both)
+
+    return trained
 
 
 def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypatch):
@@ -296,7 +342,7 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
             raise RuntimeError("killed")
 
     with monkeypatch.context() as patched:
-        patched.setattr("ornstein.training.train", partial(train, after_step=killed))
+        patched.setattr("ornstein.training.train", also(killed))
         with pytest.raises(RuntimeError, match="killed"):
             made.trained(**rows, files=_folder(tmp_path / "parts"))
     again = made.trained(**rows, files=tmp_path / "parts")
@@ -309,7 +355,7 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
 
 
 def test_a_diverged_training_is_a_cell(world, tmp_path, monkeypatch):
-    def diverging(config, quiet):
+    def diverging(config, **how):
         raise DivergedError(f"the last good checkpoint is {config.out}/checkpoints/8")
 
     monkeypatch.setattr("ornstein.training.train", diverging)

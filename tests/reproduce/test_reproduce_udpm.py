@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import ornstein as orn
-from ornstein import grids
+from ornstein import grids, reproduce
 from ornstein.networks import UNetConfig, build
 from ornstein.networks.discriminator import DiscriminatorConfig
 from ornstein.objectives.pyramid import PyramidLoss
@@ -24,11 +23,13 @@ from ornstein.reproduce.udpm import cells as measure
 from ornstein.reproduce.udpm import experiment as udpm
 from ornstein.reproduce.udpm import verdicts
 from ornstein.training import DivergedError, TrainConfig, train
+from ornstein.training.slct import SLCTConfig
 from ornstein.training.udpm import UDPMConfig
 
 SIZE, WIDTH = 32, 8
-TINY = {"seed": 0, "images": 64, "samples": 16, "size": SIZE, "width": WIDTH}
-COUNTED = {"udpm": 4.0, "udpm-fit": 2.0, "udpm-plain": 1.0, "diffusion": 2.0}
+CHOICE = {"lr": 1e-3, "odds": [1.0, 1.0, 1.0]}
+TINY = {"seed": 0, "choice": CHOICE, "images": 64, "samples": 16, "size": SIZE, "width": WIDTH}
+COUNTED = {"udpm": 4.0, "udpm-fit": 2.0, "udpm-plain": 1.0, "diffusion": 2.0, "consistency": 3.0}
 
 
 def distances(value: float) -> dict:
@@ -37,13 +38,14 @@ def distances(value: float) -> dict:
 
 
 def result(arm: str, value: float, *, diverged: str | None = None, coarse: float = 4.0) -> dict:
-    ways = measure.WAYS if arm == measure.DIFFUSION else (measure.THREE,)
+    ways = {measure.DIFFUSION: measure.WAYS, measure.CONSISTENCY: (measure.ONE,)}.get(arm, (measure.THREE,))
     moved = {"all": 1.0, "coarse": 0.05, "metric": 0.1}
-    pyramid = arm != measure.DIFFUSION
+    pyramid = arm in measure.PYRAMIDS
     levels = {str(n): moved | {"coarse": 0.05 * coarse ** (n - 1)} for n in (1, 2, 3)} | {"0": moved}
     return {
         "parameters": 10,
-        "images": 7,
+        "images": 10**7,
+        "early": None if diverged else value,
         "operations": 1e6,
         "seconds": 1.0,
         "diverged": diverged,
@@ -60,15 +62,21 @@ class Made(Cells):
 
     def __init__(self, diverged: tuple[tuple[str, int], ...] = (), coarse: float = 4.0, **factors: float) -> None:
         super().__init__(None)
+        self.trials: list[int] = []
+        self.judged: list[tuple[str, int, float]] = []
         self.diverged, self.coarse, self.factors = diverged, coarse, factors
 
     def map(self, function, rows):
         if function is measure.cost:
             seconds = {"three": [0.3, 0.31, 0.3], "one": [1.0, 1.0, 1.1], "squares": [0.25, 0.26, 0.25]}
             return [{"operations": {"three": 0.33e6, "one": 1e6, "squares": 0.25e6}, "seconds": seconds}]
+        if function is measure.tried:
+            self.trials += [row["seed"] for row in rows]
+            return [abs(math.log10(row["choice"]["lr"]) + 3.0) for row in rows]  # a rate of 1e-3 is the best
         out = []
         for row in rows:
             arm, seed = row["arm"], row["seed"]
+            self.judged.append((arm, seed, row["choice"]["lr"]))
             own = 1.0 + 0.004 * ((seed * 7 + len(arm)) % 3)
             value = 0.1 * (1 + seed) * self.factors.get(arm.replace("-", "_"), 1.0) * own
             why = "the loss is not finite" if (arm, seed) in self.diverged else None
@@ -77,7 +85,7 @@ class Made(Cells):
 
 
 def said(cells: Made) -> dict[str, str]:
-    return {f.claim: f.verdict for f in udpm.EXPERIMENT.run(cells, Budget(0.02)).findings}
+    return {f.claim: f.verdict for f in reproduce.measure(udpm.EXPERIMENT, cells, Budget(0.02)).findings}
 
 
 # ------------------------------------------------------------------------------------------------------------ verdicts
@@ -97,6 +105,21 @@ def test_verdicts_follow_the_numbers():
     assert {v for c, v in found.items() if c.startswith("The perceptual term")} == {"inconclusive"}
 
 
+def test_every_arm_is_tuned_alike_and_judged_on_other_seeds():
+    cells = Made(udpm=0.5)
+    found = udpm.EXPERIMENT.run(cells, Budget(0.02))
+    counts = {len(choices) for choices in measure.CANDIDATES.values()}
+    assert len(counts) == 1
+    assert set(measure.CANDIDATES) == set(measure.ARMS)
+    assert set(cells.trials) == {0}
+    assert {seed for _, seed, _ in cells.judged} == {1, 2, 3}
+    assert {lr for _, _, lr in cells.judged} == {1e-3}, "the best candidate of the trials is taken"
+    table = next(table for table in found.tables if table.title == "Tuning")
+    assert len(table.rows) == counts.pop() * len(measure.ARMS)
+    assert [row[-1] for row in table.rows].count("taken") == len(measure.ARMS)
+    assert measure.CANDIDATES[measure.FULL][0]["odds"] == [1.0, 1.0, 1.0]
+
+
 def test_the_better_of_two_grids_of_ddim_counts():
     """In each seed and metric by itself, so that no choice of a grid makes the diffusion model worse than it is."""
 
@@ -104,7 +127,7 @@ def test_the_better_of_two_grids_of_ddim_counts():
         def map(self, function, rows):
             found = super().map(function, rows)
             for row, cell in zip(rows, found, strict=True):
-                if row.get("arm") == measure.DIFFUSION:
+                if function is measure.trained and row["arm"] == measure.DIFFUSION:
                     cell["at"]["ddim 3"] = distances(10.0) | {arms.KID: 0.01}
                     cell["at"]["ddim 3, equal times"] = distances(10.0) | {arms.PIXELS: 0.01}
             return found
@@ -149,8 +172,8 @@ def test_a_divergence_is_told_and_its_seed_left_out():
     assert "1 of 3 seeds diverged" in first.measured
     assert any("seed 1: the loss is not finite" in note for note in found.notes)
     costs = next(table for table in found.tables if table.title == "What a training costs")
-    assert [row[-1] for row in costs.rows] == [1, 0, 0, 0]
-    found = udpm.EXPERIMENT.run(Made(diverged=(("udpm", 0), ("udpm", 1), ("udpm", 2))), Budget(0.02))
+    assert [row[-1] for row in costs.rows] == [1, 0, 0, 0, 0]
+    found = udpm.EXPERIMENT.run(Made(diverged=(("udpm", 1), ("udpm", 2), ("udpm", 3))), Budget(0.02))
     assert {f.verdict for f in found.findings if "UDPM are better" in f.claim} == {"inconclusive"}
     assert all(f.reason for f in found.findings if f.verdict != "reproduced")
 
@@ -167,7 +190,7 @@ def test_the_record_survives_json():
         machine={}, found=found,
     )  # fmt: skip
     again = Record.from_json(record.to_json()).found
-    assert len(again.tables) == 5
+    assert len(again.tables) == 6
     assert len(again.plots) == 2
     assert [f.claim for f in again.findings] == [f.claim for f in found.findings]
 
@@ -177,7 +200,7 @@ def test_the_record_survives_json():
 
 def test_the_arms_differ_in_what_they_should(tmp_path: Path):
     configs = {arm: measure.configuration(arm, tmp_path, 3, 64, SIZE, 32) for arm in measure.ARMS}
-    full, fit, plain, flat = (configs[arm] for arm in measure.ARMS)
+    full, fit, plain, flat, one = (configs[arm] for arm in measure.ARMS)
     assert isinstance(full, UDPMConfig)
     assert fit.optimizer == plain.optimizer, "arms without a discriminator share an optimizer"
     alike = {"objective": full.objective, "optimizer": full.optimizer}
@@ -188,6 +211,8 @@ def test_the_arms_differ_in_what_they_should(tmp_path: Path):
     assert plain.objective.on(full.path, SIZE, full.discriminator).metric is None
     assert type(flat) is TrainConfig
     assert (flat.predicts, flat.path, flat.images, flat.seed, flat.batch) == ("clean", "vp-cosine", 64, 3, full.batch)
+    assert isinstance(one, SLCTConfig)
+    assert (one.network, one.objective.distance, one.seed) == (flat.network, "pseudo-huber", flat.seed)
     for changed in ("seed", "batch", "images", "data", "size"):
         assert getattr(flat, changed) == getattr(full, changed)
 
@@ -252,11 +277,24 @@ def test_the_level_that_is_drawn_anew_is_the_one_that_moves(tmp_path: Path):
 
 @pytest.fixture
 def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "operations", lambda arm, size, width: COUNTED[arm])
+    monkeypatch.setattr(measure, "operations", lambda arm, size, width, choice=None: COUNTED[arm])
 
 
 def told(cell: dict) -> dict:
     return {name: value for name, value in cell.items() if name != "seconds"}
+
+
+def also(extra):
+    """`train` that calls ``extra`` after every step, behind the function that it is given."""
+
+    def trained(config, *, quiet, after_step):
+        def both(session):
+            after_step(session)
+            extra(session)
+
+        return train(config, quiet=quiet, after_step=both)
+
+    return trained
 
 
 class Drawn:
@@ -266,7 +304,8 @@ class Drawn:
         self.samples = samples
 
     def __call__(self, model: Any, name: str, **how: Any) -> dict[str, float]:
-        return {"drawn": orn.sample(model, 2, **how).double().sum().item()}
+        drawn = orn.sample(model, 2, **how).double().sum().item()
+        return {"drawn": drawn, arms.KID: drawn}
 
 
 @pytest.mark.parametrize("judged", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -285,7 +324,7 @@ def test_a_killed_cell_ends_with_the_same_numbers(judged, cheap, tmp_path, monke
         if len(steps) == 4:  # after three checkpoints, before the fourth
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("ornstein.training.train", partial(train, after_step=interrupted))
+    monkeypatch.setattr("ornstein.training.train", also(interrupted))
     with pytest.raises(KeyboardInterrupt):
         Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
     again = Cells(tmp_path / "killed")(measure.trained, arm=arm, **TINY)
@@ -293,13 +332,15 @@ def test_a_killed_cell_ends_with_the_same_numbers(judged, cheap, tmp_path, monke
     assert steps == [1, 2, 3, 4, *range(4, 64 * 4 // measure.BATCH + 1)]
     assert told(again) == told(whole)
     assert all(math.isfinite(value) for value in again["at"][measure.THREE].values())
+    assert math.isfinite(again["early"])
+    assert again["early"] != again["at"][measure.THREE][arms.KID], "two thirds of the training are not all of it"
     if judged:
         pictures = {path.name for path in (tmp_path / "whole" / "files").glob("*.png")}
         assert len(pictures) == 3
 
 
 def test_a_divergence_does_not_end_the_reproduction(cheap, tmp_path, monkeypatch):
-    def diverging(config, quiet):
+    def diverging(config, **how):
         raise DivergedError(f"the loss is not finite; the last good checkpoint is {config.out}/x: lower the rate")
 
     monkeypatch.setattr("ornstein.training.train", diverging)
@@ -310,9 +351,10 @@ def test_a_divergence_does_not_end_the_reproduction(cheap, tmp_path, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", [measure.FULL, measure.FIT, measure.DIFFUSION])
+@pytest.mark.parametrize("arm", [measure.FULL, measure.FIT, measure.DIFFUSION, measure.CONSISTENCY])
 def test_a_cell_of_every_arm(cheap, tmp_path, arm):
     cell = Cells(tmp_path)(measure.trained, arm=arm, **TINY)
-    assert set(cell["at"]) == (set(measure.WAYS) if arm == measure.DIFFUSION else {measure.THREE})
+    ways = {measure.DIFFUSION: set(measure.WAYS), measure.CONSISTENCY: {measure.ONE}}
+    assert set(cell["at"]) == ways.get(arm, {measure.THREE})
     assert cell["images"] == round(64 * 4.0 / COUNTED[arm] / measure.BATCH) * measure.BATCH
-    assert (cell["levels"] is None) == (arm == measure.DIFFUSION)
+    assert (cell["levels"] is None) == (arm not in measure.PYRAMIDS)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
-from ornstein.reproduce import Budget, Cells, Finding, Findings, Line, Plot, Table, mean_interval
+from ornstein.reproduce import Budget, Cells, Claim, Finding, Findings, Line, Plot, Table, mean_interval
 
 
 def add(a: int, b: int, seed: int) -> float:
@@ -33,6 +35,7 @@ class Toy:
     title = "A toy"
     arxiv = "0000.00000"
     version = 1
+    claims: ClassVar[Mapping[str, Claim]] = {"Sums are": Claim("none")}
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """Two claims, one table, one plot."""

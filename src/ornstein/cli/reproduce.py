@@ -20,18 +20,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ReproduceArgs:
-    """Measure the claims of papers again; each is reproduced, not reproduced, inconclusive or not testable here.
+    """Measure the claims of papers again; each is reproduced, not reproduced, inconclusive (also: by too little
+    training) or not testable here.
 
     Example: ornstein reproduce accelerated-ode accelerated-sde --budget 0.1
     """
 
     methods: Annotated[tuple[str, ...], Option(positional=True, value="METHOD")] = ()
     """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance,
-    minority-guidance, cas-dm, slct and udpm; none means all."""
+    universal-guides, minority-guidance, cas-dm, slct and udpm; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
     budget: Positive = 1.0
-    """Share of the full experiment: 1 takes at most three hours a method on two cores, 0.02 a few minutes."""
+    """Share of the full experiment: 1 takes at most six hours a method on two cores, 0.02 a few minutes."""
+    longer: Count = 1
+    """So many times longer are two rungs of slct trained beside, on latents with outliers; 1 leaves that out."""
     jobs: Count = 1
     """Processes that compute cells side by side."""
     fresh: bool = False
@@ -45,7 +48,7 @@ def reproduce(args: ReproduceArgs) -> int:
     from ..reproduce import EXPERIMENTS, Budget, experiment
 
     names = list(dict.fromkeys(args.methods or EXPERIMENTS))
-    budget = Budget(args.budget)
+    budget = Budget(args.budget, args.longer)
     for name in names:
         experiment(name)  # an unknown name is refused before hours of work
     if args.jobs < 1:
@@ -62,7 +65,7 @@ def reproduce(args: ReproduceArgs) -> int:
 
 
 def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
-    from ..reproduce import Budget, Cells, Record, experiment
+    from ..reproduce import Budget, Cells, Record, experiment, measure
     from ..reproduce.page import page
     from ..storage.files import write_text
 
@@ -75,7 +78,7 @@ def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
         shutil.rmtree(folder / "files", ignore_errors=True)
     cells = Cells(folder, name, chosen.version, args.jobs, lambda line: note(f"{name}: {line}"))
     begin = time.perf_counter()
-    found = chosen.run(cells, budget)
+    found = measure(chosen, cells, budget)
     note(f"{name}: {time.perf_counter() - begin:.0f} s")
     record = Record(
         experiment=name,
@@ -83,7 +86,7 @@ def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
         arxiv=chosen.arxiv,
         version=chosen.version,
         budget=args.budget,
-        command=f"ornstein reproduce {name} --budget {args.budget:g}",
+        command=f"ornstein reproduce {name} --budget {args.budget:g}" + f" --longer {args.longer}" * (args.longer > 1),
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(cells.seconds, 1),
         cells=cells.used,
@@ -98,6 +101,7 @@ def _one(name: str, args: ReproduceArgs, budget: object) -> Record:
 
 def _show(record: Record, out: Path) -> None:
     from ..reproduce.page import against_noise, tally, value
+    from ..reproduce.training import percent
 
     say(f"{record.title} (arXiv {record.arxiv})")
     for finding in record.found.findings:
@@ -105,6 +109,8 @@ def _show(record: Record, out: Path) -> None:
         say(f"      expected  {finding.expected}")
         if finding.verdict != "not testable here":
             say(f"      measured  {finding.measured}")
+        if finding.kind == "training":
+            say(f"      training  {percent(finding.share)} of the paper's; the baseline: {finding.baseline}")
         if finding.value is not None:
             say(f"      value     {value(finding)}; effect against noise: {against_noise(finding)}")
         if finding.reason:

@@ -28,6 +28,8 @@ from .curricula import CurriculumName
 from .distances import DistanceName, Reduce, distance, square
 from .levels import LevelLaw, SpacingName
 
+_PUBLISHED_SIZE = 4096  # values in the latents that the published adaptive scale is of
+
 Weight = Literal["gap", "none"]
 Scale = Literal["adaptive", "constant"]
 
@@ -52,8 +54,8 @@ class ConsistencyLoss:
     reduce: Reduce = "mean"
     """What it is of: the mean of squared differences over the image, or their sum; c is √d larger for the sum."""
     scale: Scale = "adaptive"
-    """Its scale c: adaptive shrinks it with the intervals S, exp(−slope·log S − offset), after the first stage;
-    constant keeps base·√d throughout."""
+    """Its scale c: adaptive shrinks it with the intervals S after the first stage, √(d/4096)·exp(−slope·log S −
+    offset), which at the authors' d of 4,096 values is the published one; constant keeps base·√d throughout."""
     base: float = 0.00054
     """c/√d of the first stage, and of all if the scale is constant; d is the number of values in an image."""
     slope: float = 1.15
@@ -123,7 +125,12 @@ class ConsistencyLoss:
         return curricula.intervals(self.curriculum, step, steps, self.start, self.end)
 
     def scale_at(self, count: int, size: int) -> float:
-        """c at S = ``count`` intervals, for images of ``size`` values.
+        """c at S = ``count`` intervals, for images of ``size`` values d: base·√d, and after the first stage of an
+        adaptive scale √(d/4096)·exp(−slope·log S − offset).
+
+        The published constants of the adaptive scale are those of latents of 4,096 values. As they stand c would grow
+        after the first stage where there are fewer, for base·√d is then smaller; with √d in both it shrinks at every
+        size.
 
         >>> [round(ConsistencyLoss().scale_at(S, 4096), 6) for S in (10, 20, 640)]
         [0.03456, 0.013635, 0.000253]
@@ -131,7 +138,9 @@ class ConsistencyLoss:
         first = self.base * math.sqrt(size)
         if self.scale == "constant":
             return first
-        c = first if count <= self.start else math.exp(-self.slope * math.log(count) - self.offset)
+        c = first
+        if count > self.start:
+            c = math.sqrt(size / _PUBLISHED_SIZE) * math.exp(-self.slope * math.log(count) - self.offset)
         return c * math.sqrt(size) if self.reduce == "sum" else c
 
 

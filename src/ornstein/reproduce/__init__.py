@@ -11,7 +11,8 @@ from collections.abc import Mapping
 
 from ..errors import ConfigError
 from .cells import Cells
-from .record import Budget, Experiment, Finding, Findings, Line, Plot, Record, Table, mean_interval
+from .record import ArmTraining, Budget, Claim, Experiment, Finding, Findings, Line, Plot, Record, Table, mean_interval
+from .training import judge_budget
 
 # a name, then where its experiment is: module and attribute
 EXPERIMENTS: Mapping[str, tuple[str, str]] = {
@@ -20,6 +21,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "randomized-midpoint": ("ornstein.reproduce.midpoint.experiment", "EXPERIMENT"),
     "exponential-integrator": ("ornstein.reproduce.exponential.experiment", "EXPERIMENT"),
     "universal-guidance": ("ornstein.reproduce.universal.experiment", "EXPERIMENT"),
+    "universal-guides": ("ornstein.reproduce.universal.guided", "EXPERIMENT"),
     "minority-guidance": ("ornstein.reproduce.minority.experiment", "EXPERIMENT"),
     "cas-dm": ("ornstein.reproduce.cas_dm.experiment", "EXPERIMENT"),
     "slct": ("ornstein.reproduce.slct.experiment", "EXPERIMENT"),
@@ -37,10 +39,17 @@ def experiment(name: str) -> Experiment:
     return getattr(importlib.import_module(module), attribute)
 
 
+def measure(chosen: Experiment, cells: Cells, budget: Budget) -> Findings:
+    """What an experiment finds, with verdicts that know its budget (`ornstein.reproduce.training`)."""
+    return judge_budget(chosen.run(cells, budget), chosen.claims)
+
+
 __all__ = [
     "EXPERIMENTS",
+    "ArmTraining",
     "Budget",
     "Cells",
+    "Claim",
     "Experiment",
     "Finding",
     "Findings",
@@ -49,5 +58,7 @@ __all__ = [
     "Record",
     "Table",
     "experiment",
+    "judge_budget",
     "mean_interval",
+    "measure",
 ]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,10 @@ from ..randomness import Noise
 from ..storage.files import digest
 from ..training import Every, TrainConfig
 
+if TYPE_CHECKING:
+    from ..training import Summary
+    from ..training.session import Session
+
 KID, FD, PIXELS, RECALL, COVERAGE = "KID-lite0", "FD-lite0", "FD-pixels8", "recall-lite0", "coverage-lite0"
 SAMPLE_SEED, SHOWN = 7, 32
 SMALL = UNetConfig(width=32, multipliers=(1, 2, 2), blocks=1, attention=(2,), head_width=32, patch=2)
@@ -33,7 +38,7 @@ def run_options(
     *, data: str, out: Path, size: int, images: int, batch: int, seed: int, logs: int, seconds: float = 120.0
 ) -> dict[str, Any]:
     """The options of a `TrainConfig` that all arms of a comparison share; ``logs`` lines of the log, and a checkpoint
-    at least every ``seconds``, from which a run that was killed goes on.
+    at two thirds and at least every ``seconds``, from which a run that was killed goes on.
     """
     return {
         "data": data,
@@ -42,12 +47,43 @@ def run_options(
         "images": images,
         "batch": batch,
         "seed": seed,
-        "every": Every(log=max(images // logs, 1), checkpoint=10**9, seconds=seconds, samples=0),
+        "every": Every(log=max(images // logs, 1), checkpoint=two_thirds(images, batch), seconds=seconds, samples=0),
         "keep": 1,
         "workers": 0,
         "device": "cpu",
         "tensorboard": False,
     }
+
+
+def two_thirds(images: int, batch: int) -> int:
+    """Two thirds of ``images``, in whole batches.
+
+    >>> [two_thirds(images, 32) for images in (960, 1000, 64, 32)]
+    [640, 672, 32, 32]
+    """
+    return max(round(images / batch * 2.0 / 3.0), 1) * batch if images > 2 * batch else batch
+
+
+def train_arm(config: TrainConfig) -> tuple[Summary, Path | None]:
+    """Train, and keep the checkpoint of two thirds of the training: what is measured there says whether the last third
+    was still needed. None if the training is too short for one.
+    """
+    from ..training import train
+
+    mark, out = two_thirds(config.images, config.batch), Path(config.out)
+    kept = out / "kept" / f"{mark:012d}"
+
+    def keep(session: Session) -> None:
+        found = out / "checkpoints" / kept.name
+        # The first step after that checkpoint; a run that goes on from it makes this step too.
+        if session.images > mark and found.is_dir() and not kept.is_dir():
+            part = kept.with_suffix(".part")
+            shutil.rmtree(part, ignore_errors=True)
+            shutil.copytree(found, part)
+            part.rename(kept)
+
+    summary = train(config, quiet=True, after_step=keep)
+    return summary, kept if kept.is_dir() else None
 
 
 def counted(losses: Callable[[TrainBatch, Noise], Losses | None], shape: tuple[int, ...]) -> float:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ..page import Curve, Section, chart, render
 from ..page import Table as Shown
-from .record import Finding, Plot, Record, Table
+from .record import ArmTraining, Finding, Plot, Record, Table, Verdict
+from .training import percent
 
-_SIGNS = {"reproduced": "✓", "not reproduced": "✗", "inconclusive": "~", "not testable here": "–"}
+_SIGNS: Mapping[Verdict, str] = {
+    "reproduced": "✓",
+    "not reproduced": "✗",
+    "inconclusive": "~",
+    "inconclusive (budget)": "~",
+    "not testable here": "–",
+}
 
 
 def page(record: Record) -> str:
@@ -18,6 +25,7 @@ def page(record: Record) -> str:
     sections = [_claims(found.findings, record.command)]
     sections += [_plots(found.plots)] if found.plots else []
     sections += [_table(table) for table in found.tables]
+    sections += [_table(trainings(found.trainings))] if found.trainings else []
     if found.notes:
         sections.append(Section(title="Notes", notes=found.notes))
     machine = record.machine
@@ -35,8 +43,7 @@ def page(record: Record) -> str:
 
 def tally(findings: Sequence[Finding]) -> str:
     """How many claims got which verdict, in words."""
-    order = ("reproduced", "not reproduced", "inconclusive", "not testable here")
-    counts = {verdict: sum(f.verdict == verdict for f in findings) for verdict in order}
+    counts = {verdict: sum(f.verdict == verdict for f in findings) for verdict in _SIGNS}
     parts = [f"{n} {verdict}" for verdict, n in counts.items() if n]
     return f"{len(findings)} claim{'s' * (len(findings) != 1)}: {', '.join(parts)}"
 
@@ -69,6 +76,31 @@ def against_noise(finding: Finding) -> str:
     return f"{number(finding.effect)} against {number(finding.noise)}: {abs(finding.effect) / finding.noise:.1f} times"
 
 
+def trained(finding: Finding) -> str:
+    """Share of the paper's training: "none" for a law, "not known" where it cannot be said."""
+    if finding.kind == "law":
+        return "none"
+    return percent(finding.share) if finding.kind == "training" else "–"
+
+
+def training(finding: Finding) -> str:
+    """The share, and whether the baseline had converged."""
+    return f"{trained(finding)}; baseline {finding.baseline}" if finding.baseline else trained(finding)
+
+
+def ours(finding: Finding) -> str:
+    """The headline number with its interval, three digits of each.
+
+    >>> ours(Finding(claim="", source="", expected="", measured="", verdict="reproduced", value=1.0, interval=(0.5, 2)))
+    '1 [0.5, 2]'
+    """
+    if finding.value is None:
+        return "–"
+    numbers = (finding.value, *(finding.interval or ()))
+    first, *rest = ["–" if not math.isfinite(x) else f"{x:.3g}" for x in numbers]
+    return f"{first} [{', '.join(rest)}]" if rest else first
+
+
 def value(finding: Finding) -> str:
     """The headline number with its interval."""
     if finding.value is None:
@@ -85,15 +117,42 @@ def _claims(findings: Sequence[Finding], command: str) -> Section:
             f"{finding.claim}\n{finding.source}\n\nExpected: {finding.expected}",
             measured_and_reason(finding),
             "\n".join(dict.fromkeys((value(finding), against_noise(finding)))),
+            training(finding),
         ]
         for finding in findings
     ]
     return Section(
         title="Claims",
         text="Expected says what counts as reproduced. Values carry 95 % intervals; below them the effect, and the "
-        "noise between seeds where there are seeds.",
-        table=Shown(head=["verdict", "claim", "measured", "value, effect"], rows=rows),
+        "noise between seeds where there are seeds. Training is the share of the paper's, none for claims that no "
+        "training decides.",
+        table=Shown(head=["verdict", "claim", "measured", "value, effect", "training"], rows=rows),
         command=command,
+    )
+
+
+def trainings(arms: Sequence[ArmTraining]) -> Table:
+    """How much every arm was trained beside the paper, and whether it had converged."""
+    rows = [
+        [
+            arm.arm,
+            arm.images,
+            arm.paper,
+            percent(arm.share),
+            {None: "not recorded", True: "yes", False: "no"}[arm.converged],
+            arm.value,
+            arm.bar,
+        ]
+        for arm in arms
+    ]
+    told = "; ".join(dict.fromkeys(arm.test for arm in arms if arm.converged is not None))
+    sources = "; ".join(dict.fromkeys(arm.source for arm in arms))
+    return Table(
+        title="How much was trained",
+        head=["arm", "images", "the paper's", "share", "converged", "tested number", "bar"],
+        rows=rows,
+        note=f"Images are steps times batch, of one seed. The paper's: {sources}."
+        + (f" Tested: {told}." if told else ""),
     )
 
 

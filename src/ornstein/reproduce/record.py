@@ -18,7 +18,8 @@ from ..errors import ConfigError
 if TYPE_CHECKING:
     from .cells import Cells
 
-Verdict = Literal["reproduced", "not reproduced", "not testable here", "inconclusive"]
+Verdict = Literal["reproduced", "not reproduced", "not testable here", "inconclusive", "inconclusive (budget)"]
+Kind = Literal["law", "training"]
 Interval = tuple[float, float]
 T = TypeVar("T")
 
@@ -38,6 +39,19 @@ class Finding:
         interval: its 95 % interval over seeds; None for an exact computation, which has no seeds.
         effect: size of the claimed effect, in the units of ``noise``.
         noise: standard deviation of the effect between seeds; 0 for an exact computation without any.
+
+    The rest is filled in by `ornstein.reproduce.training.judge_budget`, from what the experiment knows of the claim and
+    of its trainings.
+
+    Args:
+        figure: the paper's own figure, in a few words; "none" if it names none.
+        kind: "training" if the claim is about networks trained here, "law" if no such training decides it: costs,
+            operation counts, exact identities, orders, and guidance of a model that ships.
+        share: least share of the paper's training that an arm of the comparison had; None for a law, or if unknown.
+        baseline: whether what is compared with had converged: "converged", "not converged", "not recorded"; "" for a
+            law.
+        by_interval: the verdict of the numbers alone, which ``verdict`` withholds below the least share, and
+        why: its reason.
     """
 
     claim: str
@@ -50,6 +64,12 @@ class Finding:
     interval: Interval | None = None
     effect: float | None = None
     noise: float | None = None
+    figure: str = ""
+    kind: Kind | None = None
+    share: float | None = None
+    baseline: str = ""
+    by_interval: Verdict | None = None
+    why: str = ""
 
     def __post_init__(self) -> None:
         if self.verdict != "reproduced" and not self.reason:
@@ -89,6 +109,36 @@ class Plot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ArmTraining:
+    """How much one arm was trained, beside the paper, and whether it had converged.
+
+    Args:
+        arm: its name in `Claim.arms`.
+        images: images that its training saw in a seed, steps times batch; None if not recorded.
+        paper: the same of the paper's training; None if not known.
+        source: where the paper's number is from.
+        test: what counts as converged, in words.
+        value: the number that is tested.
+        bar: what it is compared with.
+        converged: the outcome; None if the record lacks what the test needs.
+    """
+
+    arm: str
+    images: int | None
+    paper: int | None
+    source: str
+    test: str
+    value: float | None = None
+    bar: float | None = None
+    converged: bool | None = None
+
+    @property
+    def share(self) -> float | None:
+        """Share of the paper's training."""
+        return None if self.images is None or self.paper is None else self.images / self.paper
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
     """All that an experiment found."""
 
@@ -96,18 +146,39 @@ class Findings:
     tables: Sequence[Table] = ()
     plots: Sequence[Plot] = ()
     notes: Sequence[str] = ()
+    trainings: Sequence[ArmTraining] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What is known of a claim before anything is measured.
+
+    Args:
+        figure: the paper's own figure, in a few words; "none" if it names none.
+        arms: the arms trained here that the claim compares, the baseline last; none for a law.
+        option: what the command needs beside the method's name to measure it.
+    """
+
+    figure: str
+    arms: tuple[str, ...] = ()
+    option: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How much of the full experiment to run: 1 is all of it, at most three hours on two cores.
+    """How much of the full experiment to run: 1 is all of it, at most six hours on two cores.
 
     Sizes below 1 keep every claim in the table with wider intervals; each size used is named in the result.
     """
 
     scale: float = 1.0
 
+    longer: int = 1
+    """So many times longer are two rungs trained beside, where an experiment has a long comparison; 1 leaves it out."""
+
     def __post_init__(self) -> None:
+        if not 1 <= self.longer <= 1000:
+            raise ConfigError(f"longer must be between 1 and 1000, got {self.longer}: 1 has no longer trainings")
         if not 0.0 < self.scale <= 100.0:
             raise ConfigError(f"budget must be above 0 and at most 100, got {self.scale:g}: 1 runs the full table")
 
@@ -131,6 +202,11 @@ class Experiment(Protocol):
     title: str
     arxiv: str
     version: int
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """All its claims: text, or how it begins → what is known of it."""
+        ...
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """Measure. Everything that takes time goes through ``cells``."""
@@ -162,12 +238,13 @@ class Record:
     @staticmethod
     def from_json(tree: Mapping[str, Any]) -> Record:
         """The inverse of `to_json`."""
-        rest = {k: v for k, v in tree.items() if k not in {"findings", "tables", "plots", "notes"}}
+        rest = {k: v for k, v in tree.items() if k not in {"findings", "tables", "plots", "notes", "trainings"}}
         found = Findings(
             findings=[Finding(**{**f, "interval": f["interval"] and tuple(f["interval"])}) for f in tree["findings"]],
             tables=[Table(**table) for table in tree["tables"]],
             plots=[Plot(**{**plot, "lines": [Line(**line) for line in plot["lines"]]}) for plot in tree["plots"]],
             notes=tree["notes"],
+            trainings=[ArmTraining(**training) for training in tree.get("trainings", [])],
         )
         return Record(**rest, found=found)
 

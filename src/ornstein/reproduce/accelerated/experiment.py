@@ -9,8 +9,9 @@ from typing import Any
 
 from ..cells import Cells
 from ..orders import PLUS_MINUS, Order, listed, order_of, verdict
-from ..record import Budget, Finding, Findings, Line, Plot, Table, mean_interval
+from ..record import Budget, Claim, Finding, Findings, Line, Plot, Table, mean_interval
 from . import cells as measure
+from .claims import ODE_CLAIMS, SDE_CLAIMS
 
 SOURCE = "arXiv 2403.03852"
 GAUSS = (64, 128, 256, 512, 1024)
@@ -92,6 +93,11 @@ class AcceleratedODEExperiment:
     title: str = "The accelerated ODE sampler"
     arxiv: str = "2403.03852"
     version: int = 1
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return ODE_CLAIMS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """Exact laws first, images last."""
@@ -274,6 +280,11 @@ class AcceleratedSDEExperiment:
     title: str = "The accelerated SDE sampler"
     arxiv: str = "2403.03852"
     version: int = 1
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return SDE_CLAIMS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """Laws on Gaussians and on a mixture, exactly; images last."""

@@ -10,9 +10,10 @@ from typing import Any
 
 from ..cells import Cells
 from ..orders import PLUS_MINUS, Order, listed, order_of, verdict
-from ..record import Budget, Finding, Findings, Line, Plot, Table, mean_interval
+from ..record import Budget, Claim, Finding, Findings, Line, Plot, Table, mean_interval
 from ..verdicts import judge
 from . import cells as measure
+from .claims import CLAIMS
 
 SOURCE = "arXiv 2410.14237"
 EI = "exponential-integrator"
@@ -32,6 +33,11 @@ class ExponentialIntegratorExperiment:
     title: str = "Exponential integrators with early stopping"
     arxiv: str = "2410.14237"
     version: int = 1
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return CLAIMS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """All claims, from the cheapest cells to the dearest."""

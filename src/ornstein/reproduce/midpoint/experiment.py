@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cells import Cells
-from ..record import Budget, Finding, Findings, Line, Plot, Table
+from ..record import Budget, Claim, Finding, Findings, Line, Plot, Table
 from ..verdicts import Part, columns, judge, slope_of, slopes
 from . import cells as jobs
+from .claims import CLAIMS
 from .depth import depth
 from .orders import mixture, orders
 
@@ -33,6 +35,11 @@ class RandomizedMidpointClaims:
     title: str = "Randomized midpoint method"
     arxiv: str = "2410.13738"
     version: int = 1
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return CLAIMS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """About a quarter of an hour of one core at budget 1."""

@@ -1,7 +1,8 @@
 """What `ornstein.reproduce.minority` compares: ways to draw samples that are rare in the data, at equal evaluations.
 
 An evaluation is a pass for one image, forward or backward, through the model or through the classifier. So a step with
-the classifier's gradient costs 3, a step with a self-guided gradient 3 (two looks and one way back), a plain one 1.
+the classifier's gradient costs 3, a step with a self-guided gradient 3 (two looks and one way back), one with the
+gradient of an energy 2, a plain one 1. Of three times as many plain samples the rarest third costs three chains.
 Cells name their arm: one more changes none of the others.
 """
 
@@ -14,8 +15,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import torch
 from safetensors.torch import save
 from torch import Tensor
+from torch.nn import functional
 
 from ... import grids, sampling
 from ... import guidance as guide
@@ -27,7 +32,7 @@ from ...storage.reading import parse_json
 from ...storage.weights import read_with_metadata
 from ..universal.images import Counted
 from .cells import RARITIES, Json, Setting, classifier, model
-from .measures import held, measured
+from .measures import held, measured, references
 
 COMMON, MIDDLE, RAREST = 0, RARITIES // 2, RARITIES - 1
 WINDOWS = {
@@ -45,12 +50,17 @@ EVERY, SCALE = 5, 0.4  # self-guided sampling, as published for CelebA
 BOOST, START = 4.0, -7.9  # Boost-and-Skip, as published for CelebA: γ, and the log-SNR of step 247 of 250 (cosine)
 
 
+AWAY, CHAINS = (10.0, 30.0, 100.0), 3
+CLEAN = 8.0
+"""The log-SNR that stands for a clean image."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """A way to draw. ``full`` arms spend all evaluations; the others take the steps of a guided chain."""
 
     name: str
-    method: str = "plain"  # plain, noisy, self, boost
+    method: str = "plain"  # plain, noisy, self, boost, away, selected
     weight: float = 0.0
     target: int = RAREST
     window: str = ""
@@ -82,6 +92,8 @@ ARMS: Mapping[str, Arm] = {
     },
     "self": Arm(name="self-guided", method="self", weight=SCALE),
     "boost": Arm(name="Boost-and-Skip", method="boost", weight=BOOST),
+    "selected": Arm(name="rarest third of three times as many", method="selected"),
+    **{f"away-{w:g}": Arm(name=f"away from the mean, w = {w:g}", method="away", weight=w) for w in AWAY},
     "plain-ddim": Arm(name="plain, DDIM", sampler="ddim"),
     "noisy-3-ddim": Arm(name="classifier, w = 3, DDIM", method="noisy", weight=3.0, sampler="ddim"),
     "boost-ddim": Arm(name="Boost-and-Skip, DDIM", method="boost", weight=BOOST, sampler="ddim"),
@@ -93,9 +105,13 @@ REAL = "real"
 def steps_of(arm: Arm, evaluations: int) -> int:
     """The most steps that ``evaluations`` passes buy an arm; what is not ``full`` takes those of a guided chain.
 
-    >>> [steps_of(ARMS[name], 48) for name in ("plain", "plain-short", "noisy-1", "self")]
-    [48, 16, 16, 34]
+    >>> [steps_of(ARMS[name], 48) for name in ("plain", "plain-short", "noisy-1", "self", "away-10", "selected")]
+    [48, 16, 16, 34, 24, 15]
     """
+    if arm.method == "away":
+        return max(evaluations // 2, 1)
+    if arm.method == "selected":
+        return max((evaluations - CHAINS) // CHAINS, 1)  # and a look of the classifier at each
     if arm.method == "noisy" or not arm.full:
         return max(evaluations // 3, 1)
     if arm.method == "self":
@@ -125,10 +141,39 @@ class CountedClassifier:
         return self.inner.log_likelihood(state, log_snr, target, label)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nearness:
+    """How near a picture is to the mean of the data, in standard deviations of its 8 × 8 pixels: guidance that lowers
+    the log-density of a Gaussian has this energy with a negative sign (Sehwag et al. 2022, without their classes).
+    """
+
+    mean: Tensor  # (192,)
+    whitening: Tensor  # (192, 192)
+
+    def __call__(self, clean: Tensor) -> Tensor:
+        """(B,)."""
+        flat = functional.adaptive_avg_pool2d(0.5 * (clean + 1.0), 8).flatten(1)
+        return -0.5 * ((flat - self.mean) @ self.whitening).square().mean(1)
+
+
+def nearness(pixels: npt.NDArray[np.float64]) -> Nearness:
+    """Of the data's 8 × 8 pixels (n, 192), with a little of the mean variance added to all directions."""
+    rows = torch.from_numpy(pixels)
+    covariance = torch.cov(rows.T) + 0.01 * rows.var(0).mean() * torch.eye(rows.shape[1], dtype=rows.dtype)
+    values, vectors = torch.linalg.eigh(covariance)
+    return Nearness(mean=rows.mean(0).float(), whitening=(vectors * values.rsqrt()).float())
+
+
 def guided(
-    arm: Arm, grid: grids.Grid, rare: Callable[[], RarityClassifier]
+    arm: Arm,
+    grid: grids.Grid,
+    rare: Callable[[], RarityClassifier],
+    away: Callable[[], Nearness] | None = None,
 ) -> tuple[Guidance, CountedClassifier | None]:
     """The guidance of an arm, and the classifier that counts, if it has one."""
+    if arm.method == "away":
+        assert away is not None
+        return guide.Universal(energies=away(), strength=arm.weight), None
     if arm.method == "self":
         return guide.SelfMinority(scale=arm.weight, distance="squared", every=EVERY, grid=grid), None
     if arm.method != "noisy":
@@ -139,7 +184,13 @@ def guided(
 
 
 def pictures(
-    arm: Arm, plain: DenoiserLike, rare: Any, seed: int, samples: int, evaluations: int
+    arm: Arm,
+    plain: DenoiserLike,
+    rare: Any,
+    seed: int,
+    samples: int,
+    evaluations: int,
+    away: Callable[[], Nearness] | None = None,
 ) -> tuple[Tensor, Json]:
     """``samples`` images uint8 of an arm, and the evaluations spent on each: model, classifier, steps."""
     steps = steps_of(arm, evaluations)
@@ -154,12 +205,13 @@ def pictures(
         times = grids.times_of(grid, path)
         skip = max(len(times) - 1 - steps, 1)
     counted = Counted(plain)
-    rule, classifier = guided(arm, grid, rare)
+    rule, classifier = guided(arm, grid, rare, away)
     boost = arm.weight if arm.method == "boost" else 1.0
-    batch = min(samples, 64)
+    chains = CHAINS if arm.method == "selected" else 1
+    batch = min(samples * chains, 64)
     found = sampling.sample(
         rule(counted),
-        samples,
+        samples * chains,
         sampler=arm.sampler,
         grid=grid,
         seed=1000 + seed,
@@ -167,13 +219,26 @@ def pictures(
         prior_scale=boost,
         skip_steps=skip,
     )
-    batches = math.ceil(samples / batch)
+    batches = math.ceil(samples * chains / batch)
+    looks = classifier.passes / samples if classifier is not None else 0.0
+    if arm.method == "selected":
+        found, looks = _rarest(found, rare(), samples), float(chains)
     spent = {
         "steps": steps,
-        "model": (counted.evaluations + counted.gradients) / batches,
-        "classifier": classifier.passes / samples if classifier is not None else 0.0,
+        "model": chains * (counted.evaluations + counted.gradients) / batches,
+        "classifier": looks,
     }
     return to_uint8(found), spent
+
+
+@torch.no_grad()
+def _rarest(found: Tensor, rare: RarityClassifier, count: int) -> Tensor:
+    """Of the samples those that the classifier holds for the rarest, by the probability of the last class."""
+    level = torch.full((len(found),), CLEAN)
+    target = rare.number(RAREST)
+    parts = zip(found.split(64), level.split(64), strict=True)
+    likely = torch.cat([rare.log_likelihood(part, at, target) for part, at in parts])
+    return found[likely.topk(count).indices.sort().values]
 
 
 def drawn(*, arm: str, samples: int, evaluations: int, reference: int, files: Path, **row: Any) -> Json:
@@ -193,7 +258,13 @@ def drawn(*, arm: str, samples: int, evaluations: int, reference: int, files: Pa
     if not kept.is_file():
         plain = model(setting, files).denoiser
         images, spent = pictures(
-            ARMS[arm], plain, lambda: classifier(setting, files), setting.seed, samples, evaluations
+            ARMS[arm],
+            plain,
+            lambda: classifier(setting, files),
+            setting.seed,
+            samples,
+            evaluations,
+            lambda: nearness(references(*known).pixels),
         )
         with atomic(kept) as file:
             file.write(save({"images": images}, {"spent": json.dumps(spent)}))

@@ -15,10 +15,11 @@ from typing import Any
 from ...rarity import LSUN_LOG_SNR
 from ..cells import Cells
 from ..orders import verdict
-from ..record import Budget, Finding, Findings, Line, Plot, Table, mean_interval
+from ..record import Budget, Claim, Finding, Findings, Line, Plot, Table, mean_interval
 from . import arms, exact, measures
 from . import cells as made
-from .verdicts import Results, claims, control, over_seeds, telling
+from .claims import CLAIMS
+from .verdicts import Results, claims, control, over_seeds, telling, trainings
 
 SOURCE = "arXiv 2301.12334"
 IMAGES, TAUGHT, SAMPLES, DRAWS, SEEDS = 75_000, 30_000, 400, 5, 3
@@ -37,11 +38,18 @@ class MinorityExperiment:
     name: str = "minority-guidance"
     title: str = "Minority guidance"
     arxiv: str = "2301.12334"
-    version: int = 1
+    version: int = 2
+    changed: str = "two more baselines are drawn"
+    """What is not as it was for the last record."""
     data: str = made.DATA
     size: int = made.SIZE
     reference: int = REFERENCE
     exact_steps: int = STEPS
+
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return CLAIMS
 
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """Three models, their scores and classifiers, all ways to draw; and what is exact."""
@@ -76,6 +84,7 @@ class MinorityExperiment:
             tables=[*_rarity(results), *_quality(results), _cost(results), _areas(scores), *known.tables],
             plots=[_over_weights(results), _over_levels(taught)],
             notes=_notes(sizes, samples, judge),
+            trainings=trainings(results, sizes),
         )
 
 

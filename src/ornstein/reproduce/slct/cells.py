@@ -25,6 +25,7 @@ from .world import DIFFUSION, LADDER, World, clean, configuration, data_of, open
 
 ARMS = (*LADDER, DIFFUSION)
 EVALUATIONS, STEPS, SAMPLERS = (1, 2), (2, 5, 10, 50), ("ddim", "auto")
+ONE_STEP: Mapping[str, Any] = {"sampler": "ddim", "steps": 1}
 SEARCHED, MIDDLES = ("ict", "slct"), (0.1, 0.25, 0.53, 1.1, 2.3, 5.0)
 """The arms whose middle level is searched, and the levels that are tried."""
 
@@ -49,19 +50,21 @@ def trained(*, arm: str, seed: int, images: int, world: Json, files: Path) -> Js
     """Train an arm and measure it.
 
     ``{"parameters", "seconds", "images", "left_out", "diverged": why or None, "middle", "at": {way of sampling:
-    numbers}, "shares"}``; of an arm that diverged there are no samples.
+    numbers}, "early": kernel distance after two thirds in the way of `judged_way`, "shares", "activations"}``; of an
+    arm that diverged there are no samples.
     """
     from ...runs import open_own
-    from ...training import DivergedError, train
-    from .outliers import shares
+    from ...training import DivergedError
+    from .outliers import activations, shares
 
     here = World(**world)
     count = seen(here, arm, images)
     out = files / f"{arm}-{seed}-{images}-{here.key}"
     config = configuration(here, arm, out, seed, count)
-    result: dict[str, Any] = {"images": count, "diverged": None, "middle": None, "at": {}, "shares": None}
+    result: dict[str, Any] = {"images": count, "diverged": None, "middle": None, "at": {}}
+    result |= {"early": None, "shares": None, "activations": None}
     try:
-        summary = train(config, quiet=True)
+        summary, kept = arms.train_arm(config)
     except DivergedError as error:  # a result like any other
         why = str(error).replace(str(out), "the run")
         return result | {"diverged": why, "parameters": None, "seconds": None, "left_out": left_out(out)}
@@ -81,9 +84,19 @@ def trained(*, arm: str, seed: int, images: int, world: Json, files: Path) -> Js
             grid = run.spec.multistep(level)  # type: ignore[attr-defined]
             result["at"]["searched"] = judge(run.denoiser, f"{out.name}-searched", sampler="ddim", grid=grid)
             result["middle"] = level
-        result["shares"] = shares(run, config, clean(here, out, 512))
+        latents = clean(here, out, 512)
+        result |= {"shares": shares(run, config, latents), "activations": activations(run, latents)}
+    if kept is not None:
+        how = way("ddim", 10, math.prod(run.shape or ())) if arm == DIFFUSION else ONE_STEP
+        early = judge(open_own(kept).denoiser, f"{out.name}-early", **how)
+        result["early"] = None if early is None else early[KID]
     broken = [way for way, numbers in result["at"].items() if numbers is None]
     return result | ({"diverged": f"samples are not finite: {', '.join(broken)}", "at": {}} if broken else {})
+
+
+def judged_way(arm: str) -> str:
+    """By which way of sampling an arm's convergence is tested."""
+    return "ddim 10" if arm == DIFFUSION else "1"
 
 
 def way(name: str, evaluations: int, size: int) -> Mapping[str, Any]:

@@ -9,8 +9,10 @@ from statistics import fmean
 from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...guidance import network_of
+from ...networks.blocks import Norm
 from ...objectives import ConsistencyLoss
 from ...objectives.distances import DistanceName, distance, square
 from ...objectives.levels import grid
@@ -87,6 +89,33 @@ def shares(run: TrainedModel, config: TrainConfig, clean: Tensor) -> Mapping[str
             parts[name].append(carried(name, gap, c))
     found = {name: {what: fmean(part[what] for part in rows) for what in rows[0]} for name, rows in parts.items()}
     return {"distances": found, "kurtosis": fmean(heavy), "c": c}
+
+
+@torch.no_grad()
+def activations(run: TrainedModel, clean: Tensor) -> float:
+    """Fourth moment over squared second one of what a trained network's norms give, in the mean over norms and
+    `LEVELS`; a Gaussian has 3. All values of a sample are taken together, so that an outlying channel counts.
+    """
+    network = network_of(run.denoiser)
+    assert network is not None
+    found: list[float] = []
+
+    def look(module: nn.Module, inputs: object, out: Tensor) -> None:
+        del module, inputs
+        x = out.flatten(1).double()
+        x = x - x.mean(1, keepdim=True)
+        found.append(float((x.pow(4).mean(1) / x.square().mean(1).square().clamp_min(1e-30)).mean()))
+
+    hooks = [module.register_forward_hook(look) for module in network.modules() if isinstance(module, Norm)]
+    try:
+        few = clean[:64]
+        noise = Noise.of(SAMPLE_SEED, range(len(few))).normal("activations", few.shape[1:])
+        for level in LEVELS:
+            run.denoiser(few + level * noise, level)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return fmean(found)
 
 
 def carried(name: DistanceName, gap: Tensor, c: float) -> dict[str, float]:

@@ -150,8 +150,8 @@ def notes(m: Measured) -> list[str]:
     )
     constants = (
         "All other constants are the published ones: c of 0.00054·√d where it is constant, d being smaller here, and "
-        "the published law of S where it adapts, which at S = 20 is then larger than before; a weight of 5 for the "
-        "diffusion loss. iCT's distance is of the mean of squares, as in the published code."
+        "the published law of S where it adapts, scaled by √(d/4096) so that it shrinks here too; a weight of 5 for "
+        "the diffusion loss. iCT's distance is of the mean of squares, as in the published code."
     )
     sampling = (
         "The middle level of two evaluations is 0.53 as published; the searched one was chosen by the kernel distance "
@@ -159,7 +159,7 @@ def notes(m: Measured) -> list[str]:
         "favours it a little."
     )
     foreign = (
-        "Foreign drawings: two pictures in a hundred are of four other styles. These are outlying pictures, not "
+        "Foreign drawings: three pictures in a hundred are of two other styles. These are outlying pictures, not "
         "the impulses in single values that the paper describes; but the distance is of a picture's whole error, where "
         "both look alike."
     )

@@ -24,6 +24,8 @@ from ..arms import SAMPLE_SEED, run_options
 
 LADDER = ("ict", "cauchy", "anchored", "paired", "adaptive", "slct")
 DIFFUSION = "diffusion"
+STAGE, START = 250, 10
+"""Least steps of a stage of the curriculum, and the intervals of the first one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +74,15 @@ def data_of(name: str, size: int, limit: int | None = None) -> Source:
     from ...data import open_source
 
     return open_source(name, size=size, limit=limit)
+
+
+def finest(steps: int) -> int:
+    """Intervals of the last stage: they double while each stage keeps `STAGE` steps, up to the paper's 640.
+
+    >>> [finest(steps) for steps in (50, 600, 1000, 330_000)]
+    [20, 20, 80, 640]
+    """
+    return START * 2 ** (min(max(steps // STAGE, 2), 7) - 1)
 
 
 def objective(arm: str, end: int) -> ConsistencyLoss:

@@ -1,8 +1,9 @@
-"""What `ornstein.reproduce.udpm` measures: UDPM with and without its losses and a diffusion model, of equal computing.
+"""What `ornstein.reproduce.udpm` measures: UDPM with and without its losses, a diffusion and a consistency model.
 
-The diffusion model has the body and the parameters of UDPM's network, and sees squares of two by two pixels as
-channels, so that both work on the same positions. Computing is counted in floating-point operations of a step of
-training: of the network, its discriminator, the gradient penalty and the metric.
+All get equal computing and equal tuning. The diffusion and the consistency model have the body and the parameters of
+UDPM's network, and see squares of two by two pixels as channels, so that all work on the same positions. Computing is
+counted in floating-point operations of a step of training: of the network, its discriminator, the gradient penalty
+and the metric.
 """
 
 from __future__ import annotations
@@ -26,13 +27,18 @@ from ...interpolation import Between, Varied, level_key
 from ...networks import UNetConfig, build
 from ...networks.discriminator import DiscriminatorConfig
 from ...objectives.pyramid import Pyramid, PyramidLoss
+from ...storage.files import digest
 from ...training import Optimizer, TrainConfig
+from ...training.slct import RAdam, SLCTConfig
 from ...training.udpm import UDPMConfig, small
 from .. import arms
-from ..arms import SAMPLE_SEED, Json, counted, run_options
+from ..arms import KID, SAMPLE_SEED, Json, counted, run_options
+from ..slct import world as slct
+from ..tuning import Candidates, Choice
 
-FULL, FIT, PLAIN, DIFFUSION = "udpm", "udpm-fit", "udpm-plain", "diffusion"
-ARMS = (FULL, FIT, PLAIN, DIFFUSION)
+FULL, FIT, PLAIN, DIFFUSION, CONSISTENCY = "udpm", "udpm-fit", "udpm-plain", "diffusion", "consistency"
+PYRAMIDS = (FULL, FIT, PLAIN)
+ARMS = (*PYRAMIDS, DIFFUSION, CONSISTENCY)
 THREE = "three levels"
 """The one way of sampling a pyramid."""
 STEPS = (3, 5, 10, 50)
@@ -40,11 +46,23 @@ FEW = STEPS[:3]
 WAYS = (*(f"ddim {steps}" for steps in STEPS), *(f"ddim {steps}, equal times" for steps in FEW), "auto 3")
 """The ways of sampling the diffusion model: in equal steps of log-SNR, which serve details, and of time, as DDIM has
 them, which serve the whole picture; and what this library would choose."""
+ONE = "one evaluation"
+"""The one way of sampling a consistency model."""
+JUDGED = {**dict.fromkeys(PYRAMIDS, THREE), DIFFUSION: "ddim 10", CONSISTENCY: ONE}
+"""By which way of sampling an arm is tuned, and its convergence tested."""
 DATA, BATCH = "critters", 32
 SECONDS = 120.0
 """A checkpoint at least this often, from which a run that was killed goes on."""
 LAZY = 4
 LEVELS = (1, 2, 3)
+_EVEN, _FINE = [1.0, 1.0, 1.0], [2.0, 2.0, 1.0]  # odds of the levels, from the finest on
+_LEVELS = tuple({"lr": lr, "odds": odds} for lr in (5e-4, 1e-3) for odds in (_EVEN, _FINE))
+CANDIDATES: Candidates = {
+    **dict.fromkeys(PYRAMIDS, _LEVELS),
+    DIFFUSION: tuple({"lr": lr, "odds": []} for lr in (3e-4, 5e-4, 1e-3, 2e-3)),
+    CONSISTENCY: tuple({"lr": lr, "odds": []} for lr in (2e-4, 5e-4, 1e-3, 2e-3)),
+}
+"""What each arm is tuned over: the rate, and of pyramids how often each level is drawn."""
 _PENALTY = (0.025, 0.1, 0.4)  # as published for 32 pixels
 _ROUNDS = 5
 
@@ -61,29 +79,44 @@ def objective(arm: str) -> PyramidLoss:
     return {FULL: full, FIT: fit, PLAIN: replace(fit, metric="none", distance="l2")}[arm]
 
 
-def configuration(arm: str, out: Path, seed: int, images: int, size: int, width: int) -> TrainConfig:
-    """The training of one arm."""
-    warmup = min(4096, images // 4)
+def configuration(
+    arm: str, out: Path, seed: int, images: int, size: int, width: int, choice: Choice | None = None
+) -> TrainConfig:
+    """The training of one arm, with the first of its candidates unless another is chosen."""
+    choice = CANDIDATES[arm][0] if choice is None else choice
+    lr, warmup = choice["lr"], min(4096, images // 4)
     shared = run_options(data=DATA, out=out, size=size, images=images, batch=BATCH, seed=seed, logs=8, seconds=SECONDS)
     if arm == DIFFUSION:
         flat = replace(network(width, 2), time_features="sinusoidal", time_scale=1.0)
-        return TrainConfig(**shared, network=flat, optimizer=Optimizer(lr=1e-3, warmup=warmup))
+        return TrainConfig(**shared, network=flat, optimizer=Optimizer(lr=lr, warmup=warmup))
+    if arm == CONSISTENCY:
+        loss = slct.objective("ict", slct.finest(images // BATCH))
+        flat = replace(network(width, 2), time_features="sinusoidal", time_scale=1.0)
+        return SLCTConfig(
+            **shared, path="ve", predicts="edm", network=flat, objective=loss, optimizer=RAdam(lr=lr, warmup=warmup)
+        )
     # A first moment spoils a GAN, and serves the arms without a discriminator as it does the diffusion model.
-    plain, adversarial = Optimizer(warmup=warmup), Optimizer(lr=5e-4, betas=(0.0, 0.99), clip=0.0, warmup=warmup)
+    plain = Optimizer(lr=lr, warmup=warmup)
+    adversarial = replace(plain, betas=(0.0, 0.99), clip=0.0)
     return UDPMConfig(
         **shared,
         network=network(width),
-        objective=objective(arm),
+        objective=replace(objective(arm), level_probabilities=tuple(choice["odds"])),
         discriminator=DiscriminatorConfig(width=max(8, 3 * width // 4), dropout=0.2),
         optimizer=adversarial if arm == FULL else plain,
         discriminator_optimizer=adversarial,
     )
 
 
-@lru_cache(maxsize=64)
-def operations(arm: str, size: int, width: int) -> float:
+def operations(arm: str, size: int, width: int, choice: Choice | None = None) -> float:
     """Floating-point operations of one image in a step of training, in the mean over levels and lazy penalties."""
-    config = configuration(arm, Path("unused"), 0, 512, size, width)
+    odds = CANDIDATES[arm][0]["odds"] if choice is None else choice["odds"]
+    return _operations(arm, size, width, tuple(odds))
+
+
+@lru_cache(maxsize=64)
+def _operations(arm: str, size: int, width: int, odds: tuple[float, ...]) -> float:
+    config = configuration(arm, Path("unused"), 0, 512, size, width, {"lr": 1e-3, "odds": odds})
     spec = config.specify(_data(size, 2))
     losses = config.make_objective(spec, torch.device("cpu"), {})
     model = spec.denoiser(spec.build(0))
@@ -103,45 +136,82 @@ def operations(arm: str, size: int, width: int) -> float:
     return total
 
 
-def seen(arm: str, images: int, size: int, width: int) -> int:
-    """How many images an arm is trained on for the computing of UDPM on ``images``, in whole batches."""
-    share = operations(FULL, size, width) / operations(arm, size, width)
+def seen(arm: str, images: int, size: int, width: int, choice: Choice | None = None) -> int:
+    """How many images an arm is trained on for the computing of UDPM on ``images`` (with odds of 1:1:1), in whole
+    batches.
+    """
+    share = operations(FULL, size, width) / operations(arm, size, width, choice)
     return arms.equal_images(images, share, BATCH)
 
 
-def trained(*, arm: str, seed: int, images: int, samples: int, size: int, width: int, files: Path) -> Json:
+def tried(
+    *, arm: str, seed: int, choice: Choice, images: int, samples: int, size: int, width: int, files: Path
+) -> float | None:
+    """The kernel distance of a candidate's training in the arm's judged way; None if it diverged."""
+    from ...training import DivergedError
+
+    out = files / f"{_name(arm, seed, images, size, width, choice)}-tried"
+    config = configuration(arm, out, seed, seen(arm, images, size, width, choice), size, width, choice)
+    try:
+        arms.train_arm(config)
+        return _distance(arm, out, Judge(size, samples, files))
+    except (DivergedError, OrnsteinError):
+        return None
+
+
+def _distance(arm: str, where: Path, judge: Judge) -> float:
+    way = JUDGED[arm]
+    return judge(_model(arm, where), f"{where.name}-{way.replace(' ', '-')}", **_how(way))[KID]
+
+
+def _model(arm: str, where: Path) -> DenoiserLike:
+    from ...guidance import Threshold
+    from ...runs import open_run
+
+    denoiser = open_run(where).denoiser
+    return Threshold(quantile=None)(denoiser) if arm in {DIFFUSION, CONSISTENCY} else denoiser
+
+
+def _name(arm: str, seed: int, images: int, size: int, width: int, choice: Choice) -> str:
+    return f"{arm}-{seed}-{images}-{size}-{width}-{digest(sorted(choice.items()))[:6]}"
+
+
+def trained(
+    *, arm: str, seed: int, choice: Choice, images: int, samples: int, size: int, width: int, files: Path
+) -> Json:
     """Train an arm and measure it.
 
     ``{"parameters", "images", "operations", "seconds", "diverged": why or None, "at": {way of sampling: numbers},
-    "levels": …, "middle": …}``; of an arm that diverged there are no samples.
+    "early": kernel distance after two thirds or None, "levels": …, "middle": …}``; of an arm that diverged there are no
+    samples.
     """
-    from ...guidance import Threshold
-    from ...runs import open_run
-    from ...training import DivergedError, train
+    from ...training import DivergedError
 
-    count = seen(arm, images, size, width)
-    out = files / f"{arm}-{seed}-{images}-{size}-{width}"
+    count = seen(arm, images, size, width, choice)
+    out = files / _name(arm, seed, images, size, width, choice)
     result: dict[str, Any] = {
         "parameters": None,
         "images": count,
-        "operations": operations(arm, size, width),
+        "operations": operations(arm, size, width, choice),
         "seconds": None,
         "diverged": None,
         "at": {},
+        "early": None,
         "levels": None,
         "middle": None,
     }
     try:
-        summary = train(configuration(arm, out, seed, count, size, width), quiet=True)
+        summary, kept = arms.train_arm(configuration(arm, out, seed, count, size, width, choice))
     except DivergedError as error:  # a result like any other
         return result | {"diverged": str(error).replace(str(out), "the run")}
-    model = Threshold(quantile=None)(open_run(out).denoiser) if arm == DIFFUSION else open_run(out).denoiser
+    model = _model(arm, out)
     result |= {"parameters": summary.parameters, "seconds": summary.seconds}
     judge = Judge(size, samples, files)
     try:
-        for way in WAYS if arm == DIFFUSION else (THREE,):
+        for way in {DIFFUSION: WAYS, CONSISTENCY: (ONE,)}.get(arm, (THREE,)):
             result["at"][way] = judge(model, f"{out.name}-{way.replace(',', '').replace(' ', '-')}", **_how(way))
-        if arm != DIFFUSION:
+        result["early"] = None if kept is None else _distance(arm, kept, judge)
+        if arm in PYRAMIDS:
             result["levels"] = varied(model, samples, files / f"{out.name}-levels.png")
             result["middle"] = between(model, judge, files / f"{out.name}-between.png")
     except OrnsteinError as error:  # pictures that are no numbers
@@ -156,6 +226,8 @@ def _how(way: str) -> Mapping[str, Any]:
     """
     if way == THREE:
         return {}
+    if way == ONE:
+        return {"sampler": "ddim", "steps": 1}
     _, count, *times = way.replace(",", "").split()
     return {"sampler": "ddim", "grid": (grids.uniform if times else grids.log_snr)(int(count))}
 

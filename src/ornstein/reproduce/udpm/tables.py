@@ -9,7 +9,8 @@ from typing import Any
 
 from ..arms import COVERAGE, FD, KID, PIXELS, RECALL
 from ..record import Line, Plot, Table, mean_interval
-from .cells import ARMS, BATCH, DIFFUSION, LAZY, LEVELS, STEPS, THREE, WAYS
+from ..tuning import FIRST_SEED
+from .cells import ARMS, BATCH, CONSISTENCY, DIFFUSION, LAZY, LEVELS, ONE, PYRAMIDS, STEPS, THREE, WAYS
 from .verdicts import NAMES, Results
 
 METRICS = (KID, FD, PIXELS, RECALL, COVERAGE)
@@ -36,7 +37,7 @@ def _sound(results: Results, arm: str) -> list[Mapping[str, Any]]:
 def _distances(results: Results) -> Table:
     rows: list[Row] = []
     for arm in ARMS:
-        for way in WAYS if arm == DIFFUSION else (THREE,):
+        for way in {DIFFUSION: WAYS, CONSISTENCY: (ONE,)}.get(arm, (THREE,)):
             row: Row = [f"{NAMES[arm]}, {way}"]
             for metric in METRICS:
                 row += _spread([cell["at"][way][metric] for cell in _sound(results, arm)])
@@ -52,7 +53,7 @@ def _distances(results: Results) -> Table:
 def _variety(results: Results) -> Table:
     rows: list[Row] = []
     kinds = ("all", "coarse", "metric")
-    for arm in (arm for arm in ARMS if arm != DIFFUSION):
+    for arm in PYRAMIDS:
         for level in (*reversed(LEVELS), 0):
             row: Row = [f"{NAMES[arm]}, {f'level {level}' if level else 'all levels'}"]
             for kind in kinds:
@@ -68,7 +69,7 @@ def _variety(results: Results) -> Table:
 
 def _middles(results: Results) -> Table:
     rows: list[Row] = []
-    for arm in (arm for arm in ARMS if arm != DIFFUSION):
+    for arm in PYRAMIDS:
         sound = [cell["middle"] for cell in _sound(results, arm)]
         row: Row = [NAMES[arm]]
         for how in ("noise", "pixels"):
@@ -135,13 +136,14 @@ def plots(results: Results) -> list[Plot]:
             )
             for arm in ARMS
         ]
-        title = f"{metric}: DDIM over its steps, and UDPM's three evaluations as lines"
+        title = f"{metric}: DDIM over its steps; UDPM's three evaluations and the consistency model's one as lines"
         out.append(Plot(title=title, x="evaluations", y=metric, lines=lines))
     return out
 
 
 def _ways(arm: str) -> list[str]:
-    return [f"ddim {steps}" for steps in STEPS] if arm == DIFFUSION else [THREE, THREE]
+    way = ONE if arm == CONSISTENCY else THREE
+    return [f"ddim {steps}" for steps in STEPS] if arm == DIFFUSION else [way, way]
 
 
 def _mean(results: Results, arm: str, way: str, metric: str) -> float | None:
@@ -155,12 +157,17 @@ def notes(results: Results, images: int, samples: int) -> list[str]:
         f"Critters at 32 pixels. Every arm is measured on {samples} samples of its average weights against as many "
         "images of the data. (d) has UDPM's network on squares of 2 × 2 pixels, and predicts the clean image on the "
         "cosine schedule, its estimate clipped to [−1, 1]. Few steps of DDIM are better spaced for details by log-SNR "
-        "and for the whole picture by time, so both are drawn, and in each comparison the better one counts."
+        "and for the whole picture by time, so both are drawn, and in each comparison the better one counts. (e) is "
+        "iCT on the same network as (d), sampled in one evaluation."
     )
     computing = (
         f"The floating-point operations of training are the budget: those of (a) on {images} images, in steps of "
-        f"{BATCH}. Discriminator, metric and gradient penalty count, its second derivative included. The levels of a "
-        f"pyramid are drawn alike, and the penalty is computed in one step of {LAZY}."
+        f"{BATCH}. Discriminator, metric and gradient penalty count, its second derivative included. The penalty "
+        f"is computed in one step of {LAZY}."
+    )
+    tuning = (
+        "Every arm chose among four candidates on a seed of its own: rates, and of pyramids how often each level is "
+        "drawn. The judged trainings have other seeds."
     )
     exam = (
         "The metric that (a) and (b) are trained with is the formula of LPIPS on EfficientNet-lite0, and KID, FD, "
@@ -169,15 +176,17 @@ def notes(results: Results, images: int, samples: int) -> list[str]:
     )
     reach = (
         "What differs from the paper: size, data, network (2.7 million parameters and not 57 to 65, fed at unit "
-        "variance), steps, AdamW at 5·10⁻⁴ with betas of 0 and 0.99 where there is a discriminator and at "
-        "10⁻³ with 0.9 and 0.99 elsewhere, the metric and a small discriminator. The paper's DDIM is another network, "
+        "variance), steps, AdamW with betas of 0 and 0.99 where there is a discriminator and 0.9 and 0.99 "
+        "elsewhere, the metric and a small discriminator. The paper's DDIM is another network, "
         "trained by others."
     )
     silent = (
         "Without a discriminator there is nothing but the mean picture to be learned at level 3, so (b) and (c) draw "
         "their variety from levels 2 and 1."
     )
-    said = [how, computing, exam, reach, silent]
+    said = [how, computing, tuning, exam, reach, silent]
     for arm, cells in results.items():
-        said += [f"{NAMES[arm]}, seed {seed}: {c['diverged']}" for seed, c in enumerate(cells) if c["diverged"]]
+        said += [
+            f"{NAMES[arm]}, seed {seed}: {c['diverged']}" for seed, c in enumerate(cells, FIRST_SEED) if c["diverged"]
+        ]
     return said

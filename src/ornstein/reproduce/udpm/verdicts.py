@@ -7,9 +7,11 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..record import Finding
+from ..arms import KID
+from ..record import ArmTraining, Finding
+from ..training import trained_arm
 from ..verdicts import over_seeds, side
-from .cells import DIFFUSION, FIT, FULL, PLAIN
+from .cells import CONSISTENCY, DIFFUSION, FIT, FULL, JUDGED, PLAIN
 
 SOURCE = "arXiv 2305.16269"
 NAMES = {
@@ -17,7 +19,10 @@ NAMES = {
     FIT: "(b) UDPM without discriminator",
     PLAIN: "(c) UDPM as a plain diffusion loss",
     DIFFUSION: "(d) diffusion model",
+    CONSISTENCY: "(e) consistency model",
 }
+PAPER_IMAGES = 600_000 * 64
+"""600,000 steps of 64 a GPU, of which at least one."""
 LEAST = 1e-4
 """A distance below this, or below 0 as an unbiased one can be, counts as this."""
 
@@ -37,6 +42,23 @@ def ratios(results: Results, ours: Way, theirs: Way, metric: str) -> list[float]
         min(judged(a["at"][way][metric]) for way in ours[1:]) - min(judged(b["at"][way][metric]) for way in theirs[1:])
         for a, b in pairs
         if not a["diverged"] and not b["diverged"]
+    ]
+
+
+def trainings(results: Results) -> list[ArmTraining]:
+    """How much each arm was trained beside UDPM's authors, and whether it had converged."""
+    source = f"{SOURCE}, README of the authors' code: 600,000 steps of 64 a GPU, at least"
+    return [
+        trained_arm(
+            arm,
+            cells[0]["images"],
+            PAPER_IMAGES,
+            source,
+            [None if cell["diverged"] else cell["early"] for cell in cells],
+            [None if cell["diverged"] else cell["at"][JUDGED[arm]][KID] for cell in cells],
+            LEAST,
+        )
+        for arm, cells in results.items()
     ]
 
 

@@ -7,11 +7,13 @@ differences or logarithms of ratios between two methods on one seed, for what se
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ..cells import Cells
-from ..record import Budget, Findings
+from ..record import Budget, Claim, Findings
 from . import images as trained
+from .claims import CLAIMS, NOISY_TRAINING
 from .exact import on_a_gaussian, on_mixtures
 from .network import IMAGES, on_a_network
 from .verdicts import seeds_of
@@ -26,6 +28,11 @@ class UniversalGuidanceExperiment:
     arxiv: str = "2302.07121"
     version: int = 1
 
+    @property
+    def claims(self) -> Mapping[str, Claim]:
+        """What is known of every claim beforehand."""
+        return CLAIMS
+
     def run(self, cells: Cells, budget: Budget) -> Findings:
         """The three measurements."""
         parts = [on_a_gaussian(cells), on_mixtures(cells, budget), on_a_network(cells, budget)]
@@ -34,6 +41,7 @@ class UniversalGuidanceExperiment:
             tables=[table for part in parts for table in part.tables],
             plots=[plot for part in parts for plot in part.plots],
             notes=_notes(len(seeds_of(budget))),
+            trainings=[NOISY_TRAINING],
         )
 
 

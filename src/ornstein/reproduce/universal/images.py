@@ -209,7 +209,8 @@ def network() -> Denoiser:
 
 
 @lru_cache(maxsize=1)
-def _source() -> Any:
+def source() -> Any:
+    """Drawings, those of the training first."""
     from ...data import open_source
 
     return open_source(f"{MODEL}:{TRAINED + HELD_OUT}", size=SIZE)
@@ -218,7 +219,7 @@ def _source() -> Any:
 @lru_cache(maxsize=8)
 def targets(seed: int, images: int) -> tuple[Tensor, Tensor]:
     """Pictures (images, 3, 64, 64) in [−1, 1] that the network has not seen, and the classes of their bodies."""
-    chosen = [_source()[TRAINED + (seed * images + i) % HELD_OUT] for i in range(images)]
+    chosen = [source()[TRAINED + (seed * images + i) % HELD_OUT] for i in range(images)]
     pictures = torch.stack([example.image for example in chosen]).float() / 127.5 - 1.0
     return pictures, torch.tensor([example.label for example in chosen])
 
@@ -238,7 +239,7 @@ def features(images: Tensor) -> np.ndarray[Any, Any]:
 @lru_cache(maxsize=1)
 def reference() -> np.ndarray[Any, Any]:
     """Features of the data."""
-    return features(torch.stack([_source()[i].image for i in range(REFERENCE)]))
+    return features(torch.stack([source()[i].image for i in range(REFERENCE)]))
 
 
 def judged(images: Tensor) -> Tensor:
@@ -280,12 +281,12 @@ def classifier(*, noisy: bool, batches: int = 250) -> Classifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = Classifier()
-    path, source = network().path, _source()
+    path, drawings = network().path, source()
     optimizer = torch.optim.AdamW(net.parameters(), lr=4e-3, weight_decay=1e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=batches)
     draw = generator("reproduce", "universal-guidance", "classifier")
     for batch in range(batches):
-        chosen = [source[int(i)] for i in draw.integers(0, TRAINED, 32)]
+        chosen = [drawings[int(i)] for i in draw.integers(0, TRAINED, 32)]
         images = torch.stack([example.image for example in chosen]).float() / 127.5 - 1.0
         labels = torch.tensor([example.label for example in chosen])
         log_snr = torch.full((32,), _CLEAN)
