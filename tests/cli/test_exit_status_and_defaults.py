@@ -280,6 +280,7 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             "methods": (),
             "out": Path("runs/reproduce"),
             "budget": 1.0,
+            "longer": 1,
             "jobs": 1,
             "fresh": False,
             "json": False,

@@ -184,7 +184,8 @@ def test_shares_of_known_errors():
 
 def result(kid: float, arm: str, *, diverged: str | None = None, adapted: float = 0.002) -> dict[str, Any]:
     scale = adapted if arm in ("adaptive", "slct") else 0.01
-    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.RECALL: 1.0 - kid, arms.COVERAGE: 0.5}
+    numbers = {arms.KID: kid, arms.FD: 100 * kid, arms.PIXELS: kid, arms.COVERAGE: 0.5}
+    numbers[arms.RECALL] = 0.5 - 0.05 * math.log(max(kid, 1e-4))
     ways = [f"{name} {n}" for name in made.SAMPLERS for n in made.STEPS] if arm == "diffusion" else ["1", "2"]
     ways += ["searched"] * (arm in made.SEARCHED)
     part = {"loss": 0.1, "elements": 0.1}
@@ -281,12 +282,13 @@ def test_two_rungs_can_be_trained_longer():
 def test_a_divergence_is_a_result():
     findings = found(broken=("ict",)).findings
     rung, against = findings[1], findings[6]
-    assert (rung.verdict, against.verdict) == ("reproduced", "reproduced")
+    assert (rung.by_interval, against.by_interval) == ("reproduced", "reproduced")
+    assert against.verdict == "inconclusive (budget)", "a baseline that diverged has not converged"
     assert "diverged with 3" in against.measured
     findings = found(broken=("slct",)).findings
     assert findings[6].verdict == "not reproduced"
-    assert findings[-1].verdict == "not reproduced"
-    assert "it grew" in findings[-1].reason
+    assert findings[-1].by_interval == "not reproduced"
+    assert "it grew" in findings[-1].why
     assert judged([-1.0, -1.0, -1.1], 1, 0)[0] == "not reproduced"
     assert judged([], 0, 0)[0] == "inconclusive"
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -123,7 +124,7 @@ def drawn(*, task: str, method: str, strength: float, seed: int, count: int) -> 
     theirs = images.features(to_uint8(pictures))
     nearest = ((ours[:, None] - theirs[None]) ** 2).sum(2).argmin(1)
     return {
-        "failed": float((nearest != range(count)).mean()),
+        "failed": float((nearest != np.arange(count)).mean()),
         "kid": mmd2(ours, images.reference()),
         "energy": float(energy(clean).nanmean()),
         "evaluations": counted.evaluations,
