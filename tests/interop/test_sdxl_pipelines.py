@@ -294,7 +294,7 @@ def test_the_command_with_size_refiner_and_prompts(tmp_path, capsys) -> None:
     with Image.open(out / "000000.png") as picture:
         assert picture.size == (24, 16)
     for wrong, said in (
-        (["--size", "31x17"], "a size of 17 × 31 does not divide by 2, as the codec needs: take 16 × 32"),
+        (["--size", "31x17"], "a size of 17×31 does not divide by 2, as the codec needs: take 16×32"),
         (["--size", "big"], "--size 'big' is no size: write WIDTHxHEIGHT in pixels, such as 1024x768"),
         (["--refiner", folders[0]], "takes 6 sizes, and SDXL's refiner takes 5: give the refiner"),
     ):

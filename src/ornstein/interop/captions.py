@@ -23,7 +23,7 @@ def can_encode(pipe: Any) -> bool:
     """Whether a pipeline has a text encoder, and a vocabulary for each that it has."""
     pairs = [
         (getattr(pipe, f"text_encoder{number}", None), getattr(pipe, f"tokenizer{number}", None))
-        for number in ("", "_2")
+        for number in ("", "_2", "_3")
     ]
     there = [tokenizer for encoder, tokenizer in pairs if encoder is not None]
     return bool(there) and None not in there
@@ -81,8 +81,11 @@ def encode_captions(
 
 
 @dataclass(frozen=True, slots=True)
-class _Tower:
-    """A text encoder and its tokenizer; ``number`` is "" or "_2"."""
+class Tower:
+    """A CLIP text encoder and its tokenizer; ``number`` is "" or "_2" in the names of a pipeline's parts.
+
+    With ``xl`` its states are those before the last layer, without normalisation.
+    """
 
     number: str
     tokenizer: Any
@@ -156,13 +159,13 @@ class _Tower:
         return states, vector if project is None else project(vector)
 
 
-def _towers(pipe: Any, xl: bool) -> list[_Tower]:
+def _towers(pipe: Any, xl: bool) -> list[Tower]:
     """The text encoders that are there.
 
     Raises:
         UsageError: none is, or its vocabulary is missing.
     """
-    name, found = type(pipe).__name__, list[_Tower]()
+    name, found = type(pipe).__name__, list[Tower]()
     for number in ("", "_2") if xl else ("",):
         tokenizer, encoder = (getattr(pipe, f"{part}{number}", None) for part in ("tokenizer", "text_encoder"))
         if encoder is not None and tokenizer is None:
@@ -171,13 +174,13 @@ def _towers(pipe: Any, xl: bool) -> list[_Tower]:
                 "open_clip_torch), or bind encoded captions"
             )
         if encoder is not None:
-            found.append(_Tower(number, tokenizer, encoder, xl))
+            found.append(Tower(number, tokenizer, encoder, xl))
     if not found:
         raise UsageError(f"this {name} has no text encoder: load one, or bind encoded captions")
     return found
 
 
-def _completed(pipe: Any, towers: list[_Tower], conditions: dict[str, Tensor]) -> dict[str, Tensor]:
+def _completed(pipe: Any, towers: list[Tower], conditions: dict[str, Tensor]) -> dict[str, Tensor]:
     """SDXL's conditions with zeros in the place of an encoder that is missing."""
     text, wanted = conditions["text"], int(pipe.unet.config.cross_attention_dim)
     if "_2" not in {tower.number for tower in towers}:
@@ -203,7 +206,7 @@ def _completed(pipe: Any, towers: list[_Tower], conditions: dict[str, Tensor]) -
     return conditions
 
 
-def _whole(pipe: Any, towers: list[_Tower], captions: list[str], device: torch.device, xl: bool) -> dict[str, Tensor]:
+def _whole(pipe: Any, towers: list[Tower], captions: list[str], device: torch.device, xl: bool) -> dict[str, Tensor]:
     """As the pipeline encodes captions that fit, through encoders of another kind than CLIP."""
     for tower in towers:
         if type(tower.encoder).__name__ in CLIP_ENCODERS:

@@ -26,11 +26,13 @@ from ..paths.base import Cond
 from ..progress import Progress
 from ..storage.reading import load_json
 from .captions import can_encode, encode_captions
+from .flow_text import FlowText, encode_flow_captions, flow_times
 from .folders import networks_of
 from .inpainting import shown_picture, shows_picture
 from .loading import diffusers_library, offline, silenced
 from .networks import Adapted, PipelineKind, guidance_width, has_learned_variance
 from .opened import Condition, OpenedModel, check_condition, label_numbers
+from .pipeline_networks import channels_of, check_network, state_shape, trained_size
 from .schedulers import from_scheduler_config, times_of_pipeline
 from .single_file import Predicts, is_single_file, open_single_file
 from .vae import wrap_vae
@@ -40,6 +42,8 @@ KNOWN: Mapping[str, PipelineKind] = {
     "DDIMPipeline": "pixels",
     "ConsistencyModelPipeline": "pixels",
     "DiTPipeline": "labels",
+    "FluxPipeline": "flux",
+    "StableDiffusion3Pipeline": "sd3",
     "LatentConsistencyModelPipeline": "text",
     "LatentConsistencyModelImg2ImgPipeline": "text",
     "StableDiffusionPipeline": "text",
@@ -56,11 +60,16 @@ KNOWN: Mapping[str, PipelineKind] = {
 _GUIDANCE: Mapping[str, float] = {
     "LatentConsistencyModelPipeline": 8.5,
     "LatentConsistencyModelImg2ImgPipeline": 8.5,
+    "FluxPipeline": 3.5,
     "StableDiffusionXLPipeline": 5.0,
     "StableDiffusionXLImg2ImgPipeline": 5.0,
     "StableDiffusionXLPAGPipeline": 5.0,
 }
 """The guidance weight that a distilled network is given unless another is: the pipeline's default, else 7.5."""
+
+
+_PATCH: Mapping[str, int] = {"flux": 2}
+"""Latent pixels along a side of a token, where the adapter makes the tokens."""
 
 
 class EmptyCondition(dict[str, Tensor]):
@@ -104,7 +113,7 @@ class DiffusersModel(OpenedModel):
     @property
     def condition(self) -> Condition:
         """The kind of condition that the network takes."""
-        if self.kind in ("text", "text-xl"):
+        if self.kind in ("text", "text-xl", "flux", "sd3"):
             return "text"
         return "label" if self._labelled else "none"
 
@@ -118,7 +127,12 @@ class DiffusersModel(OpenedModel):
     def sized(self, height: int, width: int) -> DiffusersModel:
         """The same for pictures of another size, in pixels; its size conditions follow."""
         channels = (self.shape or (0,))[0]
-        other = replace(self, denoiser=replace(self.denoiser, shape=_shape(channels, self.codec, (height, width))))
+        other = replace(
+            self,
+            denoiser=replace(
+                self.denoiser, shape=state_shape(channels, self.codec, (height, width), _PATCH.get(self.kind, 1))
+            ),
+        )
         if self.condition != "text" or not can_encode(self.pipe):
             return other
         return replace(other, denoiser=other.denoiser.with_condition(other.null()))
@@ -131,6 +145,10 @@ class DiffusersModel(OpenedModel):
         if self.denoiser.grid is not None:
             return self.denoiser.grid(steps)
         steps = 20 if steps is None else steps
+        if self.kind in ("flux", "sd3"):
+            affine: Any = self.denoiser.path
+            shifted = flow_times(self.pipe, self.kind, affine, steps, self.shape or (0, 0))
+            return Grid(f"{type(self.pipe.scheduler).__name__}({steps})", lambda _: shifted)
         times = times_of_pipeline(self.pipe.scheduler, self.denoiser.path, steps)  # pyright: ignore[reportArgumentType]
         return Grid(f"{type(self.pipe.scheduler).__name__}({steps})", lambda _: times)
 
@@ -258,13 +276,18 @@ class DiffusersModel(OpenedModel):
         second: Sequence[str] | None,
     ) -> dict[str, Tensor]:
         """Captions, with sizes in float32: half precision knows no 1023."""
-        out = encode_captions(
-            self.pipe, captions, self.device, xl=self.kind == "text-xl", second=second, clip_skip=self.clip_skip
-        )
         rows = len(captions)
+        if self.kind in ("flux", "sd3"):
+            out = encode_flow_captions(self.pipe, self.kind, captions, self.device)
+        else:
+            out = encode_captions(
+                self.pipe, captions, self.device, xl=self.kind == "text-xl", second=second, clip_skip=self.clip_skip
+            )
         if self.kind == "text-xl":
             out["time_ids"] = torch.tensor([sizes], dtype=torch.float32, device=self.device).repeat(rows, 1)
-        if guidance_width(self.pipe.unet) is not None:
+        net = self.denoiser.net
+        guided = net.guided if isinstance(net, FlowText) else guidance_width(self.pipe.unet) is not None
+        if guided:
             weight = _GUIDANCE.get(type(self.pipe).__name__, 7.5) if guidance is None else float(guidance)
             out["guidance"] = torch.full((rows,), weight, dtype=torch.float32, device=self.device)
         elif guidance is not None:
@@ -327,24 +350,26 @@ def from_pipeline(
     kind = _kind(name, where or name)
     if device is not None or dtype is not None:
         pipe.to(*([] if device is None else [device]), *([] if dtype is None else [dtype]))
-    net = pipe.transformer if kind == "labels" else pipe.unet
+    net = pipe.transformer if kind in ("labels", "flux", "sd3") else pipe.unet
     parts = {"network": net, "scheduler": pipe.scheduler, "autoencoder": kind == "pixels" or pipe.vae}
     lost = [part for part, found in parts.items() if found is None]
     if lost:
         raise UsageError(f"this {name} was loaded without its {lost[0]}: load it")
-    _check(net, kind, name, pipe)
+    check_network(net, kind, name, pipe)
     net.eval().requires_grad_(False)
     codec = None if kind == "pixels" else wrap_vae(pipe.vae, where)
     if codec is not None and codec.dtype == torch.float16 and getattr(pipe.vae.config, "force_upcast", False):
         codec.net.to(torch.float32)
     spec = from_scheduler_config(pipe.scheduler, bound=bound)
     labelled = kind == "labels" or getattr(net.config, "num_class_embeds", None) is not None
-    channels = _channels(net, codec)
+    channels = channels_of(net, codec)
     denoiser = Denoiser(
-        Adapted(net, kind, labelled),
+        FlowText(net, kind) if kind in ("flux", "sd3") else Adapted(net, kind, labelled),
         spec.path,
         spec.predicts,
-        shape=(channels, *_trained_size(net)) if size is None else _shape(channels, codec, size),
+        shape=(channels, *trained_size(net))
+        if size is None
+        else state_shape(channels, codec, size, _PATCH.get(kind, 1)),
         timestep_of=spec.timestep_of,
         learned_variance=has_learned_variance(net.config),
         codec=codec,
@@ -412,66 +437,6 @@ def _index(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise UsageError(f"{path} does not describe a pipeline: copy it again")
     return found
-
-
-def _check(net: Any, kind: PipelineKind, name: str, pipe: Any) -> None:
-    """Refuse networks with inputs that nobody would give them."""
-    config = net.config
-    if (embed := getattr(config, "class_embed_type", None)) is not None:
-        raise UsageError(f"the network of this {name} has class_embed_type {embed!r}, no labels: not supported")
-    if kind != "text" and kind != "text-xl" and guidance_width(net) is not None:
-        raise UsageError(f"the network of this {name} takes a guidance weight as an input: not supported")
-    if getattr(config, "encoder_hid_dim_type", None) not in (None, "text_proj"):
-        raise UsageError(f"the network of this {name} needs {config.encoder_hid_dim_type}: not supported")
-    added = getattr(config, "addition_embed_type", None)
-    if (kind == "text" and added is not None) or (kind == "text-xl" and added != "text_time"):
-        raise UsageError(f"the network of this {name} has addition_embed_type {added!r}: not supported")
-    if kind == "text-xl":
-        _check_sizes(net, pipe, name)
-
-
-def _check_sizes(net: Any, pipe: Any, name: str) -> None:
-    """Refuse a network of SDXL that takes another number of sizes than the pipeline says."""
-    encoder, config = pipe.text_encoder_2, net.config
-    width = getattr(getattr(encoder, "config", None), "projection_dim", None)
-    if width is None:
-        return
-    taken = (net.add_embedding.linear_1.in_features - int(width)) // int(config.addition_time_embed_dim)
-    given = 5 if getattr(pipe.config, "requires_aesthetics_score", False) else 6
-    if taken != given:
-        raise UsageError(
-            f"the network of this {name} takes {taken} sizes beside its caption and is given {given}: a refiner needs "
-            "requires_aesthetics_score=True, and no other network"
-        )
-
-
-def _trained_size(net: Any) -> tuple[int, int]:
-    """Height and width of the states that a network was trained on."""
-    own = net.config.sample_size
-    if own is None:
-        raise UsageError("the network does not say for which size it was trained: give size=")
-    return (own, own) if isinstance(own, int) else (int(own[0]), int(own[1]))
-
-
-def _channels(net: Any, codec: Any) -> int:
-    """Channels of a state."""
-    channels = int(net.config.in_channels)
-    if codec is not None and channels != codec.channels and not shows_picture(channels, codec):
-        raise UsageError(
-            f"the network takes {channels} channels and its latents have {codec.channels}: models that are shown a "
-            f"picture as well are supported with a mask alone (inpainting, {2 * codec.channels + 1} channels)"
-        )
-    return channels if codec is None else codec.channels
-
-
-def _shape(channels: int, codec: Any, size: int | tuple[int, int]) -> tuple[int, int, int]:
-    """The shape of a state, for pictures of so many pixels."""
-    height, width = (size, size) if isinstance(size, int) else size
-    factor = 1 if codec is None else codec.factor
-    if height % factor or width % factor or min(height, width) < 1:
-        near = " × ".join(str(max(1, round(side / factor)) * factor) for side in (height, width))
-        raise UsageError(f"a size of {height} × {width} does not divide by {factor}, as the codec needs: take {near}")
-    return channels, height // factor, width // factor
 
 
 def _classes(pipe: Any) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..errors import UsageError
 from ..networks.sites import Site, bindings
 
-PipelineKind = Literal["pixels", "text", "text-xl", "labels"]
+PipelineKind = Literal["pixels", "text", "text-xl", "labels", "flux", "sd3"]
 Shows = Literal["out", "in", "joined"]
 
 _BLOCKS = ("DownBlock2D", "AttnDownBlock2D", "CrossAttnDownBlock2D", "UpBlock2D", "AttnUpBlock2D", "CrossAttnUpBlock2D")
