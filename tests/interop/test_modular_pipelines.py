@@ -17,7 +17,7 @@ from diffusers.modular_pipelines.wan.denoise import WanDenoiseStep
 from torch import Tensor
 
 import ornstein as orn
-from ornstein.errors import UsageError
+from ornstein.errors import NotFiniteError, UsageError
 from ornstein.interop import modular
 
 from . import test_schedulers_in_pipelines as tiny
@@ -141,6 +141,24 @@ def test_every_sampler_runs_through_the_block(family: str, sampler: str) -> None
     end = ran(modular.loop(block, sampler=sampler), components, state)
     assert end.shape == start.shape
     assert torch.isfinite(end).all()
+
+
+def test_the_generator_of_the_pipeline_decides_the_noise() -> None:
+    ends = []
+    for seed in (1, 1, 2):
+        block, components, state = flux()
+        state.set("generator", torch.Generator().manual_seed(seed))
+        ends.append(ran(modular.loop(block, sampler="ancestral"), components, state))
+    assert torch.equal(ends[0], ends[1])
+    assert not torch.equal(ends[0], ends[2])
+
+
+def test_a_sample_that_is_not_finite_is_refused() -> None:
+    block, components, state = flux()
+    with torch.no_grad():
+        next(components.transformer.parameters()).fill_(float("nan"))
+    with pytest.raises(NotFiniteError, match="the sample is not finite"):
+        ran(modular.loop(block), components, state)
 
 
 def test_a_grid_of_ones_own_begins_at_the_first_state() -> None:

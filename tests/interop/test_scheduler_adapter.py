@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import ornstein as orn
 from ornstein.estimates import Estimate
@@ -263,6 +264,27 @@ def test_what_is_given_is_not_changed() -> None:
         seen.append((x, x.clone()))
         x = x * 1.01
     assert all(torch.equal(one, two) for one, two in seen)
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses what makes a host wait for its device: numbers read from tensors, and shapes that depend on values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert not any(name in str(func) for name in ("_local_scalar_dense", "nonzero", "equal.default", "unique"))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("law", ["sd", "flow", "edm"])
+def test_no_step_waits_for_the_device(kind: str, law: str) -> None:
+    scheduler = made(kind, SOURCES[law]())
+    scheduler.set_timesteps(4)
+    x, generator = torch.randn(2, 3, generator=torch.Generator().manual_seed(1)), torch.Generator().manual_seed(2)
+    for number in scheduler.timesteps:
+        with NoWaiting():
+            raw = 0.1 * scheduler.scale_model_input(x, number)
+            x = scheduler.step(raw, number, x, generator=generator, return_dict=False)[0]
+    assert torch.isfinite(x).all()
 
 
 # What diffusers' own tests ask of every scheduler, in our words.

@@ -14,24 +14,24 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from .. import checks
 from ..denoisers import DenoiserInfo, DenoiserLike, Guidance
-from ..errors import UsageError
+from ..errors import NotFiniteError, UsageError
 from ..estimates import Estimate
 from ..grids import GridLike, times_of
 from ..paths import VP
 from ..paths.base import AffinePath, Cond
-from ..samplers import Sampler, named, run, solve
+from ..samplers import Sampler, named, plan, run, solve
 from ..scalars import Time
 from .guiders import CONDITION, EMPTY, GuiderGuidance, guider_of, step_at
 from .loading import diffusers_library
 from .schedulers import SchedulerSpec, from_scheduler_config, listed_times, number_of
-from .seeds import noise_of
+from .seeds import Generators, noise_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,7 +132,7 @@ def loop(
 
     Raises:
         UsageError: no modular pipeline, or one without a denoising loop. While it runs: a scheduler that no path is
-            known for, or a loop that blends its states (inpainting).
+            known for, a loop that blends its states (inpainting), or a sample that is not finite (`NotFiniteError`).
     """
     library = diffusers_library()
     rule = named.sampler(sampler, import_paths=True)
@@ -182,12 +182,12 @@ def _call(self: Any, components: Any, state: Any) -> tuple[Any, Any]:
     """The denoising loop."""
     block_state = self.get_block_state(state)
     with torch.no_grad():
-        block_state.latents = _denoised(self, components, block_state)
+        block_state.latents = _denoised(self, components, block_state, state.get("generator"))
     self.set_block_state(state, block_state)
     return components, state
 
 
-def _denoised(loop_block: Any, components: Any, state: Any) -> Tensor:
+def _denoised(loop_block: Any, components: Any, state: Any, generator: Generators) -> Tensor:
     options: _Options = loop_block.ornstein
     _check_blocks(loop_block)
     scheduler = copy.deepcopy(components.scheduler)
@@ -208,8 +208,18 @@ def _denoised(loop_block: Any, components: Any, state: Any) -> Tensor:
         cond=None if options.guider else CONDITION,
     )
     guided = denoiser if options.guidance is None else options.guidance(denoiser)
-    noise = noise_of(getattr(state, "generator", None), x.shape[0], x.device, torch.float32)
-    end = run(solve(options.sampler, spec.path, x.float(), times, noise), guided)
+    noise = noise_of(generator, x.shape[0], x.device, torch.float32)
+    steps = solve(options.sampler, spec.path, x.float(), times, noise)
+    with loop_block.progress_bar(total=len(plan(options.sampler, spec.path, times))) as bar:
+
+        def shown(x: Tensor, t: Time) -> Estimate:
+            answer = guided(x, t)
+            bar.update()
+            return answer
+
+        end = run(steps, cast("DenoiserLike", shown))
+    if end.device.type != "meta" and not bool(torch.isfinite(end).all()):
+        raise NotFiniteError("the sample is not finite: weaken the guidance, take more steps, or look at the weights")
     if scale and isinstance(spec.path, VP):
         end = end / spec.path.alpha(times[-1])
     return end.to(state.latents.dtype)
