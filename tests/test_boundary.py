@@ -215,6 +215,43 @@ def test_a_time_of_another_name_and_of_whole_numbers() -> None:
         assert torch.equal(together[1].clean, one(states[1], 0.6).clean)
 
 
+def test_an_embedding_of_time_says_what_it_needs() -> None:
+    table = nn.Embedding(1000, 1)
+
+    def embedded(x: Tensor, time: Tensor) -> Tensor:
+        return 0.1 * x + table(time).detach().reshape(-1, 1, 1, 1)
+
+    def labelled(x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        return 0.1 * x + table(label).detach().reshape(-1, 1, 1, 1)
+
+    fractional = refusal(lambda: orn.sample(model(embedded, VP.table()), 2, steps=3))
+    assert "integer_time=True" in fractional
+    assert "time (2,) float32 = 999" in fractional
+    beyond = refusal(lambda: orn.sample(model(embedded, VP(), integer_time=True), 2, steps=3))
+    assert "time (2,) int64 = 1000" in beyond
+    assert "VP.table()" in beyond
+    label = {"label": torch.tensor([3, 1003])}
+    assert "label (2,) int64 in 3 … 1003" in refusal(lambda: orn.sample(model(labelled), 2, steps=3, cond=label))
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda one: one, guide.Threshold(), orn.CachedDenoiser], ids=["plain", "rule", "cached"]
+)
+@pytest.mark.parametrize("kind", [RuntimeError, ValueError, KeyError, ZeroDivisionError])
+def test_an_error_of_the_network_is_passed_through_with_what_it_was_given(wrap: Any, kind: type[Exception]) -> None:
+    def broken(x: Tensor, time: Tensor, label: Tensor) -> Tensor:
+        raise kind("of its own")
+
+    with pytest.raises(kind, match="of its own") as found:
+        orn.sample(wrap(model(broken)), 2, steps=3, cond={"label": torch.tensor([1])}, dtype=torch.float64)
+    assert [entry.name for entry in found.traceback][-1] == "broken"
+    [note] = found.value.__notes__
+    size = ", ".join(map(str, SHAPE))
+    assert (
+        note == f"ornstein: the network was given x (2, {size}) float64, time (2,) float32 = 1000, label (2,) int64 = 1"
+    )
+
+
 def test_conditions_by_name() -> None:
     def net(x: Tensor, time: Tensor, label: Tensor, mask: Tensor | None = None) -> Tensor:
         return 0.1 * x + label.reshape(-1, 1, 1, 1)

@@ -291,8 +291,14 @@ def keep(file: Path, rows: list[dict[str, object]], options: argparse.Namespace)
     file.write_text(json.dumps({"runs": kept}, indent=1, ensure_ascii=False) + "\n", "utf-8")
 
 
-def table() -> None:
-    """Write docs/mutants.md from the record and the list of equivalent mutants."""
+def stands(row: dict[str, str]) -> bool:
+    """Whether the line that a mutant changes still stands in its file."""
+    file = SOURCE / row["path"]
+    return file.is_file() and row["before"] in (line.strip() for line in file.read_text("utf-8").splitlines())
+
+
+def page() -> str:
+    """docs/mutants.md from the record, the list of equivalent mutants and the lines of today's source."""
     runs, same = json.loads(RECORD.read_text("utf-8"))["runs"], known_equivalent()
     for r in runs:
         missed = [m for m in r["missed"] if (m["path"], m["before"], m["after"]) not in same]
@@ -304,13 +310,28 @@ def table() -> None:
         seeds = ", ".join(str(r["seed"]) for r in mine)
         lines.append(f"| {package} | {planted} | {noticed} | {noticed / planted:.0%} | {seeds} |")
     planted, noticed = sum(r["planted"] for r in runs), sum(r["noticed"] for r in runs)
-    lines += [f"| all | {planted} | {noticed} | {noticed / planted:.0%} | |", "", "## Not noticed", ""]
-    for r in runs:
-        lines += [f"* `{m['path']}`, {m['kind']}: `{m['before']}` → `{m['after']}`" for m in r["missed"]]
+    lines += [f"| all | {planted} | {noticed} | {noticed / planted:.0%} | |"]
+    missed = [(m, f"* `{m['path']}`, {m['kind']}: `{m['before']}` → `{m['after']}`") for r in runs for m in r["missed"]]
+    equal = [
+        (m, f"* `{m['path']}`: `{m['before']}` → `{m['after']}`: {m['reason']}")
+        for m in json.loads(EQUIVALENT.read_text("utf-8"))
+    ]
+    lines += ["", "## Not noticed", "", *(text for m, text in missed if stands(m))]
     lines += ["", "## Equivalent", "", "Changes that change nothing; they do not count.", ""]
-    for row in json.loads(EQUIVALENT.read_text("utf-8")):
-        lines.append(f"* `{row['path']}`: `{row['before']}` → `{row['after']}`: {row['reason']}")
-    (ROOT / "docs" / "mutants.md").write_text("\n".join(lines) + "\n", "utf-8")
+    lines += [text for m, text in equal if stands(m)]
+    gone = [text for m, text in [*missed, *equal] if not stands(m)]
+    if gone:
+        lines += ["", "## In lines that are gone", "", "Listed as above, in lines that have changed since.", "", *gone]
+    return "\n".join(lines) + "\n"
+
+
+def table(check: bool) -> None:
+    """Write docs/mutants.md, or exit with a line if it is not as it would be written."""
+    file = ROOT / "docs" / "mutants.md"
+    if not check:
+        file.write_text(page(), "utf-8")
+    elif file.read_text("utf-8") != page():
+        raise SystemExit("docs/mutants.md quotes lines that have changed: run python tools/mutants.py table")
 
 
 def begin(base: Path, files: list[str]) -> None:
@@ -329,7 +350,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("cover", help="run the suite once and keep which test runs which line")
-    verbs.add_parser("table", help="write docs/mutants.md from the record")
+    verb = verbs.add_parser("table", help="write docs/mutants.md from the record")
+    verb.add_argument("--check", action="store_true", help="compare it instead")
     runner = verbs.add_parser("run", help="plant mutants")
     runner.add_argument("packages", nargs="*", help="packages, modules or files below src/ornstein")
     runner.add_argument("--all", action="store_true", help="every package of the table")
@@ -341,7 +363,7 @@ def main() -> None:
     runner.add_argument("--list", action="store_true", help="only say which mutants would be planted")
     runner.add_argument("--json", help="write the rows there")
     options = parser.parse_args()
-    {"cover": lambda _: cover(), "run": run, "table": lambda _: table()}[options.verb](options)
+    {"cover": lambda _: cover(), "run": run, "table": lambda o: table(o.check)}[options.verb](options)
 
 
 if __name__ == "__main__":

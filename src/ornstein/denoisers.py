@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import checks
 from .denoiser_info import CPU, DenoiserInfo, Family, info_of
-from .errors import ConfigError, UsageError
+from .errors import ConfigError, OrnsteinError, UsageError
 from .estimates import Estimate
 from .networks.sites import bindings
 from .parameterizations import Net, Parameterization, parameterization, refuse_noise_without_signal, timestep_tensor
@@ -273,17 +273,44 @@ class Denoiser:
             time = time.round().to(torch.int64)
         rows = _rows(cond, fed.shape[0])
         before = [_version(value) for value in cond.values()]
-        answer: object = (
-            self.net(fed, time, **rows, **keywords)
-            if self.time_name is None
-            else self.net(fed, **{self.time_name: time}, **rows, **keywords)
-        )
+        try:
+            answer: object = (
+                self.net(fed, time, **rows, **keywords)
+                if self.time_name is None
+                else self.net(fed, **{self.time_name: time}, **rows, **keywords)
+            )
+        except OrnsteinError:
+            raise
+        except Exception as error:
+            given = f"given x {_brief(fed)}, time {_brief(time)}" + "".join(
+                f", {k} {_brief(v)}" for k, v in rows.items()
+            )
+            remedy = self._remedy(error)
+            if remedy is not None:
+                raise UsageError(
+                    f"the network was {given}, and torch says {str(error).strip()[:80]!r}: {remedy}"
+                ) from error
+            if not hasattr(error, "__notes__"):  # one of an inner denoiser says it already
+                error.add_note(f"ornstein: the network was {given}")
+            raise
         if [_version(value) for value in cond.values()] != before:
             raise UsageError(
                 f"the network changes its condition ({', '.join(cond)}) in place: let it work on a clone, for the next "
                 "evaluation needs it unchanged"
             )
         return _output(answer, fed)
+
+    def _remedy(self, error: Exception) -> str | None:
+        """What helps against the two errors of an ``nn.Embedding`` of time; None for all others."""
+        text = str(error)
+        if not self.integer_time and "'indices'" in text and "Long" in text:
+            return "an nn.Embedding of time takes whole numbers: Denoiser(…, integer_time=True)"
+        if isinstance(error, IndexError) and text == "index out of range in self":
+            return (
+                "an nn.Embedding of N rows takes 0 … N − 1; the times of VP.table() are those of its N steps, and "
+                "timestep_of= makes others"
+            )
+        return None
 
     def _parameter(self) -> Tensor | None:
         return next(self.net.parameters(), None) if isinstance(self.net, nn.Module) else None
@@ -308,6 +335,15 @@ def _output(answer: object, fed: Tensor) -> Tensor:
     if out.device != fed.device:
         raise UsageError(f"the network returned a tensor on {out.device} for an input on {fed.device}: move it there")
     return out.clone()
+
+
+def _brief(value: Tensor) -> str:
+    """Shape, type and range of a tensor."""
+    text = f"{tuple(value.shape)} {str(value.dtype).removeprefix('torch.')}"
+    if value.ndim > 1 or not value.numel() or value.device.type != "cpu":
+        return text
+    low, high = value.min().item(), value.max().item()
+    return f"{text} = {low:g}" if low == high else f"{text} in {low:g} … {high:g}"
 
 
 def _version(value: Tensor) -> int | None:

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from ..errors import UsageError
 from ..storage.console import tell
+from ..storage.reading import denied
 from .output import OutputError, drop_output, flush, prepare_streams, say
 from .parser import parse
 
@@ -93,7 +94,7 @@ def _failed(error: OSError) -> int:
         name = name if len(name) <= 80 else f"{name[:60]}… ({len(name)} characters)"
         return _complain(f"{name}: {(error.strerror or 'error').lower()}: name another file or folder", 2)
     if error.errno in {errno.EACCES, errno.EPERM} and error.filename is not None:
-        return _complain(f"{error.filename}: permission denied: change its permissions, or name another place", 1)
+        return _complain(str(denied(error.filename)), 1)
     return _complain(str(error), 1)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import StorageError, UsageError, printable
 from ..storage.console import tell
-from ..storage.reading import reason_of
+from ..storage.reading import reason_of, unreadable
 
 
 class OutputError(StorageError):
@@ -106,5 +106,5 @@ def make_folder(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise UsageError(f"--out {out} cannot be made ({reason}): name a folder that can be written") from None
+        remedy = "name a folder that can be written"
+        raise unreadable(f"--out {out}", error, UsageError, remedy, "cannot be made") from None

@@ -13,7 +13,7 @@ from ornstein.data.base import Example, checked
 from ornstein.data.decode import decode_file, extensions
 from ornstein.errors import DataError
 from ornstein.storage.files import digest, digest_files
-from ornstein.storage.reading import Refused, fault_of_text, lines_of, parse_json, reason_of
+from ornstein.storage.reading import Refused, fault_of_text, lines_of, parse_json, unreadable
 
 _SAMPLE = re.compile(r"\d{6,}\.png")
 METADATA = "metadata.jsonl"
@@ -129,7 +129,7 @@ def _listed(metadata: Path) -> tuple[tuple[Entry, ...], tuple[str, ...]]:
     try:
         rows = [(number, _row(metadata, number, line)) for number, line in lines_of(metadata)]
     except (OSError, Refused) as error:
-        raise DataError(f"{metadata} cannot be read ({reason_of(error)}): write one JSON object a line") from None
+        raise unreadable(metadata, error, DataError, "write one JSON object a line") from None
     labels = [row.get("label") for _, row in rows]
     classes, place = name_labels(labels, str(metadata))
     entries = []

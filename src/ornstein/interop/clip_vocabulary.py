@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..storage.reading import MIB, Refused, load_json, read_bytes, read_text, reason_of, text_of
+from ..storage.reading import MIB, Refused, load_json, read_bytes, read_text, reason_of, text_of, unreadable
 from .loading import offline, silenced
 
 START, END, LENGTH = "<|startoftext|>", "<|endoftext|>", 77
@@ -72,7 +72,7 @@ def _folder(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
     try:
         merges = _pairs(read_text(path / "merges.txt", _LARGEST))
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path / 'merges.txt'} cannot be read ({reason_of(error)}): {_REMEDY}") from None
+        raise unreadable(path / "merges.txt", error, UsageError, _REMEDY) from None
     return vocabulary, merges
 
 
@@ -87,7 +87,7 @@ def _published(path: Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
             raise Refused("it unpacks to more than a vocabulary can have")
         merges = _pairs(text_of(data))[:_MERGES]
     except (OSError, ValueError, EOFError) as error:
-        raise UsageError(f"{path} is no vocabulary of CLIP ({reason_of(error)}): {_REMEDY}") from None
+        raise unreadable(path, error, UsageError, _REMEDY, "is no vocabulary of CLIP") from None
     letters = byte_letters()
     words = [*letters, *(letter + "</w>" for letter in letters), *(a + b for a, b in merges), START, END]
     return {word: number for number, word in enumerate(words)}, merges

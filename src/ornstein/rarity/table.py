@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError, UsageError
-from ..storage.reading import TABLE, Refused, load_json, parse_json, read_bytes, reason_of
+from ..errors import DataError, StorageError, UsageError
+from ..storage.reading import TABLE, Refused, denied, load_json, parse_json, read_bytes, reason_of
 
 if TYPE_CHECKING:
     from ..data.base import Source
@@ -93,8 +93,10 @@ class Table:
             if header.get("format") == FORMAT and header.get("version") == VERSION:
                 wide = np.array([np.nan if value is None else value for value in scores], dtype=np.float64)
                 return cls(header=header, names=tuple(names), scores=wide, labels=np.asarray(labels, dtype=np.int64))
-        except DataError:
+        except (DataError, StorageError):
             raise
+        except PermissionError:
+            raise denied(path) from None
         except (
             OSError,
             ValueError,

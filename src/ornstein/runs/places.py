@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from ..errors import CheckpointError, UsageError
 from ..models.card import CONFIG, STATE, complete, read_document, read_spec
 from ..storage.files import read_json
+from ..storage.reading import denied
 from ..storage.weights import read_header, read_tensors
 
 if TYPE_CHECKING:
@@ -35,11 +37,17 @@ def shipped() -> tuple[str, ...]:
 
 
 def exists(path: Path, *, file: bool = False) -> bool:
-    """Whether there is such a file or folder, or such a ``file``; False also for names that cannot be one."""
+    """Whether there is such a file or folder, or such a ``file``; False also for names that cannot be one.
+
+    Raises `StorageError` where a closed folder hides the answer.
+    """
     try:
-        return path.is_file() if file else path.exists()
+        mode = path.stat().st_mode
+    except PermissionError:
+        raise denied(path) from None
     except (OSError, ValueError):
         return False
+    return stat.S_ISREG(mode) or not file
 
 
 def resolve_model_path(where: str | Path) -> Path:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import OrnsteinError
+from ..errors import OrnsteinError, StorageError
 
 MIB = 1 << 20
 DOCUMENT = 16 * MIB
@@ -109,12 +109,12 @@ def load_json(
 ) -> Any:
     """The JSON document in ``path``, which must be a dictionary unless ``must_hold`` names another type (or None).
 
-    Raises ``error`` in one line, with the reason and the ``remedy``.
+    Raises ``error`` in one line, with the reason and the ``remedy``, and `StorageError` without permission.
     """
     try:
         found = parse_json(read_bytes(path, limit))
     except (OSError, ValueError) as problem:
-        raise error(f"{path} cannot be read ({reason_of(problem)}): {remedy}") from None
+        raise unreadable(path, problem, error, remedy) from None
     if must_hold is not None and not isinstance(found, must_hold):
         raise error(f"{path} holds {_kind(found)} where a document is expected: {remedy}")
     return found
@@ -144,14 +144,14 @@ def load_lines(path: Path, error: type[OrnsteinError], remedy: str) -> list[dict
     """The dictionaries in a file of JSON lines.
 
     Raises ``error`` in one line, with the number of the line, the reason and the ``remedy``; FileNotFoundError where
-    there is no such file.
+    there is no such file, and `StorageError` without permission.
     """
     try:
         return [_record(number, line) for number, line in lines_of(path)]
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as problem:
-        raise error(f"{path} cannot be read ({reason_of(problem)}): {remedy}") from None
+        raise unreadable(path, problem, error, remedy) from None
 
 
 def fault_of_text(text: str) -> str | None:
@@ -165,10 +165,29 @@ def fault_of_text(text: str) -> str | None:
 
 def reason_of(error: BaseException) -> str:
     """An error as a few words for a message: the system's own for an OSError, the text of a `Refused`."""
-    if isinstance(error, OSError):
+    if isinstance(error, OSError) and not isinstance(error, StorageError):
         return (error.strerror or type(error).__name__).lower()
     text = " ".join(str(error).split())
     return text[:160] or type(error).__name__
+
+
+def denied(path: str | Path) -> StorageError:
+    """A file or folder that this user may not open: the machine is at fault, not what the file holds."""
+    return StorageError(f"{path}: permission denied: change its permissions, or name another place")
+
+
+def room_for(error: OSError) -> str:
+    """The remedy where a file could not be written."""
+    return "change its permissions" if isinstance(error, PermissionError) else "free some space"
+
+
+def unreadable(
+    path: str | Path, problem: Exception, error: type[OrnsteinError], remedy: str, what: str = "cannot be read"
+) -> OrnsteinError:
+    """What to raise where ``path`` could not be read: `denied` without permission, else ``error`` with the remedy."""
+    if isinstance(problem, PermissionError):
+        return denied(path)
+    return error(f"{path} {what} ({reason_of(problem)}): {remedy}")
 
 
 class Clamped(io.RawIOBase):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ornstein.errors import CheckpointError
 
-from .reading import require_regular
+from .reading import require_regular, unreadable
 
 
 def read_state(path: Path, give: str = "a published file of weights") -> dict[str, Tensor]:
@@ -35,10 +35,8 @@ def read_state(path: Path, give: str = "a published file of weights") -> dict[st
             warnings.simplefilter("ignore")  # what torch says of foreign pickles before it refuses them
             state = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is damaged, or cannot be read as a state dict ({reason[:160]}): give {give}"
-        ) from error
+        what = "is damaged, or cannot be read as a state dict"
+        raise unreadable(path, error, CheckpointError, f"give {give}", what) from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no state dict of tensors: give {give}")
     return dict(state)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from .reading import load_json, reason_of, require_regular
+from .reading import load_json, require_regular, unreadable
 from .weights import read_header
 
 M = TypeVar("M", bound=nn.Module)
@@ -67,7 +67,7 @@ def read_pickle(path: Path, give: str) -> Any:
     try:
         require_regular(path)  # torch would wait for a FIFO
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({reason_of(error)}): {give}") from None
+        raise unreadable(path, error, CheckpointError, give) from None
     mapped = zipfile.is_zipfile(path)
     if mapped:
         with zipfile.ZipFile(path) as archive:
@@ -78,8 +78,7 @@ def read_pickle(path: Path, give: str) -> Any:
             warnings.simplefilter("ignore")  # what torch says of foreign pickles before it refuses them
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped or None)
     except (pickle.UnpicklingError, RuntimeError, EOFError, LookupError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is damaged, or is no file of weights alone ({reason[:160]}): {give}") from None
+        raise unreadable(path, error, CheckpointError, give, "is damaged, or is no file of weights alone") from None
 
 
 def build_from(
@@ -151,7 +150,7 @@ def _mapped(path: Path, give: str) -> TensorFile:
         file: Any = safe_open(path, framework="pt")
         file.keys()
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a readable safetensors file ({reason_of(error)}): {give}") from None
+        raise unreadable(path, error, CheckpointError, give, "is not a readable safetensors file") from None
     return TensorFile(path=path, shapes=shapes, get=file.get_tensor)
 
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..errors import CheckpointError, ConfigError, OrnsteinError, StorageError
 from .files import atomic
-from .reading import Refused, open_regular, parse_json, reason_of
+from .reading import Refused, open_regular, parse_json, reason_of, room_for, unreadable
 
 Tensors = dict[str, Tensor]
 M = TypeVar("M", bound=nn.Module)
@@ -61,8 +61,7 @@ def _opened(
     except FileNotFoundError:
         raise error(f"{path} is missing: copy it again, or train again") from None
     except (OSError, SafetensorError, RuntimeError, ValueError, TypeError, LookupError, AttributeError) as problem:
-        reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-        raise error(f"{path} is not a readable safetensors file ({reason[:160]}): {remedy}") from None
+        raise unreadable(path, problem, error, remedy, "is not a readable safetensors file") from None
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
@@ -81,7 +80,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
             file.write(data)
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({reason_of(error)}): free some space, or name another place"
+            f"{path} cannot be written ({reason_of(error)}): {room_for(error)}, or name another place"
         ) from error
 
 
@@ -100,9 +99,8 @@ def read_header(path: Path) -> Header:
     except FileNotFoundError:
         raise CheckpointError(f"{path} is missing: copy it again, or train again") from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as problem:
-        raise CheckpointError(
-            f"{path} is not a readable safetensors file ({reason_of(problem)}): copy it again"
-        ) from None
+        what = "is not a readable safetensors file"
+        raise unreadable(path, problem, CheckpointError, "copy it again", what) from None
 
 
 def build_like(make: Callable[[], M], path: Path, *, inside: str = "") -> M:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ..errors import CheckpointError, StorageError
 from ..models.card import STATE, complete, folder_of
-from ..storage.reading import load_json, open_regular, reason_of
+from ..storage.reading import load_json, open_regular, reason_of, room_for, unreadable
 from ..storage.weights import Tensors, not_finite
 
 VERSION = 1
@@ -61,8 +61,8 @@ def save(
         found = complete(run)
         kept = f"the newest checkpoint is {found[-1]}" if found else "there was no checkpoint yet"
         raise StorageError(
-            f"the checkpoint of {images} images cannot be written to {root} ({reason_of(error)}); {kept}: free some "
-            "space, and the same command goes on from there"
+            f"the checkpoint of {images} images cannot be written to {root} ({reason_of(error)}); {kept}: "
+            f"{room_for(error)}, and the same command goes on from there"
         ) from error
     if keep is not None:
         prune(run, keep)
@@ -153,7 +153,7 @@ def _check(file: Path, size: Any, crc: Any, remedy: str) -> None:
     try:
         found, sum_ = _measured(file)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file} cannot be read ({reason_of(error)}): {remedy}") from None
+        raise unreadable(file, error, CheckpointError, remedy) from None
     if (found, sum_) != (size, crc):
         raise CheckpointError(f"{file} differs from what was written ({found} of {size} bytes): {remedy}")
 

@@ -17,7 +17,7 @@ from ..models.spec import ModelSpec
 from ..storage.configs import flat, from_dict, to_dict
 from ..storage.console import tell
 from ..storage.files import read_json, write_json, write_text
-from ..storage.reading import lines_of, parse_json
+from ..storage.reading import lines_of, parse_json, unreadable
 from .config import TrainConfig
 from .methods import METHODS, config_class, method_of
 
@@ -178,8 +178,7 @@ def locked(out: Path) -> Iterator[None]:
         out.mkdir(parents=True, exist_ok=True)
         handle = os.open(out / ".lock", os.O_CREAT | os.O_WRONLY, 0o644)
     except OSError as error:
-        reason = (error.strerror or "error").lower()
-        raise ConfigError(f"--out {out} cannot be written ({reason}): name another folder") from None
+        raise unreadable(f"--out {out}", error, ConfigError, "name another folder", "cannot be written") from None
     try:
         with contextlib.suppress(OSError):  # a file system without locks
             try:
