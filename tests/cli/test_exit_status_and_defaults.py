@@ -314,7 +314,7 @@ def test_defaults(command: str) -> None:
 
 
 METHODS = {
-    "sdxl": ("2307.01952", "planned"),
+    "sdxl": ("2307.01952", "parts"),
     "slct": ("2502.01441", "ready"),
     "udpm": ("2305.16269", "ready"),
     "universal-guidance": ("2302.07121", "ready"),

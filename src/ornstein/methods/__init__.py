@@ -27,8 +27,9 @@ PAPERS: tuple[Paper, ...] = (
         title="SDXL: Improving Latent Diffusion Models for High-Resolution Image Synthesis",
         arxiv="2307.01952",
         what="latent text-to-image with size and crop conditioning and a refiner",
-        state="planned",
-        here="nothing yet beyond the shared network, path and trainer",
+        state="parts",
+        here="sampling with published weights, base and refiner, from folders or one file, with every sampler, guidance "
+        "and modulation: all its conditions, prompts of any length, LoRA, inpainting; no training yet",
     ),
     Paper(
         name="slct",
