@@ -1,6 +1,6 @@
 """LoRA files on a loaded model: laid on, scaled, and taken off again to the bit.
 
-    style = orn.interop.lora.load_lora(model, "style.safetensors", scale=0.8)
+    style = load_lora(model, "style.safetensors", scale=0.8)
     images = orn.sample(model, 4, cond=model.cond(["a red fox"]))
     style.unload()
 

@@ -1,6 +1,6 @@
 """SDXL's base and its refiner as one model: the refiner takes over for the last 200 of 1,000 noise levels.
 
-    model = orn.interop.refined.with_refiner(orn.load("base.safetensors"), orn.load("refiner.safetensors"))
+    model = with_refiner(orn.load("base.safetensors"), orn.load("refiner.safetensors"))
     images = orn.sample(model, 1, steps=40, cond=model.cond(["a red fox"]))
 
 Podell et al. 2023, sec. 2.5: the refiner is trained on those levels alone. The latent is handed over with its noise, at

@@ -28,7 +28,7 @@ PAPERS: tuple[Paper, ...] = (
         arxiv="2307.01952",
         what="latent text-to-image with size and crop conditioning and a refiner",
         state="parts",
-        here="sampling with published weights, base and refiner, from folders or one file, with every sampler, guidance "
+        here="sampling with published weights, base and refiner, from folders or one file, every sampler, guidance "
         "and modulation: all its conditions, prompts of any length, LoRA, inpainting; no training yet",
     ),
     Paper(
