@@ -238,7 +238,7 @@ def brief(value: object) -> str:
         kind = "a tensor" if hasattr(value, "device") and hasattr(value, "requires_grad") else "an array"
         return f"{kind} of shape {tuple(value.shape)}"  # pyright: ignore[reportAttributeAccessIssue]
     if hasattr(value, "named_parameters"):  # a module of torch, which is not imported here
-        return f"a {type(value).__name__}"
+        return f"the module {type(value).__name__}"
     if isinstance(value, types.FunctionType | types.MethodType):
         return f"the function {value.__name__}"
     if isinstance(value, Mapping):

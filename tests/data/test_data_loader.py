@@ -206,3 +206,24 @@ def test_the_global_generator_is_not_touched() -> None:
 def test_real_pictures_through_workers() -> None:
     source = open_source("critters:24", size=16)
     assert same(take(5, source, batch=8, seed=0), take(5, source, batch=8, seed=0, workers=2))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_nothing_is_read_ahead_of_the_last_batch(tmp_path, workers):
+    """Workers read ahead, but not beyond the ``count`` batches that are wanted."""
+    log = tmp_path / "read"
+
+    class Logged:
+        name, fingerprint = "logged", "0"
+
+        def __len__(self):
+            return 64
+
+        def __getitem__(self, index):
+            with log.open("a") as file:
+                file.write(f"{index}\n")
+            return Example(image=torch.zeros(3, 2, 2, dtype=torch.uint8), label=-1, caption="")
+
+    found = list(batches(Logged(), batch=4, seed=0, workers=workers, count=3))
+    assert [batch.positions[0] for batch in found] == [0, 4, 8]
+    assert len(log.read_text().split()) == 12

@@ -76,8 +76,9 @@ def batches(
     world: int = 1,
     flip: bool = False,
     shuffle: bool = True,
+    count: int | None = None,
 ) -> Iterator[Batch]:
-    """Endless batches: step k covers the positions [start + k·batch, start + (k+1)·batch).
+    """``count`` batches, or endlessly many: step k covers the positions [start + k·batch, start + (k+1)·batch).
 
     Rank r of ``world`` gets the r-th contiguous chunk of batch/world of them. ``flip`` mirrors a sample left to right
     with probability ½, by (seed, position). With ``workers`` > 0 that many processes prepare whole batches ahead; they
@@ -94,7 +95,7 @@ def batches(
     if len(source) == 0:
         raise DataError(f"{source.name} holds no examples")
     order = Order(seed, len(source), shuffle)
-    return _run(_Steps(source, order, batch, start, rank, world, flip), workers)
+    return _run(_Steps(source, order, batch, start, rank, world, flip), workers, count)
 
 
 def read_example(source: Source, index: int) -> tuple[Example, list[tuple[str, str]]]:
@@ -143,10 +144,13 @@ class _Steps(Dataset[object]):
 
 
 class _Count:
-    """The sampler 0, 1, 2, …"""
+    """The sampler 0, 1, 2, …, of ``count`` numbers or endless."""
+
+    def __init__(self, count: int | None) -> None:
+        self.count = count
 
     def __iter__(self) -> Iterator[int]:
-        return itertools.count()
+        return itertools.count() if self.count is None else iter(range(self.count))
 
 
 def _same(item: object) -> object:
@@ -161,7 +165,7 @@ def _no_surprises(workers: int) -> None:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
-def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
+def _run(steps: _Steps, workers: int, count: int | None) -> Iterator[Batch]:
     with warnings.catch_warnings():
         warnings.filterwarnings(
             "ignore", message="This DataLoader will create"
@@ -169,7 +173,7 @@ def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
         loader = DataLoader(
             steps,
             batch_size=None,
-            sampler=_Count(),
+            sampler=_Count(count),
             num_workers=workers,
             collate_fn=_same,
             prefetch_factor=2 if workers else None,
@@ -181,6 +185,8 @@ def _run(steps: _Steps, workers: int) -> Iterator[Batch]:
     while True:
         try:
             item = next(stream)
+        except StopIteration:
+            return
         except (RuntimeError, OSError, EOFError) as error:
             reason = " ".join(str(error).split())[:160]
             if not workers or (isinstance(error, RuntimeError) and "worker" not in reason):

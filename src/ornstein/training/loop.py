@@ -158,7 +158,8 @@ def _run(session: Session, sinks: events.Sinks, after_step: Callable[[Session], 
     estimate = events.DurationEstimate(config.images)
     if resumed_at:
         sinks.note(f"going on at {resumed_at} images")
-    with process.stop_requested(alone) as stopped, contextlib.closing(_stream(session)) as stream:
+    left = math.ceil((config.images - session.images) / config.batch)
+    with process.stop_requested(alone) as stopped, contextlib.closing(_stream(session, left)) as stream:
         while session.images < config.images:
             batch = _next(stream, session)
             for line in session.note_skipped(batch):
@@ -265,7 +266,7 @@ def _trial(session: Session) -> float:
         return plan.measured(one)
 
 
-def _stream(session: Session) -> Generator[Batch, None, None]:
+def _stream(session: Session, count: int | None = None) -> Generator[Batch, None, None]:
     config, hardware = session.config, session.accelerator
     yield from batches(
         session.source,
@@ -276,6 +277,7 @@ def _stream(session: Session) -> Generator[Batch, None, None]:
         rank=hardware.process_index,
         world=hardware.num_processes,
         flip=config.flip,
+        count=count,
     )
 
 
