@@ -289,7 +289,7 @@ def test_a_tiny_run_from_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     tiny = replace(minority.EXPERIMENT, data=TINY, size=16, reference=60, exact_steps=4)
     cells = Cells(tmp_path / "cells")
     findings = tiny.run(cells, Budget(0.01))
-    assert len(findings.findings) == 24
+    assert len(findings.findings) == 26
     held = findings.tables[0].rows[0]
     assert held[0] == "held-out drawings"
     # Again, with the trainings kept but the cells lost: nothing is trained twice, and nothing differs.
