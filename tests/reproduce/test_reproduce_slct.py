@@ -352,7 +352,7 @@ def test_a_killed_training_ends_with_the_same_numbers(world, tmp_path, monkeypat
     assert set(again["at"]) == {"1", "2", "searched"}
     assert again["middle"] in made.MIDDLES
     assert set(again["at"]["1"]) == {arms.KID, arms.FD, arms.PIXELS, arms.RECALL, arms.COVERAGE}
-    assert len(list((tmp_path / "parts").glob("*.png"))) == 3
+    assert len(list((tmp_path / "parts").glob("*.png"))) == 4
     assert set(again["shares"]["distances"]) == {"cauchy", "pseudo-huber", "geman-mcclure", "l2"}
 
 

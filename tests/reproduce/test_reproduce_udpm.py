@@ -336,7 +336,7 @@ def test_a_killed_cell_ends_with_the_same_numbers(judged, cheap, tmp_path, monke
     assert again["early"] != again["at"][measure.THREE][arms.KID], "two thirds of the training are not all of it"
     if judged:
         pictures = {path.name for path in (tmp_path / "whole" / "files").glob("*.png")}
-        assert len(pictures) == 3
+        assert len(pictures) == 4
 
 
 def test_a_divergence_does_not_end_the_reproduction(cheap, tmp_path, monkeypatch):

@@ -154,14 +154,14 @@ def tried(
     config = configuration(arm, out, seed, seen(arm, images, size, width, choice), size, width, choice)
     try:
         arms.train_arm(config)
-        return _distance(arm, out, Judge(size, samples, files))
+        return _distance(arm, out, Judge(size, samples, files), out.name)
     except (DivergedError, OrnsteinError):
         return None
 
 
-def _distance(arm: str, where: Path, judge: Judge) -> float:
+def _distance(arm: str, where: Path, judge: Judge, name: str) -> float:
     way = JUDGED[arm]
-    return judge(_model(arm, where), f"{where.name}-{way.replace(' ', '-')}", **_how(way))[KID]
+    return judge(_model(arm, where), f"{name}-{way.replace(' ', '-')}", **_how(way))[KID]
 
 
 def _model(arm: str, where: Path) -> DenoiserLike:
@@ -210,7 +210,7 @@ def trained(
     try:
         for way in {DIFFUSION: WAYS, CONSISTENCY: (ONE,)}.get(arm, (THREE,)):
             result["at"][way] = judge(model, f"{out.name}-{way.replace(',', '').replace(' ', '-')}", **_how(way))
-        result["early"] = None if kept is None else _distance(arm, kept, judge)
+        result["early"] = None if kept is None else _distance(arm, kept, judge, f"{out.name}-early")
         if arm in PYRAMIDS:
             result["levels"] = varied(model, samples, files / f"{out.name}-levels.png")
             result["middle"] = between(model, judge, files / f"{out.name}-between.png")
