@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 import ornstein as orn
 from ornstein.errors import CheckpointError, OrnsteinError, UsageError
 from ornstein.interop.diffusers import from_pipeline
+from ornstein.interop.memory import weights_in
 from ornstein.interop.sdxl_names import UNetLayout, clip_place, gather, openclip_place, places_of, scatter, vae_place
 from ornstein.interop.single_file import open_single_file, original_state
 
@@ -219,6 +220,19 @@ def test_weights_are_mapped_and_not_copied(layouts) -> None:
     lines = [line for line in Path("/proc/self/maps").read_text().splitlines() if str(places[3]) in line]
     spans = [[int(end, 16) for end in line.split()[0].split("-")] for line in lines]
     assert any(low <= address < high for low, high in spans)
+
+
+def test_the_memory_of_weights_is_known_beforehand(layouts) -> None:
+    pipe, places = layouts["base"]
+    sizes = {
+        name: sum(tensor.numel() for tensor in getattr(pipe, name).state_dict().values())
+        for name in ("unet", "vae", "text_encoder", "text_encoder_2")
+    }
+    for place in places[:3]:
+        assert weights_in(place) == {name: 4 * size for name, size in sizes.items()}
+        assert weights_in(place, dtype=torch.bfloat16)["unet"] == 2 * sizes["unet"]
+    text = sizes["text_encoder"] + sizes["text_encoder_2"]
+    assert weights_in(places[3]) == {"unet": 4 * sizes["unet"], "vae": 4 * sizes["vae"], "text encoders": 4 * text}
 
 
 # ------------------------------------------------------------------------------------------------------------ refused

@@ -278,7 +278,8 @@ def test_a_refiner_is_told_a_score_and_takes_the_trained_levels_alone(tmp_path) 
             with_refiner(one, other)
 
 
-def test_the_command_with_size_refiner_and_prompts(tmp_path, capsys) -> None:
+def test_the_command_with_size_refiner_and_prompts(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("ornstein.cli.sample._MUCH", 1)
     folders = []
     for name, refiner in (("base", False), ("refiner", True)):
         sdxl.pipeline(tmp_path, refiner=refiner).save_pretrained(tmp_path / name)
@@ -287,7 +288,10 @@ def test_the_command_with_size_refiner_and_prompts(tmp_path, capsys) -> None:
     words = ["--prompt", "a (red:1.3) fox", "--negative-prompt", "fog", "--size", "24x16", "--refiner", folders[1]]
     words += ["--seed", "0", "--n", "1", "--steps", "4", "--guidance-scale", "3", "--json"]
     assert main(["sample", folders[0], *words, "--out", str(out)]) == 0
-    told = json.loads(capsys.readouterr().out)
+    printed = capsys.readouterr()
+    assert printed.err.count(" GiB of weights (unet ") == 2
+    told = json.loads(printed.out)
+    monkeypatch.undo()
     assert (told["size"], told["refiner"], told["evaluations"]) == ("24x16", folders[1], 4)
     from PIL import Image
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from ..sampling_plan import SamplingPlan
     from .guides import RequestedGuides
 
+_MUCH = 2**30  # bytes of weights from which their size is said before they are read
 _SHOWN = 256  # pictures in grid.png, the first ones
 
 
@@ -41,6 +42,7 @@ def sample(args: SampleArgs) -> int:
     find_here(args.sampler)
     wanted = read_guidances(args.guidance, args.guidance_scale)
     prompts = read_prompts(args)
+    _say_memory(args)
     run = open_run(args.run, ema=True if args.ema is None else args.ema, device=args.device)
     run = replace(run, denoiser=args.ruled(run.denoiser)) if args.posterior else run
     run = _text_to_image(run, args)
@@ -90,6 +92,22 @@ def sample(args: SampleArgs) -> int:
         each = f"{evaluations} evaluation{'s' * (evaluations != 1)} each"
         say(f"{args.n} images, {each}, {pace:.3f} s an image: {args.out / 'grid.png'}")
     return 0
+
+
+def _say_memory(args: SampleArgs) -> None:
+    """Say what weights will take before they are read, where that is much."""
+    from ..interop.loading import SINGLE_FILES
+    from ..runs import format_of
+
+    for place in (args.run, args.refiner):
+        found = None if place is None else format_of(place)
+        if found is None or not (found.name == "diffusers pipeline" or str(place).endswith(SINGLE_FILES)):
+            continue
+        from ..interop import memory
+
+        weights = memory.weights_in(str(place))
+        if sum(weights.values()) >= _MUCH:
+            note(f"{place}: {memory.said(weights)}")
 
 
 def _text_to_image(run: OpenedModel, args: SampleArgs) -> OpenedModel:
