@@ -134,7 +134,7 @@ def test_image_to_image_begins_where_their_blocks_say() -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("sampler", ["dpmpp-2m", "heun", "accelerated-ode"])
+@pytest.mark.parametrize("sampler", ["heun", "accelerated-ode"])
 def test_every_sampler_runs_through_the_block(family: str, sampler: str) -> None:
     block, components, state = FAMILIES[family]()
     start = state.get("latents")
@@ -223,8 +223,7 @@ def test_their_guiders_are_guidances_of_ours(family: str, kind: str) -> None:
     assert (found - wanted).abs().max() <= 2e-5 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("family", ["xl", "sd3", "wan"])
-@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@pytest.mark.parametrize(("family", "rescale"), [("xl", 0.7), ("sd3", 0.0), ("wan", 0.7)])
 def test_our_guidances_are_guiders_of_theirs(family: str, rescale: float) -> None:
     guide = orn.guidance.CFG(weight=3.0, null=modular.EMPTY, rescale=rescale)
     block, components, state = FAMILIES[family]()

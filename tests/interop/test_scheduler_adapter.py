@@ -141,10 +141,10 @@ def test_given_timesteps_and_sigmas_are_used_exactly() -> None:
         scheduler.set_timesteps(sigmas=given)
         assert [path.sigma_bar(t) for t in scheduler.times] == pytest.approx([*sigmas, 0.0])
     edm = made("Heun", diffusers.EDMEulerScheduler())
-    edm.set_timesteps(sigmas=[80.0, 5.0, 1.0])
-    assert edm.times == (80.0, 5.0, 1.0, 0.0)
-    assert edm.timesteps.tolist() == pytest.approx((0.25 * torch.tensor([80.0, 5.0, 5.0, 1.0, 1.0]).log()).tolist())
-    assert edm.sigmas.tolist() == [80.0, 5.0, 5.0, 1.0, 1.0, 0.0]
+    edm.set_timesteps(sigmas=[80.0, 40.0, 20.0])
+    assert edm.times == (80.0, 40.0, 20.0, 0.0)
+    assert edm.timesteps.tolist() == pytest.approx((0.25 * torch.tensor([80.0, 40.0, 40.0, 20.0, 20.0]).log()).tolist())
+    assert edm.sigmas.tolist() == [80.0, 40.0, 40.0, 20.0, 20.0, 0.0]
     flow = made("DDIM", diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0))
     flow.set_timesteps(timesteps=[900.0, 250.0])
     assert flow.times == (0.9, 0.25, 0.0)

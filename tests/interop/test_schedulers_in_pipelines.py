@@ -101,7 +101,7 @@ def test_stable_diffusion_equals_our_own_loop_and_network(stable: Path, name: st
     pipe.scheduler = source
 
 
-@pytest.mark.parametrize("name", ["unipc", "heun", "accelerated-ode-memory"])
+@pytest.mark.parametrize("name", ["heun", "accelerated-ode-memory"])
 def test_sdxl_equals_our_own_loop_and_network(xl: Path, name: str) -> None:
     pipe = diffusers.StableDiffusionXLPipeline.from_pretrained(xl)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -114,8 +114,10 @@ def test_sdxl_equals_our_own_loop_and_network(xl: Path, name: str) -> None:
     assert (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-@pytest.mark.parametrize("name", ["ddim", "dpmpp-2m", "heun", "unipc-3"])
-@pytest.mark.parametrize("family", ["stable", "xl"])
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("stable", "ddim"), ("xl", "dpmpp-2m"), ("stable", "heun"), ("xl", "heun"), ("stable", "unipc-3")],
+)
 def test_image_to_image_begins_at_its_strength(request: pytest.FixtureRequest, family: str, name: str) -> None:
     folder = request.getfixturevalue(family)
     kind = "StableDiffusionXLImg2ImgPipeline" if family == "xl" else "StableDiffusionImg2ImgPipeline"
@@ -143,7 +145,7 @@ def test_inpainting_blends_every_state(request: pytest.FixtureRequest, family: s
     assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler", "accelerated-ode-history"])
+@pytest.mark.parametrize("name", ["ddim", "accelerated-ode-history"])
 def test_base_and_refiner_share_the_levels(xl: Path, name: str) -> None:
     """One network on both sides of the cut is one run, for samplers that remember nothing."""
     base = diffusers.StableDiffusionXLPipeline.from_pretrained(xl)
@@ -151,7 +153,7 @@ def test_base_and_refiner_share_the_levels(xl: Path, name: str) -> None:
     for pipe in (base, refiner):
         on(pipe, name)
     x = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    call = {"prompt": "a", "num_inference_steps": 10, "guidance_scale": 2.0, "output_type": "latent"}
+    call = {"prompt": "a", "num_inference_steps": 7, "guidance_scale": 2.0, "output_type": "latent"}
     whole = base(latents=x, **call).images
     half = base(latents=x, denoising_end=0.7, **call).images
     both = refiner(image=half, denoising_start=0.7, **call).images
