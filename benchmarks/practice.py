@@ -7,7 +7,7 @@
 Everybody gets the same denoiser, the same 512 starts at the noisy end and the same number of calls, and ends at the
 clean sample. The error is the mean (and median) distance to the exact solution of the probability-flow ODE from the
 same start. Every cell is kept in runs/practice/ as soon as it is computed, and the same command goes on where it was
-stopped.
+stopped; what is not there is taken from results/practice.json. Other smoothness, scales and counts: practice_sweep.py.
 """
 
 from __future__ import annotations
@@ -90,10 +90,11 @@ class Cell(NamedTuple):
 class Journal:
     """The cells computed so far, on disk line by line."""
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, published: Path | None = None) -> None:
         self.file = file
         lines = file.read_text().splitlines() if file.exists() else []
-        self.cells = {cell.key: cell for cell in (Cell(*json.loads(line)) for line in lines)}
+        known = cells_of(json.loads(published.read_text("utf-8"))) if published and published.exists() else ()
+        self.cells = {cell.key: cell for cell in (*known, *(Cell(*json.loads(line)) for line in lines))}
 
     def add(self, cell: Cell) -> None:
         """Keep it at once."""
@@ -225,6 +226,16 @@ def document(journal: Journal) -> dict[str, Any]:
     return {"samples": problem.SAMPLES, "counts": COUNTS, "results": out}
 
 
+def cells_of(document: dict[str, Any]) -> Iterator[Cell]:
+    """The inverse of `document`."""
+    for problem_name, sides in document["results"].items():
+        path, target = problem_name.split("/")
+        for who, rows in sides.items():
+            for name, counts in rows.items():
+                for count, (mean, median, calls) in counts.items():
+                    yield Cell(path, target, who, name, int(count), calls, mean, median)
+
+
 def collected(journal: Journal, out: Path, quick: bool) -> None:
     """Write all cells, with the short lists on one line each."""
     write(out, "practice", problem.SEED, document(journal), quick)
@@ -251,9 +262,13 @@ def main() -> None:
         print(practice_page.page())
         return
     warnings.filterwarnings("ignore", category=DeprecationWarning)  # their tensors on their way to numpy
-    journal = Journal(CACHE / ("quick.jsonl" if args.quick else "cells.jsonl"))
-    journal.cells = {key: c for key, c in journal.cells.items() if not (c.who == "ours" and c.family in args.forget)}
+    published = None if args.quick else RESULTS / "practice.json"
+    journal = Journal(CACHE / ("quick.jsonl" if args.quick else "cells.jsonl"), published)
     cases = [case for case in PROBLEMS if not args.problems or f"{case[0]}/{case[1]}" in args.problems]
+    again = {case[:2] for case in cases}
+    for key, cell in list(journal.cells.items()):
+        if cell.who == "ours" and cell.family in args.forget and key[:2] in again:
+            del journal.cells[key]
     counts = (5, 10) if args.quick else COUNTS
     for case in cases[:1] if args.quick else cases:
         began = time.process_time()

@@ -34,7 +34,7 @@ class DenoiserInfo(checks.OneLine):
         device: where the network lives.
         dtype: of the network's parameters; None for a function without parameters.
         codec: what turns its samples into pictures, if they are latents.
-        data_std: standard deviation of the clean data: the ``scale`` of `ornstein.samplers.auto`.
+        data_std: standard deviation of the clean data, if it is known: the ``scale`` of `ornstein.samplers.auto`.
         grid: the grids that suit the network, by number of evaluations.
         cond: the condition that is bound; None where nobody knows.
         network: what is evaluated: a module or a function.
@@ -47,7 +47,7 @@ class DenoiserInfo(checks.OneLine):
     device: torch.device = CPU
     dtype: torch.dtype | None = None
     codec: Codec | None = None
-    data_std: float = 1.0
+    data_std: float | None = None
     grid: Family | None = None
     cond: Cond | None = None
     network: Net | None = None

@@ -94,8 +94,8 @@ class Denoiser:
         grid: the grids that suit this network, such as the climbing ones of a consistency model; by default the path's.
         codec: what turns its samples into pictures, if they are latents: `ornstein.sample` decodes with it, and
             guidance by energies of pictures looks through it.
-        data_std: standard deviation of the clean data, over samples and numbers; 1 unless given, and near it for
-            normalised latents. The sampler "auto" multiplies its noise levels by it.
+        data_std: standard deviation of the clean data around their mean, √ of its mean square over the numbers of a
+            sample; None where nobody knows it. The sampler "auto" multiplies its noise levels by it.
 
     Raises:
         ConfigError: an argument that is not of its kind; the message names it.
@@ -117,7 +117,7 @@ class Denoiser:
     cond: Cond = field(default_factory=dict[str, Tensor], kw_only=True)
     grid: Family | None = field(default=None, kw_only=True)
     codec: Codec | None = field(default=None, kw_only=True, repr=False)
-    data_std: float = field(default=1.0, kw_only=True)
+    data_std: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         checks.function("net", self.net, "a module or a function (x, time, **cond) → tensor")
@@ -132,7 +132,8 @@ class Denoiser:
             checks.function("grid", self.grid, "a function from a number of evaluations to a grid")
         if self.codec is not None and (isinstance(self.codec, type) or not _decodes(self.codec)):
             raise ConfigError(f"codec must be an object with a method decode, got {checks.brief(self.codec)}")
-        checks.real("data_std", self.data_std, above=0.0)
+        if self.data_std is not None:
+            checks.real("data_std", self.data_std, above=0.0)
         for name in ("integer_time", "learned_variance"):
             checks.flag(name, getattr(self, name), ConfigError)
         object.__setattr__(self, "cond", dict(checks.conditions(self.cond, ConfigError)))

@@ -135,7 +135,7 @@ class _Grids:
 
     path: Path
     own: Callable[[int | None], Grid] | None
-    scale: float
+    scale: float | None
     family: Callable[[int], Grid] | None
     top: float | None
     resample: int

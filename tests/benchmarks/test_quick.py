@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["loop_overhead", "train_speed", "noise_cost", "pairing", "parallel_midpoint", "practice"]
+    "name", ["loop_overhead", "train_speed", "noise_cost", "pairing", "parallel_midpoint", "practice", "practice_sweep"]
 )
 def test_quick_run_writes_results_with_the_machine(name: str, tmp_path: Path) -> None:
     out = tmp_path / "found.json"

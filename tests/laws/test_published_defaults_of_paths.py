@@ -91,7 +91,7 @@ PUBLISHED: dict[Any, dict[str, Any]] = {
         "cond": {},
         "grid": None,
         "codec": None,
-        "data_std": 1.0,
+        "data_std": None,
     },
     estimates.Estimate: {"clean": None, "noise": None, "velocity": None, "extras": {}},
     sampling.sample: {

@@ -59,7 +59,7 @@ def test_larger_samples_get_higher_levels() -> None:
     assert tuple(event.t for event in events)[:-1] == large[:-1]
 
 
-def test_pictures_in_few_evaluations_are_left_to_ddim() -> None:
+def test_pictures_in_few_evaluations_are_left_to_ddim_and_to_the_default_grid() -> None:
     path = VP.cosine()
     for count in (1, 2, 3, 4):
         rule, grid = auto(path, count, 3 * 32 * 32)
@@ -67,7 +67,9 @@ def test_pictures_in_few_evaluations_are_left_to_ddim() -> None:
         assert grid(path) == grids.default(path, count)(path)
         assert len(plan(rule, path, grid(path))) == count
         assert auto(path, count, 512)[0] == auto(path, count)[0] != DDIM()
-    assert auto(path, 5, 3 * 32 * 32)[0] == auto(path, 5)[0] != DDIM()
+    rule, grid = auto(path, 5, 3 * 32 * 32)
+    assert rule == auto(path, 5)[0] != DDIM()
+    assert grid(path) == grids.default(path, 5)(path)
 
 
 @pytest.mark.parametrize("name", ["critters", "critters-64"])

@@ -88,7 +88,9 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DenoiserSpec(ModelSpec):
-    """A denoiser without its weights. ``classes`` are the names of its labels, empty if it takes none."""
+    """A denoiser without its weights. ``classes`` are the names of its labels, empty if it takes none; ``data_std`` is
+    the standard deviation of its data, which training measures, and None in older files.
+    """
 
     kind: ClassVar[str] = "spec"
 
@@ -98,14 +100,16 @@ class DenoiserSpec(ModelSpec):
     network: UNetConfig | DiTConfig
     text: TextConfig | None = None
     classes: tuple[str, ...] = ()
+    data_std: float | None = None
 
     def __post_init__(self) -> None:
         ModelSpec.__post_init__(self)
         object.__setattr__(self, "predicts", SPELLINGS.get(self.predicts, self.predicts))
         if any(side % self.network.factor for side in self.shape[1:]):
             raise ConfigError(f"shape={self.shape} does not divide by {self.network.factor}, as the network needs")
-        if not 0.0 < self.sigma_data < math.inf:
-            raise ConfigError(f"sigma_data={self.sigma_data} must be a positive number")
+        for name, value in (("sigma_data", self.sigma_data), ("data_std", self.data_std)):
+            if value is not None and not 0.0 < value < math.inf:
+                raise ConfigError(f"{name}={value} must be a positive number")
 
     @property
     def parameterization(self) -> Parameterization:
@@ -127,6 +131,7 @@ class DenoiserSpec(ModelSpec):
             self.parameterization,
             shape=self.shape,
             learned_variance=self.network.outputs == 2 * self.network.channels,
+            data_std=self.data_std,
         )
 
 

@@ -1,18 +1,18 @@
-"""Adams' rule in two forms, weighed per sample by which of them predicted the last step better.
+"""Adams' rule in three forms, weighed per sample by which of them predicted the last step best.
 
-In the angle form (`TrigFlowAdams`) the slope F is interpolated, in the clean form (DPM-Solver++) the clean estimate x̂₀:
+In the angle form (`TrigFlowAdams`) the slope F is interpolated, in the clean forms (DPM-Solver++ 2M and 3M) the clean
+estimate x̂₀, through two answers and through three:
 
     y_s = y_t + ∑ W_j·F_j,                              y = x/√(s²α² + σ²)
     x_s/α_s = (σ̄_s/σ̄_t)·x_t/α_t + ∑ V_j·x̂₀_j,           V_j = ∫ ℓ_j·σ̄_s/σ̄² dσ̄
 
 F hardly moves for smooth data of scale s, where x̂₀ moves with the state; x̂₀ is constant near a point or a narrow
 cluster, where F turns. Which of the two a sample is near shows when the next answer is there: with the correction of
-the step that led here, each form has the error e of its own prediction, and
+the step that led here, form i has the error e_i of its own prediction, and
 
-    w = e_F²/(e_F² + e_c²)
+    w_i = e_i⁻⁴ / ∑_k e_k⁻⁴
 
-is the weight of the clean form. So data that are nearly singular cost no accuracy on those that are smooth, and the
-other way round.
+is its weight. So data that are nearly singular cost no accuracy on those that are smooth, and the other way round.
 """
 
 from __future__ import annotations
@@ -35,8 +35,11 @@ from .base import Memory, Query, Step, Steps
 from .exponential import combine, spaced
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(24)
-_PREDICT = 2
-"""Answers from which the clean form predicts. One more overshoots where x̂₀ settles on a point."""
+_CLEAN = (2, 3)
+"""Answers from which the clean forms predict. Two settle on a point where three overshoot."""
+_FAR = ((3.0, 1), (1.5, 2))
+"""(length of a step over that of the one before, answers at most): a parabola carried further magnifies its errors. The
+last step of a path whose levels end early is the case that counts."""
 
 
 _Rate = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
@@ -51,24 +54,25 @@ class _Node(NamedTuple):
 
 
 class _Stretch(NamedTuple):
-    """The step that led here: its start, and the answers that it used."""
+    """The step that led here: its start, the answers that it used, and where each form said that it ends."""
 
     t: float
     x: Tensor
     nodes: tuple[_Node, ...]
+    ahead: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlendedAdams:
-    """Adams' rule with one evaluation a step, in the angle form or the clean form, whichever suits the sample.
+    """Adams' rule with one evaluation a step, in the angle form or a clean form, whichever suits the sample.
 
-    See the module for the two forms and the weights.
+    See the module for the forms and the weights.
 
     Args:
         points: answers from which the angle form extrapolates, 2 to 4.
         corrector: repeat a step with the next answer as one more node, as UniPC does.
         scale: s, the standard deviation of the data.
-        offset: both forms interpolate in log(σ̄ + offset).
+        offset: all forms interpolate in log(σ̄ + offset).
     """
 
     order = 2
@@ -97,26 +101,38 @@ class BlendedAdams:
             return self._angle(path, t, s, x, (_Node(bar, slope, clean),))
         node, last = _Node(bar, slope, clean), memory.get("stretch")
         if last is not None:
-            known, more = last.nodes, (node, *last.nodes)
-            better = (
-                self._angle(path, last.t, t, last.x, more),
-                self._clean(path, last.t, t, last.x, more, _PREDICT + 1),
-            )
-            guess = self._angle(path, last.t, t, last.x, known), self._clean(path, last.t, t, last.x, known, _PREDICT)
-            memory["weight"] = _weight(*(one.sub_(other) for one, other in zip(guess, better, strict=True)))
+            better = self._forms(path, last.t, t, last.x, (node, *last.nodes), 1)
+            memory["weights"] = _weights([one - other for one, other in zip(last.ahead, better, strict=True)])
             if self.corrector:
-                x = torch.lerp(*better, memory["weight"])
-        nodes = self._spaced((node, *memory.get("nodes", ()))[: self.points], path.sigma_bar(s))
-        memory["nodes"], memory["stretch"] = nodes, _Stretch(t, x, nodes)
-        ahead = self._angle(path, t, s, x, nodes)
-        if "weight" not in memory:
-            return ahead
-        return torch.lerp(ahead, self._clean(path, t, s, x, nodes, _PREDICT), memory["weight"])
+                x = _blend(memory["weights"], better)
+        memory["nodes"] = self._spaced((node, *memory.get("nodes", ()))[: _most(self.points)], path.sigma_bar(s))
+        nodes = self._near(memory["nodes"], path.sigma_bar(s))
+        ahead = self._forms(path, t, s, x, nodes)
+        memory["stretch"] = _Stretch(t, x, nodes, ahead)
+        return _blend(memory["weights"], ahead) if "weights" in memory else ahead[0].clone()
+
+    def _forms(
+        self, path: AffinePath, t: float, s: float, x: Tensor, nodes: Sequence[_Node], more: int = 0
+    ) -> tuple[Tensor, ...]:
+        """From x at t to s in each form; ``more`` answers than it predicts from where a step is corrected."""
+        angle = self._angle(path, t, s, x, nodes[: self.points + more])
+        return angle, *(self._clean(path, t, s, x, nodes[: count + more]) for count in _CLEAN)
 
     def _spaced(self, nodes: Sequence[_Node], after: float) -> tuple[_Node, ...]:
         """See `exponential.spaced`, in the variable of the interpolation."""
-        places = [(math.log(node.bar + self.offset), node) for node in nodes]
-        return tuple(node for _, node in spaced(places, math.log(after + self.offset) - places[0][0]))
+        places = [(self._place(node.bar), node) for node in nodes]
+        return tuple(node for _, node in spaced(places, self._place(after) - places[0][0]))
+
+    def _near(self, nodes: tuple[_Node, ...], after: float) -> tuple[_Node, ...]:
+        """As many of the answers as a step to ``after`` may be predicted from, see `_FAR`."""
+        if len(nodes) == 1:
+            return nodes
+        here, before = (self._place(node.bar) for node in nodes[:2])
+        ratio = (self._place(after) - here) / (here - before)
+        return nodes[: next((count for far, count in _FAR if ratio > far), len(nodes))]
+
+    def _place(self, bar: float) -> float:
+        return math.log(bar + self.offset)
 
     def _radius(self, path: AffinePath, t: float) -> float:
         return math.hypot(self.scale * path.alpha(t), path.sigma(t))
@@ -133,12 +149,12 @@ class BlendedAdams:
             x, end / self._radius(path, t), [(end * w, node.slope) for w, node in zip(weights, nodes, strict=True)]
         )
 
-    def _clean(self, path: AffinePath, t: float, s: float, x: Tensor, nodes: Sequence[_Node], points: int) -> Tensor:
+    def _clean(self, path: AffinePath, t: float, s: float, x: Tensor, nodes: Sequence[_Node]) -> Tensor:
         """From x at t to s with the interpolated clean sample; to σ = 0 it is the newest one."""
         bar, after, alpha = path.sigma_bar(t), path.sigma_bar(s), path.alpha(s)
         if after == 0.0:
             return alpha * nodes[0].clean
-        nodes, total = nodes[:points], 1.0 - after / bar
+        total = 1.0 - after / bar
         weights = [total] if len(nodes) == 1 else self._weights(bar, after, nodes, lambda level: after / level**2)
         share = total / math.fsum(weights)  # a constant x̂₀ is met exactly, whatever the quadrature
         terms = [(alpha * share * w, node.clean) for w, node in zip(weights, nodes, strict=True)]
@@ -146,8 +162,8 @@ class BlendedAdams:
 
     def _weights(self, bar: float, after: float, nodes: Sequence[_Node], rate: _Rate) -> list[float]:
         """∫ ℓ_j(log(σ̄ + offset))·rate(σ̄) dσ̄ from ``after`` to ``bar``, by Gauss–Legendre nodes."""
-        places = [math.log(node.bar + self.offset) for node in nodes]
-        begin, end = math.log(bar + self.offset), math.log(after + self.offset)
+        places = [self._place(node.bar) for node in nodes]
+        begin, end = self._place(bar), self._place(after)
         here = begin + 0.5 * (_NODES + 1.0) * (end - begin)
         shifted = np.exp(here)  # dσ̄ = (σ̄ + offset) d log(σ̄ + offset)
         measure = 0.5 * (begin - end) * _WEIGHTS * rate(shifted - self.offset) * shifted
@@ -159,14 +175,27 @@ class BlendedAdams:
         return out
 
 
-def _weight(angle: Tensor, clean: Tensor) -> Tensor:
-    """e_F²/(e_F² + e_c²) per sample, (B, 1, …), from the errors of the two predictions.
+def _most(points: int) -> int:
+    """Answers that are remembered."""
+    return max(points, *_CLEAN)
+
+
+def _weights(errors: Sequence[Tensor]) -> Tensor:
+    """e_i⁻⁴/∑e_k⁻⁴ per sample, (forms, B, 1, …), from the errors of the predictions.
 
     Each row is one reduction over its own numbers, so that no sample depends on its batch.
     """
-    wide = torch.float64 if angle.dtype == torch.float64 else torch.float32
-    norms = [torch.stack([row.to(wide).square().sum().sqrt() for row in error]) for error in (angle, clean)]
-    largest = torch.maximum(*norms).clamp_min(torch.finfo(wide).tiny)
-    of_angle, of_clean = ((norm / largest).square() for norm in norms)
-    weight = of_angle / (of_angle + of_clean).clamp_min(torch.finfo(wide).tiny)
-    return weight.to(angle.dtype).reshape(-1, *(1,) * (angle.ndim - 1))
+    like = errors[0]
+    wide = torch.float64 if like.dtype == torch.float64 else torch.float32
+    norms = torch.stack([torch.stack([row.to(wide).square().sum().sqrt() for row in error]) for error in errors])
+    parts = (norms / norms.amax(0).clamp_min(torch.finfo(wide).tiny)).clamp_min(1e-7).pow(-4)
+    weights = (parts / parts.sum(0)).to(like.dtype)
+    return weights.reshape(*weights.shape, *(1,) * (like.ndim - 1))
+
+
+def _blend(weights: Tensor, ends: Sequence[Tensor]) -> Tensor:
+    """∑ w_i·x_i."""
+    out = weights[0] * ends[0]
+    for weight, end in zip(weights[1:], ends[1:], strict=True):
+        out.addcmul_(weight, end)
+    return out

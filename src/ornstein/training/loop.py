@@ -25,6 +25,7 @@ from ..storage.reading import reason_of
 from . import checkpoint, events, folder, plan, process, start
 from .config import TrainConfig
 from .latents import encoded, keep_codec
+from .scale import with_scale
 from .session import Session, accelerator
 from .statistics import record
 
@@ -117,7 +118,7 @@ def train(
         first = start.Start(whole=whole, codec=codec, hardware=hardware, trial=_trial, say=say, notes=notes)
         config = first.planned(config, begun, planner)
         source, validation = config.select(whole, hardware.device)
-        spec = folder.with_known_words(out, config.specify(source))
+        spec = with_scale(out, folder.with_known_words(out, config.specify(source)), source)
         session = Session.of(config, spec, source, hardware)
         if hardware.is_main_process:
             stack.enter_context(folder.locked(out))
