@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import practice_sweep
 from report import RESULTS
 
 FIGURE = Path("docs/figures/practice.svg")
@@ -152,6 +153,9 @@ def page() -> str:
         parts += [f"### {target}, {WORDS.get(path, path)}", problem_table(cells, counts)]
         parts.append(f"Best settings of diffusers. {winners(cells, counts)}.")
     parts += ["### Cells won", verdicts(document)]
+    if (RESULTS / "practice-sweep.json").exists():
+        parts += ["### Points, clusters and mixtures of other scales, beside 2M"]
+        parts += [practice_sweep.page(load("practice-sweep"))]
     if (RESULTS / "practice-critters.json").exists():
         parts += ["### The shipped model", critters_tables(load("practice-critters"), counts)]
     return "\n\n".join(parts)

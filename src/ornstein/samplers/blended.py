@@ -124,8 +124,9 @@ class BlendedAdams:
         return tuple(node for _, node in spaced(places, self._place(after) - places[0][0]))
 
     def _near(self, nodes: tuple[_Node, ...], after: float) -> tuple[_Node, ...]:
-        """As many of the answers as a step to ``after`` may be predicted from, see `_FAR`."""
-        if len(nodes) == 1:
+        """As many of the answers as a step to ``after`` may be predicted from, see `_FAR`: all below the offset, where
+        smooth data are nearly linear and the clean forms have the others."""
+        if len(nodes) == 1 or nodes[0].bar < 0.5 * self.offset:
             return nodes
         here, before = (self._place(node.bar) for node in nodes[:2])
         ratio = (self._place(after) - here) / (here - before)
