@@ -103,20 +103,16 @@ def ends(goal: MixtureTarget, path: AffinePath, rule: Sampler, times: Sequence[f
     return run(solve(rule, path, goal.start(noise, path, times[0]), times, noise), goal.denoiser(path))
 
 
-def test_more_evaluations_do_not_hurt_near_points() -> None:
-    """13 evaluations were twenty times as far as 12."""
-    path = exploding(1.0)
-    fine = (*grids.log_snr(160)(path),)
+def test_more_evaluations_do_not_hurt_near_points(sweep: Any) -> None:
+    """On ten points in the plane 13 were twenty times as far as 12. Here the mean over 1, 2 and 8 dimensions."""
+    (problem,) = sweep.problems(sweep.Stack(kinds=("points",)), ["ve"], [1.0])
 
     def error(count: int) -> float:
-        rule, grid = auto(path, count)
-        gaps = [
-            (ends(goal, path, rule, grid(path)) - ends(goal, path, BlendedAdams(offset=1e-3), fine)).norm(dim=1).mean()
-            for goal in (points(0), points(1))
-        ]
-        return float(sum(gaps)) / len(gaps) + 0.01
+        rule, grid = auto(problem.path, count)
+        found = problem.errors(rule, grid(problem.path))
+        return sum(found.values()) / len(found) + sweep.FLOOR
 
-    errors = [error(count) for count in (8, 11, 13, 15, 20)]
+    errors = [error(count) for count in (8, 10, 12, 13, 15, 20)]
     assert all(after < 1.05 * before for before, after in itertools.pairwise(errors))
 
 
