@@ -36,10 +36,10 @@ def test_without_strict_only_rounding_depends_on_the_batch() -> None:
 
 def test_stream_ends_with_the_sample() -> None:
     net = model()
-    events = list(orn.stream(net, 3, sampler="heun", steps=5, seed=4))
-    assert [event.evaluation for event in events] == [*range(1, 10), 9]
-    assert [event.final for event in events] == [False] * 9 + [True]
-    assert torch.equal(events[-1].x, orn.sample(net, 3, sampler="heun", steps=5, seed=4))
+    events = list(orn.stream(net, 3, sampler="heun", steps=12, seed=4))
+    assert [event.evaluation for event in events] == [*range(1, 24), 23]
+    assert [event.final for event in events] == [False] * 23 + [True]
+    assert torch.equal(events[-1].x, orn.sample(net, 3, sampler="heun", steps=12, seed=4))
 
 
 def test_seeds_differ_and_repeat() -> None:

@@ -52,7 +52,6 @@ BAD = [
     ("sample", "RUN", "--out", "RUN/config.json/below", "--n", "1", "--steps", "1"),
     ("sample", "RUN", "--label", "no-such-class"),
     ("sample", "RUN", "--caption", "a green critter"),
-    ("sample", "RUN", "--guidance-scale", "3"),
     ("sample", "RUN", "--device", "no-such-device"),
     ("sample", "RUN", "--no-such-option", "1"),
     ("train", "sdxl"),

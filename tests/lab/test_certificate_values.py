@@ -223,7 +223,7 @@ def test_a_fold_has_no_inverse():
     """Heun over a long step on three points of no width."""
     path = VP()
     spikes = MixtureTarget.of([1.0, 1.0], [[-1.0], [1.0]], stds=[0.01, 0.01])
-    step = Step(t=at_ou_time(path, 2.0), s=at_ou_time(path, 0.002), index=0)
+    step = Step(t=at_ou_time(path, 0.3), s=at_ou_time(path, 0.002), index=0)
     y = torch.linspace(-1.0, 1.0, 9, dtype=DOUBLE)[:, None]
     with pytest.raises(UsageError, match="it may fold"):
         field(Heun(), spikes.denoiser(path), step, y, ou_time(path, step.t) - ou_time(path, step.s))

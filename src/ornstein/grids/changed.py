@@ -76,6 +76,7 @@ def partial(grid: GridLike, start: float) -> Grid:
 def skip(grid: GridLike, steps: int) -> Grid:
     """A grid without its first ``steps`` steps, as Boost-and-Skip asks for (Um, Kim & Ye 2025).
 
+    >>> from ornstein.grids import uniform
     >>> from ornstein.paths import VP
     >>> skip(uniform(4), 1)(VP())
     (0.75, 0.5, 0.25, 0.0)
