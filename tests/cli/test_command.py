@@ -219,6 +219,8 @@ def test_options_are_frozen() -> None:
                 "--prompt",
                 "--prompts",
                 "--negative-prompt",
+                "--refiner",
+                "--lora",
                 "--guidance-scale",
                 "--guidance",
                 "--guide",

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -28,16 +29,25 @@ TABLE = """
     data.remembered.Remembered: limit=1073741824
     interop.consistency.LatentConsistency: scaling=10.0
     interop.consistency.few_step_grids: gamma=0.3
-    interop.diffusers.from_pipeline: bound=True
+    interop.diffusers.from_pipeline: bound=True, progress=False
     interop.diffusers.DiffusersModel.cond: crop=(0, 0), score=6.0
     interop.diffusers.DiffusersModel.null: rows=1, score=2.5
     interop.diffusers.DiffusersModel: images=0
+    interop.lora.load_lora: scale=1.0
+    interop.memory.weights_in: dtype=torch.float32
+    interop.modular.loop: sampler='dpmpp-2m'
     interop.opened.OpenedModel.null: rows=1
     interop.opened.OpenedModel: images=0
     interop.opened.PlainModel.null: rows=1
     interop.opened.PlainModel: images=0, labels=0
+    interop.pipeline_networks.state_shape: patch=1
+    interop.refined.RefinedModel.cond: crop=(0, 0), score=6.0
+    interop.refined.RefinedModel.null: rows=1, score=2.5
+    interop.refined.RefinedModel: images=0
     interop.schedulers.Bounded: bound=1.0, most=1.0
     interop.schedulers.from_scheduler_config: bound=True
+    interop.seeds.noise_of: shared=0
+    interop.single_file.open_single_file: dtype=torch.float32, progress=False
     interop.udpm.load_denoiser: rule='published', device='cpu'
     interop.udpm.open_checkpoint: device='cpu'
     latents.codec.Identity: factor=1, channels=3, fingerprint='identity'
@@ -81,6 +91,7 @@ scales=1
     storage.reading.lines_of: limit=1073741824
     storage.reading.load_json: limit=16777216, must_hold=<class 'dict'>
     storage.reading.read_text: limit=16777216
+    storage.reading.unreadable: what='cannot be read'
     storage.weights.fill: exact=False
     storage.weights.read_arrays: remedy='copy it again'
     storage.weights.read_tensors: error=<class 'ornstein.errors.CheckpointError'>, remedy='copy it again'
@@ -126,7 +137,11 @@ def defaults(package: str) -> Iterator[str]:
             said = {
                 p.name: p.default for p in parameters if p.default is not p.empty and p.name not in ("give", "where")
             }
-            said = {key: one for key, one in said.items() if one not in (None, "", ()) and "factory" not in repr(one)}
+            said = {
+                key: one
+                for key, one in said.items()
+                if one not in (None, "", ()) and not re.search("factory|<lambda>", repr(one))
+            }
             if said:
                 yield f"{package}.{found.name}.{name}: " + ", ".join(f"{key}={one!r}" for key, one in said.items())
 

@@ -8,14 +8,37 @@ import pkgutil
 
 import pytest
 
-POSITIONAL = {"Entry", "Order", "_Steps", "Block", "Shown", "_Pass", "_Place", "_Hook"}
-CHANGING = {"Block", "_Pass"}  # filled image by image, and feature by feature
+POSITIONAL = {
+    "Entry",
+    "Order",
+    "_Steps",
+    "Block",
+    "Shown",
+    "_Pass",
+    "_Place",
+    "_Hook",
+    "Tower",
+    "_Both",
+    "Lora",
+    "_Delta",
+    "Place",
+}
+CHANGING = {"Block", "_Pass", "Lora"}  # filled image by image, and feature by feature; a scale that is set
 OPEN = {"Joined"}  # it remembers where its examples come from
 # Tensors and arrays have no one truth of being equal, so these are equal to themselves alone.
 IDENTICAL = {
     "Joined",
     "Shown",
     "OpenedModel",
+    "RefinedModel",
+    "GuiderGuidance",
+    "_Both",
+    "Lora",
+    "_Delta",
+    "BlockDenoiser",
+    "_Options",
+    "_Part",
+    "_Found",
     "PlainModel",
     "_Pass",
     "DiffusersModel",

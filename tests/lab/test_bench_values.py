@@ -83,7 +83,12 @@ def test_errors_on_gaussians():
         found, law = gaussian_law(Heun(), G8(), PATH, times[n]), G8().law(PATH, times[n][-1])
         assert kls.errors[i] == pytest.approx(math.sqrt(kl(found, law)), rel=1e-12)
         assert w2s.errors[i] == pytest.approx(w2(found, law), rel=1e-12)
-    assert (kls.measure, w2s.measure, kls.counts, kls.evaluations) == ("√KL", "W2", (4, 8, 16), (5, 16, 32))  # of four steps three are wide
+    assert (kls.measure, w2s.measure, kls.counts, kls.evaluations) == (
+        "√KL",
+        "W2",
+        (4, 8, 16),
+        (5, 16, 32),
+    )  # of four steps three are wide
     assert (kls.declared, kls.sampler, kls.target, kls.note) == (2, "heun", "G8", "")
 
 

@@ -255,7 +255,7 @@ def steps_for(
 ) -> grids.Grid:
     """The longest grid of ``family`` on which ``sampler`` needs at most ``evaluations`` evaluations.
 
-    It makes samplers comparable at equal cost: for 23 evaluations, Heun takes twelve steps on a grid that ends at σ = 0.
+    It makes samplers comparable at equal cost: Heun takes twelve steps for 23 evaluations, if its grid ends at σ = 0.
 
     Raises:
         GridError: even the shortest grid costs more.
