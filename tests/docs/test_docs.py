@@ -254,8 +254,8 @@ def test_a_row_of_the_table_of_samplers(name: str) -> None:
     assert eval(made.strip("`"), vars(samplers)) == rule
     assert float(order) == rule.order
     assert needs.strip("`") == rule.needs.__name__
-    # σ/α falls to no less than a quarter in a step, where some rules would jump with one evaluation.
-    path, n = orn.VP(), 16
+    # σ/α falls to no less than a half in a step, where some rules would jump with one evaluation.
+    path, n = orn.VP(), 64
     times = orn.grids.karras(n)(path)
     count = re.sub(r"(\d)n", r"\1 * n", evaluations).replace("−", "-")
     assert eval(count, {"n": n}) == len(orn.plan(rule, path, times))
@@ -267,13 +267,13 @@ def test_a_row_of_the_table_of_samplers(name: str) -> None:
     assert stochastic == ("no" if torch.equal(*ends) else "yes")
 
 
-@pytest.mark.parametrize("name", ["accelerated-ode", "sde-midpoint"])
-def test_a_jump_over_a_wide_step_costs_one_evaluation(name: str) -> None:
-    path, n = orn.VP(), 6
+@pytest.mark.parametrize(("name", "widest", "n"), [("accelerated-ode", 2, 20), ("sde-midpoint", 4, 6)])
+def test_a_jump_over_a_wide_step_costs_one_evaluation(name: str, widest: float, n: int) -> None:
+    path = orn.VP()
     times = orn.grids.karras(n)(path)
     bars = [path.sigma_bar(t) for t in times[:-1]]
-    wide = sum(bar > 4 * after for bar, after in itertools.pairwise(bars))
-    assert wide == 3
+    wide = sum(bar > widest * after for bar, after in itertools.pairwise(bars))
+    assert 3 <= wide < n - 1
     count = {"accelerated-ode": 2 * n - 2, "sde-midpoint": 2 * n - 1}[name]
     assert len(orn.plan(samplers.SAMPLERS[name](), path, times)) == count - wide
 

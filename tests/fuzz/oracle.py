@@ -10,19 +10,14 @@ from typing import cast
 
 import torch
 from isolation import WrongError
+from reach import allowed, off
 from torch import Tensor
 
 import ornstein as orn
 from ornstein.errors import UsageError
-from ornstein.lab.meters import propagate
 from ornstein.samplers import SAMPLERS, BlendedAdams, Sampler
 from ornstein.sampling_plan import resolve
 
-WITHIN, SCALED, MOST = 4.0, 8.0, 5.0
-"""How far off a sampler may be: times its `reach`, the same for `OF_SCALE_ONE`, and times the data's size at most."""
-OF_SCALE_ONE = ("euler", "exponential", "accelerated", "sde-midpoint", "randomized", "staggered", "angle", "auto")
-OF_SCALE_ONE += ("ancestral-large",)
-"""Rules whose formulas know the scale of the data, which is one, and not only σ/α."""
 STOCHASTIC = {
     name
     for name in SAMPLERS
@@ -121,10 +116,7 @@ def cases(random: Random, places: object = None) -> tuple[str, Callable[[], obje
         plan = resolve(
             network.denoiser(), rule, options.get("steps"), options.get("evaluations"), options.get("grid"), None
         )
-        scaled = rule.startswith(OF_SCALE_ONE)
-        unit = max(std, 1.0) + abs(mean) if scaled else std
-        far = reach(path, plan.times, std, plan.sampler.order)
-        bound = unit * min(MOST, (SCALED if scaled else WITHIN) * far)
+        bound = allowed(rule, plan.sampler, path, plan.times, mean, std)
         if not isinstance(plan.sampler, BlendedAdams):  # which is affine in no state
             check_law(plan.sampler, network.denoiser(), plan.times, mean, std, bound)
         if rule not in STOCHASTIC and all(s < t for t, s in itertools.pairwise(plan.times)):
@@ -161,26 +153,10 @@ def exact_end(path: orn.AffinePath, start: Tensor, t: float, mean: float, std: f
     return mean + std * (start - path.alpha(t) * mean) / spread
 
 
-def reach(path: orn.AffinePath, times: Sequence[float], std: float, order: float) -> float:
-    """How far off a sampler may end, in units of the data.
-
-    In the angle θ = arctan(σ/(α·std)) the exact flow is a rotation and DDIM is off by ½·Δθ² a step. A rule of order p
-    adds Δθ^{p+1}, but is of first order in the first and in the last step of a descent.
-    """
-    angles = [math.atan2(path.sigma(t), path.alpha(t) * std) for t in times]
-    steps = [(a - b, i in (0, len(angles) - 2)) for i, (a, b) in enumerate(itertools.pairwise(angles))]
-    return sum(step ** (2.0 if end else min(order, 2.0) + 1.0) for step, end in steps if step > 0.0)
-
-
 def check_law(
     rule: Sampler, model: orn.Denoiser, times: Sequence[float], mean: float, std: float, bound: float
 ) -> None:
-    """The law at the end, of samples that begin in the exact law, computed without drawing."""
-    path = cast("orn.AffinePath", model.path)
-    alpha, sigma = path.alpha(times[0]), path.sigma(times[0])
-    begin = torch.tensor([alpha * mean], dtype=torch.float64)
-    root = torch.tensor([[math.hypot(alpha * std, sigma)]], dtype=torch.float64)
-    found = propagate(rule, model, times, begin, root)
-    off = math.hypot(float(found.mean) - mean, math.sqrt(max(float(found.variance), 0.0)) - std)
-    if off > bound:
-        raise WrongError(f"the law is {off:.3g} from that of the data, where {bound:.3g} is in reach")
+    """The law at the end, of samples that begin in the exact law."""
+    far = off(rule, model, cast("orn.AffinePath", model.path), times, mean, std)
+    if not far <= bound:
+        raise WrongError(f"the law is {far:.3g} from that of the data, where {bound:.3g} is in reach")

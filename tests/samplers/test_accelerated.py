@@ -178,7 +178,7 @@ UNEVEN = (6.0, 3.7, 1.9, 1.4, 0.6, 0.17, 0.1)  # σ̄
 def test_the_probe_form_is_the_papers_recursion() -> None:
     """Steps 1 to 4 as printed, in ᾱ, on an uneven grid."""
     path, model = VP(), M2().denoiser(VP())
-    times = tuple(path.time_of(-2.0 * math.log(bar)) for bar in UNEVEN)
+    times = tuple(path.time_of(-2.0 * math.log(bar)) for bar in (6.0, 4.7, 2.9, 1.9, 1.4, 0.75))
     a = [path.alpha(t) ** 2 for t in times]
     noise = Noise.of(5, range(16), dtype=torch.float64)
     y = noise.normal("prior", (2,)) * path.sigma(times[0])
@@ -235,11 +235,11 @@ def test_the_score_forms_extrapolate_in_the_variance_but_for_third_order() -> No
 
 
 def test_evaluations() -> None:
-    times = times_of(9)
+    times = times_of(16)
     counted = {name: len(plan(sampler(name), PATHS["vp"], times)) for name in ("accelerated-ode", "accelerated-sde")}
-    assert counted == {"accelerated-ode": 17, "accelerated-sde": 9}
-    assert len(plan(AcceleratedODE("memory"), PATHS["vp"], times)) == 9
-    assert len(plan(MidpointSDE(), PATHS["vp"], times)) == 18
+    assert counted == {"accelerated-ode": 31, "accelerated-sde": 16}
+    assert len(plan(AcceleratedODE("memory"), PATHS["vp"], times)) == 16
+    assert len(plan(MidpointSDE(), PATHS["vp"], times)) == 32
     asked = plan(AcceleratedODE(), PATHS["vp"], times)
     assert asked[2] == times[0]  # the probe stands at the noisier neighbour
     assert Problem(AcceleratedODE(), PATHS["vp"], (*times[:3], *times[2:])).times == times
@@ -318,12 +318,12 @@ def test_climbs_drop_the_memory() -> None:
     model, x = M2().denoiser(path), noise.normal("prior", (2,)) * 5.0
     for form in ("probe", "history", "memory"):
         rule = AcceleratedODE(form)  # type: ignore[arg-type]
-        asked = plan(rule, path, (5.0, 3.0, 1.0, 2.0, 0.5))
+        asked = plan(rule, path, (5.0, 4.0, 2.5, 3.0, 2.4))
         assert len(asked) == (4 if form == "probe" else 3)
-        middle = run(solve(rule, path, x, (5.0, 3.0, 1.0), noise), model)
-        climbed = path.renoise(middle, 1.0, 2.0, noise.normal(("up", 2), (2,)))
-        whole = run(solve(rule, path, x, (5.0, 3.0, 1.0, 2.0, 0.5), noise), model)
-        assert torch.equal(whole, run(solve(rule, path, climbed, (2.0, 0.5), noise), model))
+        middle = run(solve(rule, path, x, (5.0, 4.0, 2.5), noise), model)
+        climbed = path.renoise(middle, 2.5, 3.0, noise.normal(("up", 2), (2,)))
+        whole = run(solve(rule, path, x, (5.0, 4.0, 2.5, 3.0, 2.4), noise), model)
+        assert torch.equal(whole, run(solve(rule, path, climbed, (3.0, 2.4), noise), model))
 
 
 def test_unknown_forms_are_refused() -> None:

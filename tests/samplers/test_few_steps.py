@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from reach import allowed, off
 
 from ornstein import grids
 from ornstein.lab.meters import gaussian_law
@@ -58,3 +59,16 @@ def test_few_steps_of_every_grid_stay_near_a_gaussian(name: str, std: float) -> 
                 assert math.hypot(float(found.mean), math.sqrt(float(found.variance))) < 2.5 * math.hypot(
                     0.4, max(std, 1.0)
                 )
+
+
+@pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"ancestral-learned", "ddpm"}))
+def test_the_exact_law_of_few_and_of_uneven_steps_is_within_reach(name: str) -> None:
+    """Of first order over the long steps, whatever the sampler's order: never magnified."""
+    for path in (VP.cosine(), VE()):
+        restart = grids.restart(grids.default(path, 7), low=path.time_of(1.0), high=path.time_of(-1.5))
+        for grid in (grids.karras(7), grids.log_snr(10), grids.power(10), restart):
+            for std in (0.1, 1.0, 2.5):
+                mean, rule, times = 0.3 * std, sampler(name), grid(path)
+                model = GaussianTarget([mean], [std**2]).denoiser(path)
+                far = off(rule, model, path, times, mean, std)
+                assert far <= allowed(name, rule, path, times, mean, std), (path, grid, std)

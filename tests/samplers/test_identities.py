@@ -54,7 +54,7 @@ SAME: list[tuple[Sampler, Sampler]] = [
 @pytest.mark.parametrize("path", PATHS.values(), ids=PATHS)
 @pytest.mark.parametrize(("one", "other"), SAME, ids=lambda value: repr(value)[:24])
 def test_different_bodies_same_rule(one: Sampler, other: Sampler, path: AffinePath) -> None:
-    times = grids.log_snr(12)(path)
+    times = grids.log_snr(16)(path)
     scale = path.sigma(times[0])
     gap = float((end(one, path, times) - end(other, path, times)).abs().max())
     assert gap < 1e-12 * max(scale, 1.0)

@@ -22,7 +22,7 @@ from ornstein.randomness import Key, Noise
 from ornstein.samplers import DEIS, DPMSolver, Sampler, SASolver, TrigFlowAdams, UniPC, run, solve
 
 PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
-BARS = (4.0, 2.3, 1.9, 0.8, 0.5, 0.21)
+BARS = (4.0, 2.96, 2.43, 1.75, 1.4, 1.02)  # steps over which three points are worth having
 Points = list[tuple[float, Tensor]]  # (place, slope)
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(60)
 

@@ -192,9 +192,9 @@ def test_a_level_given_twice_is_one(rule: Sampler) -> None:
 
 
 def test_costs() -> None:
-    times = measuring_grid("log-snr", 10)(VP())
+    times = measuring_grid("log-snr", 20)(VP())
     costs = {repr(rule): len(plan(rule, VP(), times)) for rule in ANY}
-    assert list(costs.values()) == [19, 10, 10, 10, 20]  # the first step of the probe form has no neighbour
+    assert list(costs.values()) == [39, 20, 20, 20, 40]  # the first step of the probe form has no neighbour
 
 
 def test_the_same_body_with_and_without_names() -> None:
