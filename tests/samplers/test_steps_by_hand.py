@@ -43,7 +43,7 @@ from ornstein.samplers import (
 PATHS: dict[str, AffinePath] = {"vp": VP(), "ve": VE(), "flow": Flow()}
 TARGET = GaussianTarget([0.5, -2.0, 1.0], [0.04, 0.9, 7.0])
 UNEVEN = (6.0, 3.7, 1.9, 1.4, 0.6, 0.17)  # σ̄
-NARROW = (6.0, 4.7, 2.9, 1.9, 1.4, 0.75)  # over which a frozen score may be extrapolated
+NARROW = (6.0, 4.7, 3.3, 2.4, 1.7, 1.2)  # over which a frozen score may be extrapolated
 FLOAT64 = Noise.of(5, range(6), dtype=torch.float64)
 
 

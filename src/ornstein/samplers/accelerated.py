@@ -33,7 +33,7 @@ from .exponential import ExponentialStep, combine
 
 _WIDE = 4.0
 """σ̄_t/σ̄_s of the widest step with a frozen score under fresh noise, which forgets what the steps before missed."""
-_WIDE_ODE, _FIRST_ODE = 2.0, 4.0 / 3.0
+_WIDE_ODE, _FIRST_ODE = {"probe": 2.0, "history": 1.5}, 4.0 / 3.0
 """The same for the probability flow, where what is missed adds up: 10 steps of ratio 4 end at 15 times the size of the
 data; and of its first step, which without a neighbour keeps ½(r + 1/r) times the noise."""
 
@@ -94,8 +94,8 @@ class AcceleratedODE:
       for study only, since the score changes too fast to be extrapolated over large steps.
 
     The first step of a descent has no neighbour: it freezes the score (probe, history) or the noise (memory). Where σ̄
-    falls to less than a half, or in the first step to less than three quarters, the probe and the history form jump
-    (see the module): with as few as 10 steps of the default grid they always do, and are of first order.
+    falls to less than a half (probe) or two thirds (history), or in the first step to less than three quarters, they
+    jump (see the module): with as few as 10 steps of the default grid they always do, and are of first order.
     """
 
     order = 2
@@ -128,7 +128,7 @@ class AcceleratedODE:
             return moved(path, x, t, s, list(zip(weights, terms, strict=True)))
         alone = step.before is None or path.alpha(step.before) == 0.0
         alone = alone or math.log(path.sigma_bar(step.before) / bar) < short or (self.form == "history" and not before)
-        if bar > (_FIRST_ODE if alone else _WIDE_ODE) * after:
+        if bar > (_FIRST_ODE if alone else _WIDE_ODE[self.form]) * after:
             return jump(path, here, s)
         if not alone and self.form == "probe":
             noisier = path.sigma_bar(step.before)
