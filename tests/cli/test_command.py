@@ -220,6 +220,7 @@ def test_options_are_frozen() -> None:
                 "--prompts",
                 "--negative-prompt",
                 "--refiner",
+                "--size",
                 "--lora",
                 "--guidance-scale",
                 "--guidance",

@@ -61,9 +61,10 @@ def clip_tokenizers(where: str | Path) -> tuple[Any, Any]:
                 f"no vocabulary of CLIP could be read from {where} ({reason_of(error)}): {_REMEDY}"
             ) from None
     vocabulary, merges = _folder(path) if path.is_dir() else _published(path)
+    pairs: Any = merges  # its annotation names strings alone, and it takes pairs
     with silenced():
         return tuple(
-            CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=LENGTH, pad_token=pad) for pad in (END, "!")
+            CLIPTokenizer(vocab=vocabulary, merges=pairs, model_max_length=LENGTH, pad_token=pad) for pad in (END, "!")
         )  # type: ignore[return-value]
 
 

@@ -115,8 +115,9 @@ def encode_flow_captions(pipe: Any, kind: FlowKind, captions: Sequence[str], dev
         found = {number: _clip(pipe, number, words, kind == "sd3", device) for number in numbers[:-1]}
         last, long = numbers[-1], T5_TOKENS[kind]
         text = zeros(long, width)
-        if there[last] is not None:
-            text = pipe._get_t5_prompt_embeds(words, 1, long, device, there[last].dtype)
+        encoder = there[last]
+        if encoder is not None:
+            text = pipe._get_t5_prompt_embeds(words, 1, long, device, encoder.dtype)
     if kind == "flux":
         one = found[""]
         return {"text": text, "pooled": zeros(total) if one is None else one[1]}

@@ -183,9 +183,9 @@ def listed_times(own: Any, path: AffinePath, steps: int) -> tuple[float, ...]:
 
 def number_of(spec: SchedulerSpec, t: float) -> float:
     """The time input of the network at t; whole where it is whole but for rounding."""
-    number = spec.path.timestep_of(t) if spec.timestep_of is None else spec.timestep_of(spec.path, t)
+    number = float(spec.path.timestep_of(t) if spec.timestep_of is None else spec.timestep_of(spec.path, t))
     near = round(number)
-    return float(near) if abs(number - near) < 1e-6 * max(1.0, abs(number)) else float(number)
+    return float(near) if abs(number - near) < 1e-6 * max(1.0, abs(number)) else number
 
 
 def time_of_number(spec: SchedulerSpec, number: Any) -> Any:

@@ -283,7 +283,7 @@ class SamplerScheduler(SchedulerMixin, _library.ConfigMixin):
             return otherwise
         if timestep.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
             return otherwise
-        return timestep.storage_offset() - own.storage_offset()
+        return int(timestep.storage_offset() - own.storage_offset())
 
     @classmethod
     def _made(cls, options: dict[str, Any]) -> Sampler:

@@ -234,7 +234,7 @@ def _plain(sampler: Sampler) -> Sampler:
     names = {item.name for item in dataclasses.fields(rule)}
     changes = {name: value for name, value in (("start", "plain"), ("opening", "single")) if name in names}
     if not changes and "points" in names:
-        changes = {"points": min(rule.points, 2)}
+        changes = {"points": min(rule.points, 2)}  # pyright: ignore[reportAttributeAccessIssue]
     return dataclasses.replace(rule, **changes)  # pyright: ignore[reportArgumentType]
 
 
