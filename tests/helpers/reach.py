@@ -12,10 +12,12 @@ import ornstein as orn
 from ornstein.lab.meters import propagate
 from ornstein.samplers import Sampler
 
-WITHIN, SCALED, MOST = 3.0, 6.0, 5.0
+WITHIN, SCALED, MOST = 4.0, 6.0, 5.0
 """How far off a sampler may be: times its `reach`, the same for `OF_SCALE_ONE`, and times the data's size at most."""
 OF_SCALE_ONE = ("euler", "heun", "exponential", "angle", "auto", "ancestral-large")
 """Rules whose formulas know the scale of the data, which is one, and not only σ/α."""
+OF_JUMPS = ("accelerated-ode", "accelerated-ode-history")
+"""Rules that are of first order over steps in which σ/α falls to less than a half."""
 SHORT = 0.3
 """Steps before, in parts of a step in log-SNR, that are too short to extrapolate from."""
 
@@ -46,7 +48,8 @@ def allowed(name: str, rule: Sampler, path: orn.AffinePath, times: Sequence[floa
     """How far from the exact law of N(mean, std²) the sampler of this name may end."""
     scaled = name.startswith(OF_SCALE_ONE)
     unit = max(std, 1.0) + abs(mean) if scaled else std
-    return unit * min(MOST, (SCALED if scaled else WITHIN) * reach(path, times, std, rule.order))
+    order = 1.0 if name in OF_JUMPS else rule.order
+    return unit * min(MOST, (SCALED if scaled else WITHIN) * reach(path, times, std, order))
 
 
 def exact_law(path: orn.AffinePath, t: float, mean: float, std: float) -> tuple[float, float]:
