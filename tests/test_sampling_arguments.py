@@ -1,5 +1,6 @@
 """What every argument of `orn.sample` does, each against the sampler called by hand, and what it must not touch."""
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -329,3 +330,28 @@ def test_a_denoiser_made_by_hand_is_sampled_on_the_host() -> None:
     assert torch.equal(orn.sample(plain, 2, sampler="ddim", grid=(1.0, 0.5, 0.0), shape=SHAPE), wanted)
     strict = orn.sample(plain, 2, sampler="ddim", grid=(1.0, 0.5, 0.0), shape=SHAPE, strict=True)
     torch.testing.assert_close(strict, wanted, rtol=1e-5, atol=1e-5)  # row by row, which may round otherwise
+
+
+WRONG_STATES: dict[str, Tensor] = {
+    "whole numbers": torch.zeros(2, *SHAPE).long(),
+    "truth values": torch.zeros(2, *SHAPE).bool(),
+    "complex": torch.zeros(2, *SHAPE).to(torch.complex64),
+    "a number": torch.tensor(1.0),
+    "without numbers": torch.zeros(2, *SHAPE, device="meta"),
+    "sparse": torch.zeros(2, *SHAPE).to_sparse(),
+    "nan": torch.full((2, *SHAPE), math.nan),
+}
+
+
+@pytest.mark.parametrize("which", WRONG_STATES)
+def test_a_wrong_state_start_or_mask_is_refused_in_one_line(which: str) -> None:
+    wrong, pictures = WRONG_STATES[which], torch.zeros(2, *SHAPE)
+    for rule in () if wrong.is_meta else (DDIM(), Ancestral()):
+        with pytest.raises(UsageError, match=r"^x (must|needs) [^\n]*$"):
+            orn.run(orn.solve(rule, VP(), wrong, (1.0, 0.5, 0.0), orn.Noise.of(0, range(2))), model())
+    if which in ("whole numbers", "truth values"):  # which pictures and masks may have
+        return
+    with pytest.raises(UsageError, match=r"^start [^\n]*$"):
+        orn.sample(model(), 2, steps=3, start=wrong, strength=0.5)
+    with pytest.raises(UsageError, match=r"^mask [^\n]*$"):
+        orn.sample(model(), 2, steps=3, start=pictures, strength=0.5, mask=wrong)

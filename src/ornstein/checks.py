@@ -141,6 +141,19 @@ def conditions(value: Any, error: Refusal = UsageError, name: str = "cond") -> M
     return value
 
 
+def state(name: str, value: Any, error: Refusal = UsageError) -> None:
+    """A dense tensor of finite real numbers whose first dimension counts samples."""
+    if not isinstance(value, Tensor):
+        raise error(f"{name} must be a tensor, got {type(value).__name__}")
+    if value.layout != torch.strided or not value.is_floating_point():
+        kind = str(value.layout if value.layout != torch.strided else value.dtype)
+        raise error(f"{name} must be a dense tensor of real numbers, got {kind.removeprefix('torch.')}")
+    if not value.ndim:
+        raise error(f"{name} needs a first dimension that counts samples, got a single number")
+    if not value.is_meta and not bool(value.isfinite().all()):
+        raise error(f"{name} must be finite, and it holds nan or inf")
+
+
 def precision(value: Any, error: Refusal = UsageError) -> torch.dtype:
     """A floating-point dtype of torch."""
     if not isinstance(value, torch.dtype) or not value.is_floating_point:

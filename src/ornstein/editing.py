@@ -224,9 +224,11 @@ def _mask(mask: object, shape: tuple[int, ...], n: int) -> Tensor:
 
 
 def _tensor(value: object, name: str) -> Tensor:
-    if not isinstance(value, Tensor) or value.is_complex() or value.numel() == 0:
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_meta
+    if not isinstance(value, Tensor) or not dense or value.is_complex() or not value.ndim or value.numel() == 0:
         what = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)[:80]
-        raise UsageError(f"{name} must be a tensor of real numbers, got {what}")
+        what += "" if dense or not isinstance(value, Tensor) else " that is sparse or has no numbers"
+        raise UsageError(f"{name} must be a dense tensor of real numbers, got {what}")
     value = value if value.is_floating_point() else value.float()
     if not bool(value.isfinite().all()):
         raise UsageError(f"{name} holds numbers that are not finite")

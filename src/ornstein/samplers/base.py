@@ -190,7 +190,11 @@ def solve(
     """The queries of ``sampler`` from state x at times[0] to times[-1]; arguments are checked before the first.
 
     ``handovers`` are those of the denoiser, ``info_of(denoiser).handovers``: see `Problem`.
+
+    Raises:
+        UsageError: x is no dense tensor of finite real numbers with a dimension of samples.
     """
+    checks.state("x", x)
     return Problem(sampler, path, tuple(times), tuple(handovers)).steps(x, noise)
 
 
