@@ -205,7 +205,7 @@ def test_a_pyramid_begins_at_a_level_and_has_no_masks():
         ({"mask": torch.ones(3, 4)}, "need start"),
         ({"start": torch.zeros(3, 3, 4)}, r"\(3, 3, 4\).*\(2, 3, 4\)"),
         ({"start": torch.zeros(2, *SHAPE)}, "2 rows.*3 or 1"),
-        ({"start": "cat.png"}, "must be a tensor"),
+        ({"start": "cat.png"}, "must be a dense tensor"),
         ({"start": torch.full(SHAPE, math.nan)}, "not finite"),
         ({"start": torch.zeros(SHAPE), "strength": 0.0}, "above 0 and at most 1"),
         ({"start": torch.zeros(SHAPE), "strength": 1.5}, "above 0 and at most 1"),
