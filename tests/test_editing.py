@@ -214,7 +214,7 @@ def test_a_pyramid_begins_at_a_level_and_has_no_masks():
         ({"start": torch.zeros(SHAPE), "mask": torch.ones(4, 4)}, r"\(4, 4\)|\(1, 1, 4, 4\)"),
         ({"start": torch.zeros(SHAPE), "mask": torch.full((3, 4), 255.0)}, "from 0 .* to 1"),
         ({"start": torch.zeros(SHAPE), "mask": torch.ones(3, 1)}, "does not fit"),
-        ({"start": torch.zeros(SHAPE), "mask": torch.tensor(1.0)}, "does not fit"),
+        ({"start": torch.zeros(SHAPE), "mask": torch.tensor(1.0)}, "dense tensor"),
         ({"start": torch.zeros(SHAPE), "prior_scale": 2.0}, "prior_scale"),
     ],
 )  # fmt: skip

@@ -201,8 +201,9 @@ class DPMSolver:
         leap, now = ExponentialStep.between(path, step.t, step.s, c), half_log_snr(path, step.t)
         points: list[tuple[float, Tensor]] = [(now, estimate.clean), *memory.get("points", [])][: self.points]
         memory["points"] = points if math.isfinite(now) else []
+        first = len(points) == 1
         points = points[:1] if math.isinf(leap.h) else reliable(points, leap.h, leap.y)
-        if len(points) == 1 and self.order == 3 and math.isfinite(leap.h):
+        if first and self.order == 3 and math.isfinite(leap.h):
             return (yield from _two_stage(path, x, estimate.clean, step, noise, c, self.brownian))
         nodes = [(at - now) / leap.h for at, _ in points] if len(points) > 1 else [0.0]
         if len(nodes) == 2:
