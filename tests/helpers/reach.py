@@ -22,12 +22,16 @@ SHORT = 0.3
 """Steps before, in parts of a step in log-SNR, that are too short to extrapolate from."""
 
 
-def reach(path: orn.AffinePath, times: Sequence[float], std: float, order: float) -> float:
+def reach(path: orn.AffinePath, times: Sequence[float], std: float, order: float, stochastic: bool = False) -> float:
     """How far off a sampler may end, in units of the data.
 
     In the angle θ = arctan(σ/(α·std)) the exact flow is a rotation and DDIM is off by ½·Δθ² a step. A rule of order p
     adds Δθ^{p+1}, but is of first order in the first step of every descent, where its memory is empty, after a step
     that is much shorter, and in the last.
+
+    A stochastic rule replaces the part 1 − e^{−2h} of the noise over a step h in log(α/σ). With the estimate frozen the
+    samples lose what the clean sample varies by at a given state: their variance falls by θ²·(1 − e^{−2h})², which is
+    more than Δθ² where the step is wide, and an extrapolation takes away one factor more.
     """
     angles = [math.atan2(path.sigma(t), path.alpha(t) * std) for t in times]
     total, before = 0.0, 0.0
@@ -39,7 +43,9 @@ def reach(path: orn.AffinePath, times: Sequence[float], std: float, order: float
         if b > 0.0 and path.alpha(times[i]) > 0.0:
             step = path.log_snr(times[i + 1]) - path.log_snr(times[i])
         plain = before < SHORT * step or math.isinf(step) or i == len(angles) - 2
-        total += (a - b) ** (2.0 if plain else min(order, 2.0) + 1.0)
+        power = 2.0 if plain else min(order, 2.0) + 1.0
+        drawn = a * a * (-math.expm1(-step)) ** power if stochastic and math.isfinite(step) else 0.0
+        total += max((a - b) ** power, drawn)
         before = step if math.isfinite(step) else 0.0
     return total
 
@@ -49,7 +55,7 @@ def allowed(name: str, rule: Sampler, path: orn.AffinePath, times: Sequence[floa
     scaled = name.startswith(OF_SCALE_ONE)
     unit = max(std, 1.0) + abs(mean) if scaled else std
     order = 1.0 if name in OF_JUMPS else rule.order
-    return unit * min(MOST, (SCALED if scaled else WITHIN) * reach(path, times, std, order))
+    return unit * min(MOST, (SCALED if scaled else WITHIN) * reach(path, times, std, order, name.endswith("-sde")))
 
 
 def exact_law(path: orn.AffinePath, t: float, mean: float, std: float) -> tuple[float, float]:
