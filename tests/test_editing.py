@@ -15,7 +15,7 @@ from torch import Tensor
 import ornstein as orn
 from ornstein import grids
 from ornstein.editing import below, time_of_strength
-from ornstein.errors import PathError, UsageError
+from ornstein.errors import GridError, PathError, UsageError
 from ornstein.paths import VE, VP, AffinePath, Flow, PyramidPath
 from ornstein.samplers import SAMPLERS
 
@@ -222,3 +222,32 @@ def test_what_does_not_fit_is_one_line(options, said):
     with pytest.raises(UsageError, match=said) as error:
         edited(VP(), **options)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("path", [VP(), VP.table(), VP.cosine(), VE(), Flow()], ids=str)
+@pytest.mark.parametrize("strength", [1e-300, 1e-9, 1e-4, 1.0001])
+def test_hardly_any_noise_is_hardly_any_work(path, strength):
+    """At the least noise of a path one step is left, and just above it no more than were asked for, found at once."""
+    least = 2.0 / math.pi * math.atan(path.sigma_bar(path.t_min))
+    strength = min(strength, least) if strength < 1.0 else strength * least
+    looked_at: list[int] = []
+
+    def family(count: int) -> grids.Grid:
+        looked_at.append(count)
+        return grids.log_snr(count)
+
+    times = below(family, 3, time_of_strength(path, strength), path)(path)
+    assert 2 <= len(times) <= 4
+    assert times == tuple(sorted(times, reverse=True))
+    assert max(looked_at) <= 8192
+
+
+def test_bytes_are_no_pictures_to_begin_from():
+    with pytest.raises(UsageError, match="bytes"):
+        edited(VP(), 1, start=torch.full((1, *SHAPE), 200, dtype=torch.uint8), strength=0.5)
+
+
+@pytest.mark.parametrize("options", [{"steps": 10**9}, {"steps": 10**9, "strength": 0.5, "start": torch.zeros(SHAPE)}])
+def test_steps_that_no_memory_holds_are_refused(options):
+    with pytest.raises(GridError, match="at most 1,000,000 steps"):
+        edited(VP(), 1, **options)

@@ -40,6 +40,9 @@ from .paths.base import AffinePath, Path
 from .randomness import NoiseSource
 from .scalars import Time
 
+_LONGEST = 4096
+"""A grid as long as this is the longest that `below` looks at, or 16 times the steps that were asked for."""
+
 
 def time_of_strength(path: Path, strength: float) -> float:
     """The time of a noise level.
@@ -79,7 +82,9 @@ def below(family: Callable[[int], GridLike], steps: int, start: float, path: Pat
     """The grid of a family below ``start`` with the number of steps that was asked for.
 
     The family's longest grid of which no more than that many steps lie below ``start``, cut there: the whole work is
-    done where it matters. On a pyramid, whose steps are its levels, the grid is cut alone.
+    done where it matters. The search ends at a grid of some thousands of times, so just above the path's least noise
+    there may be fewer steps; at the least noise there is one. On a pyramid, whose steps are its levels, the grid is
+    cut alone.
     """
 
     def cut(count: int) -> tuple[float, ...]:
@@ -87,8 +92,11 @@ def below(family: Callable[[int], GridLike], steps: int, start: float, path: Pat
 
     if isinstance(path, PyramidPath):
         return Grid(f"below({start:g})", lambda _: cut(steps))
-    low, high = steps, 2 * steps
-    while len(cut(high)) - 1 <= steps and high < 1 << 20:
+    base = path.base if isinstance(path, ShiftedPath) else path
+    if isinstance(base, AffinePath) and start <= base.t_min:
+        return Grid(f"below({start:g})", lambda _: (start, cut(1)[-1]))
+    low, high, longest = steps, 2 * steps, max(_LONGEST, 16 * steps)
+    while len(cut(high)) - 1 <= steps and high < longest:
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
@@ -194,6 +202,8 @@ def beginning(
         if strength is not None or mask is not None:
             raise UsageError("strength and mask need start: the pictures to begin from")
         return None
+    if isinstance(images, Tensor) and images.dtype == torch.uint8:
+        raise UsageError("start holds bytes (torch.uint8), and pictures are in [−1, 1] here: give x / 127.5 - 1")
     pictures = _tensor(images, "start")
     pictures = pictures[None] if pictures.ndim == len(shape) else pictures
     if tuple(pictures.shape[1:]) != shape or pictures.shape[0] not in (1, n):

@@ -29,6 +29,8 @@ class Grid(OneLine):
 
 
 GridLike = Grid | Sequence[float]
+MOST_STEPS = 1_000_000
+"""No grid is longer: its times are a list in memory, made before the first step."""
 
 
 def times_of(grid: GridLike, path: Path) -> tuple[float, ...]:
@@ -42,6 +44,8 @@ def count_of(steps: int, what: str = "a grid needs at least one step") -> int:
     """``steps`` as a whole number from 1 up; `GridError` with ``what`` where it is none."""
     if not isinstance(steps, numbers.Integral) or steps < 1:
         raise GridError(f"{what}, got {steps}: give a whole number from 1 up")
+    if steps > MOST_STEPS:
+        raise GridError(f"a grid has at most {MOST_STEPS:,} steps, got {steps:,}: give fewer")
     return int(steps)
 
 
