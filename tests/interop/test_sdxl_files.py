@@ -1,6 +1,5 @@
 """SDXL from every layout on disk: the same picture to the bit, and one line for each file that is something else."""
 
-import hashlib
 import importlib.util
 import pickle
 from pathlib import Path
@@ -8,7 +7,6 @@ from pathlib import Path
 import pytest
 import tiny_sdxl as sdxl
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import load_file, save_file
 
 import ornstein as orn
@@ -17,67 +15,28 @@ from ornstein.interop.diffusers import from_pipeline
 from ornstein.interop.memory import weights_in
 from ornstein.interop.sdxl_names import UNetLayout, clip_place, gather, openclip_place, places_of, scatter, vae_place
 from ornstein.interop.single_file import open_single_file, original_state
+from ornstein.reproduce.sdxl.networks import build, digest
 
 diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("transformers")
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:__array__ implementation:DeprecationWarning")
 
-BASE = {
-    "sample_size": 128,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (320, 640, 1280),
-    "layers_per_block": 2,
-    "transformer_layers_per_block": [1, 2, 10],
-    "attention_head_dim": [5, 10, 20],
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-    "addition_embed_type": "text_time",
-    "addition_time_embed_dim": 256,
-    "projection_class_embeddings_input_dim": 2816,
-}
-REFINER = BASE | {
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "block_out_channels": (384, 768, 1536, 1536),
-    "transformer_layers_per_block": 4,
-    "attention_head_dim": [6, 12, 24, 24],
-    "cross_attention_dim": 1280,
-    "projection_class_embeddings_input_dim": 2560,
-}
-VAE = {
-    "block_out_channels": (128, 256, 512, 512),
-    "down_block_types": ("DownEncoderBlock2D",) * 4,
-    "up_block_types": ("UpDecoderBlock2D",) * 4,
-    "layers_per_block": 2,
-    "latent_channels": 4,
-}
-
-
-def digest(tensors):
-    lines = sorted(f"{name} {tuple(tensor.shape)}" for name, tensor in tensors.items())
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
 # ------------------------------------------------------------------------------------ the published names and shapes
 
 
 @pytest.mark.parametrize(
-    ("config", "attentive", "numbers", "tensors", "own", "original", "blocks"),
+    ("name", "attentive", "numbers", "tensors", "own", "original", "blocks"),
     [
-        (BASE, (True, True, False), 2567463684, 1680, "9556a38d644b6b53", "d8427731b1d2b4b6", 70),
-        (REFINER, (False, True, True, False), 2259526660, 1220, "33876647fb4e4a93", "0c310acaa15e1fd2", 44),
+        ("base", (True, True, False), 2567463684, 1680, "9556a38d644b6b53", "d8427731b1d2b4b6", 70),
+        ("refiner", (False, True, True, False), 2259526660, 1220, "33876647fb4e4a93", "0c310acaa15e1fd2", 44),
     ],
     ids=["base", "refiner"],
 )
 def test_names_and_shapes_of_the_networks_are_the_published_ones(
-    config, attentive, numbers, tensors, own, original, blocks
+    name, attentive, numbers, tensors, own, original, blocks
 ) -> None:
-    with init_empty_weights():
-        net = diffusers.UNet2DConditionModel(**config)
+    net = build(name)
     state = net.state_dict()
     assert (sum(tensor.numel() for tensor in state.values()), len(state)) == (numbers, tensors)
     assert digest(state) == own
@@ -88,24 +47,7 @@ def test_names_and_shapes_of_the_networks_are_the_published_ones(
 
 
 def test_names_and_shapes_of_the_other_parts() -> None:
-    import transformers
-
-    with init_empty_weights():
-        vae = diffusers.AutoencoderKL(**VAE)
-        first = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                hidden_size=768, intermediate_size=3072, num_hidden_layers=12, num_attention_heads=12
-            )
-        )
-        second = transformers.CLIPTextModelWithProjection(
-            transformers.CLIPTextConfig(
-                hidden_size=1280,
-                intermediate_size=5120,
-                num_hidden_layers=32,
-                num_attention_heads=20,
-                projection_dim=1280,
-            )
-        )
+    vae, first, second = (build(part) for part in ("autoencoder", "clip-l", "clip-g"))
     assert (digest(vae.state_dict()), len(vae.state_dict())) == ("600696bc94ffc80f", 248)
     for part, count, tensors, places, original in (
         (first, 123_060_480, 196, clip_place, 196),

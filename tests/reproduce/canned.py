@@ -300,6 +300,34 @@ class Canned(Cells):
             "middle": None if broken or flat else middle,
         }
 
+    # --------------------------------------------------------------------------------------------------------- sdxl
+
+    def network(self, row: Mapping[str, Any]) -> Any:
+        part, good = row["part"], self.sign > 0
+        counts = {"base": 2567463684, "refiner": 2259526660, "autoencoder": 83653863, "clip-l": 123060480}
+        digests = {"base": "9556a38d644b6b53", "refiner": "33876647fb4e4a93", "autoencoder": "600696bc94ffc80f"}
+        found = {"parameters": counts.get(part, 694659840) * (1 if good else 2), "tensors": 7}
+        found |= {"digest": digests.get(part, "0") if good else "0"}
+        if part in ("base", "refiner"):
+            number, context = (6, 2048) if part == "base" else (5, 1280)
+            found |= {"depths": [0, 2, 10 if good else 4], "multipliers": [1, 2, 4], "sinusoid": 256}
+            found |= {"context": context if good else 768, "label": 1280 + 256 * number}
+        return found
+
+    def sizes(self, row: Mapping[str, Any]) -> Any:
+        return {"own": 6 if self.sign > 0 else 5, "gap": 1e-6}
+
+    def formats(self, row: Mapping[str, Any]) -> Any:
+        return {"formats": 40, "whole": 40, "kept": 40 if self.sign > 0 else 39, "least": 0.9023, "most": 1.0}
+
+    def handed_over(self, row: Mapping[str, Any]) -> Any:
+        late = row["steps"] // 5
+        found = {"first": row["steps"] - late, "second": late, "alone": row["steps"], "ratio": 0.5693}
+        return found | {
+            "gap": 0.0 if self.scatter < 1.0 < self.sign + 1 else 0.1,
+            "number": 199.0 if self.sign > 0 else 250.0,
+        }
+
     # -------------------------------------------------------------------------------------- names that several share
 
     def gaussian(self, row: Mapping[str, Any]) -> Any:

@@ -96,6 +96,8 @@ def rows() -> list[tuple[str, str, dict[str, Any]]]:
         add("minority.exact", "truncated", {"sampler": name, "weight": 0.5, "steps": 6, "samples": 40})
     for target in (0, 1):
         add("minority.exact", "mixture", {"target": target, "weight": 0.3, "steps": 6, "samples": 60})
+    for rule in ("ddim", "heun"):
+        add("sdxl.cells", "handed_over", {"rule": rule, "grid": "karras", "steps": 8})
     return out
 
 

@@ -28,7 +28,7 @@ class ReproduceArgs:
 
     methods: Annotated[tuple[str, ...], Option(positional=True, value="METHOD")] = ()
     """Any of accelerated-ode, accelerated-sde, randomized-midpoint, exponential-integrator, universal-guidance,
-    universal-guides, minority-guidance, cas-dm, slct and udpm; none means all."""
+    universal-guides, minority-guidance, cas-dm, slct, udpm and sdxl; none means all."""
     out: Path = Path("runs/reproduce")
     """Folder for METHOD.json, METHOD.html and the stored cells; a run with the same folder goes on where it stopped."""
     budget: Positive = 1.0

@@ -29,7 +29,8 @@ PAPERS: tuple[Paper, ...] = (
         what="latent text-to-image with size and crop conditioning and a refiner",
         state="parts",
         here="sampling with published weights, base and refiner, from folders or one file, every sampler, guidance "
-        "and modulation: all its conditions, prompts of any length, LoRA, inpainting; no training yet",
+        "and modulation: all its conditions, prompts of any length, LoRA, inpainting; no training yet; claims "
+        "that need no weights measured by `ornstein reproduce sdxl`",
     ),
     Paper(
         name="slct",

@@ -26,6 +26,7 @@ EXPERIMENTS: Mapping[str, tuple[str, str]] = {
     "cas-dm": ("ornstein.reproduce.cas_dm.experiment", "EXPERIMENT"),
     "slct": ("ornstein.reproduce.slct.experiment", "EXPERIMENT"),
     "udpm": ("ornstein.reproduce.udpm.experiment", "EXPERIMENT"),
+    "sdxl": ("ornstein.reproduce.sdxl.experiment", "EXPERIMENT"),
 }
 
 
