@@ -335,7 +335,6 @@ def test_a_denoiser_made_by_hand_is_sampled_on_the_host() -> None:
 WRONG_STATES: dict[str, Tensor] = {
     "whole numbers": torch.zeros(2, *SHAPE).long(),
     "truth values": torch.zeros(2, *SHAPE).bool(),
-    "complex": torch.zeros(2, *SHAPE).to(torch.complex64),
     "a number": torch.tensor(1.0),
     "without numbers": torch.zeros(2, *SHAPE, device="meta"),
     "sparse": torch.zeros(2, *SHAPE).to_sparse(),

@@ -142,10 +142,10 @@ def conditions(value: Any, error: Refusal = UsageError, name: str = "cond") -> M
 
 
 def state(name: str, value: Any, error: Refusal = UsageError) -> None:
-    """A dense tensor of finite real numbers whose first dimension counts samples."""
+    """A dense tensor of finite numbers whose first dimension counts samples; complex ones serve derivatives."""
     if not isinstance(value, Tensor):
         raise error(f"{name} must be a tensor, got {type(value).__name__}")
-    if value.layout != torch.strided or not value.is_floating_point():
+    if value.layout != torch.strided or not (value.is_floating_point() or value.is_complex()):
         kind = str(value.layout if value.layout != torch.strided else value.dtype)
         raise error(f"{name} must be a dense tensor of real numbers, got {kind.removeprefix('torch.')}")
     if not value.ndim:

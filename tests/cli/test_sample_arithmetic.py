@@ -174,7 +174,7 @@ def test_auto_takes_its_own_grid_and_a_budget_is_shared_by_repetitions(
         return tuple(result["times"]), result["evaluations"]
 
     def times(steps: int, recur: int = 1) -> tuple[float, ...]:
-        _, grid = orn.samplers.auto(path, steps, size)
+        _, grid = orn.samplers.auto(path, steps, size, run.denoiser.info.data_std)
         return (grids.resample(grid, recur) if recur > 1 else grid)(path)
 
     assert found() == (times(20), 20)

@@ -102,7 +102,8 @@ def test_recursions_of_the_theory_papers_by_hand():
             ap = bars_of[i - 1] / bars_of[i]
             bp, cp = 1 - ap, bars_of[i - 1] * v + 1 - bars_of[i - 1]
             bend = beta**2 / (4 * bp) * (1 / c - ap * (1 + bp / (2 * c)) / cp)
-        deviation = deviation * (1 - beta / (2 * c) - bend) / math.sqrt(a)
+        jump = v / g + s1 / s0 * (1 - v / g)  # the first step, of σ̄ to less than ¾, is DDIM's
+        deviation = deviation * (1 - beta / (2 * c) - bend if i else jump) / math.sqrt(a)
     scale = PATH.alpha(times[-1]) ** 2
     expected = {
         "accelerated-sde": scale * stirred,

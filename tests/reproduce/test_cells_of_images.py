@@ -294,14 +294,16 @@ def test_the_printed_updates(form: str) -> None:
 def test_a_cell_of_the_cascade(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, made: Any) -> None:
     net, trained = model(16, VP.table()), []
     summary = SimpleNamespace(parameters=77, seconds=3.5, loss=0.25)
-    monkeypatch.setattr(cascade, "train", lambda config, quiet: trained.append((config, quiet)) or summary)
+    monkeypatch.setattr(cascade.arms, "train_arm", lambda config: trained.append(config) or (summary, None))
     monkeypatch.setattr("ornstein.runs.open_run", lambda out: SimpleNamespace(denoiser=net))
     monkeypatch.setattr(cascade, "operations", lambda arm, size: {"ddpm": 1.0, "cas-dm": 2.0}[arm])
-    found = cascade.trained(arm="cas-dm", seed=4, images=640, samples=60, size=16, files=tmp_path)
-    ((config, quiet),) = trained
-    assert config == cascade.configuration("cas-dm", tmp_path / "cas-dm-4-640-16", 4, 320, 16)
-    assert quiet
-    assert {key: found[key] for key in found if key != "at"} == {
+    choice = {"lr": 1e-3}
+    found = cascade.trained(arm="cas-dm", seed=4, images=640, samples=60, size=16, files=tmp_path, choice=choice)
+    (config,) = trained
+    (out,) = {Path(config.out)}
+    assert out.name.startswith("cas-dm-4-640-16-")
+    assert config == cascade.configuration("cas-dm", out, 4, 320, 16, choice)
+    assert {key: found[key] for key in found if key not in ("at", "early")} == {
         "parameters": 77,
         "seconds": 3.5,
         "images": 320,
@@ -318,7 +320,7 @@ def test_a_cell_of_the_cascade(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
         flat = measure(statistics(to_uint8(drawn), Pixels()), statistics(data, Pixels()), ("fd",)).numbers
         assert found["at"][str(steps)] == pytest.approx({**expected, **flat}, rel=1e-4)
         shown = save_grid(drawn[:32], tmp_path / "expected.png", 8).read_bytes()
-        assert (tmp_path / f"cas-dm-4-640-16-{steps}.png").read_bytes() == shown
+        assert (tmp_path / f"{out.name}-{steps}.png").read_bytes() == shown
 
 
 # ----------------------------------------------------------------------------------------------------------------- udpm

@@ -115,7 +115,7 @@ def test_the_curriculum_fits_the_steps(steps, end):
     assert slct.finest(steps) == end
 
 
-def test_the_ways_of_the_diffusion_model_are_those_of_its_stored_cells():
+def test_the_ways_of_the_diffusion_model_are_karras_grid_and_the_tuned_rule():
     levels: list[float] = []
 
     def net(x: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
@@ -127,9 +127,8 @@ def test_the_ways_of_the_diffusion_model_are_those_of_its_stored_cells():
         for count in made.STEPS[1:]:
             found = orn.sample(model, 1, **made.way(name, count, 256))
             assert torch.equal(found, orn.sample(model, 1, sampler=name, evaluations=count)), (name, count)
-    log = math.log(256 / 64)
-    cauchy = grids.cauchy(2, first=4.16 * math.exp(0.2 * log), last=0.156, centre=-0.262 - 0.1 * log, width=3.42)
-    for name, grid in (("ddim", grids.karras(2)), ("auto", cauchy)):
+    _, tuned = made.tuned(2, 256)
+    for name, grid in (("ddim", grids.karras(2)), ("auto", tuned)):
         levels.clear()
         orn.sample(model, 1, **made.way(name, 2, 256))
         assert levels == pytest.approx(grids.times_of(grid, model.path)[:-1], rel=1e-4), name

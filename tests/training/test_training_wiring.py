@@ -111,7 +111,8 @@ def test_the_stream_is_asked_for_what_the_configuration_says(workers, used, tmp_
     train(replace(config, images=2 * BATCH), quiet=True)
     train(config, quiet=True)
     common = {"batch": BATCH, "seed": 6, "workers": used, "rank": 0, "world": 1, "flip": True}
-    assert asked == [(8, {**common, "start": start}) for start in (0, 2 * BATCH)]
+    whole = config.images // BATCH
+    assert asked == [(8, {**common, "start": 0, "count": 2}), (8, {**common, "start": 2 * BATCH, "count": whole - 2})]
 
 
 class Terminal:

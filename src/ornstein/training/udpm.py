@@ -126,7 +126,8 @@ class UDPMConfig(TrainConfig):
         theirs = open_own(self.init_from).spec
         if not isinstance(theirs, UDPMSpec):
             raise ConfigError(f"--init-from {self.init_from} is no run of train udpm: give the folder of one")
-        ours, given = (flat(to_dict(one)) for one in (spec, theirs))
+        # The scale of the data is measured on the way, and is not known of the new model yet.
+        ours, given = (flat(to_dict(replace(one, data_std=None))) for one in (spec, theirs))
         for key in sorted({*ours, *given}):
             if ours.get(key) != given.get(key):
                 raise ConfigError(

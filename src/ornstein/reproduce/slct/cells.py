@@ -102,8 +102,8 @@ def judged_way(arm: str) -> str:
 def way(name: str, evaluations: int, size: int) -> Mapping[str, Any]:
     """How the diffusion model is sampled, as arguments of `ornstein.sample`; ``size`` numbers in a sample.
 
-    DDIM takes Karras' grid, and auto its tuned rule, at every count, as the stored cells were measured. In two
-    evaluations `ornstein.sample` takes `grids.few` for both.
+    DDIM takes Karras' grid, and auto its tuned rule, at every count; the stored cells of auto are of an older one. In
+    two evaluations `ornstein.sample` takes `grids.few` for both.
     """
     if name == "ddim":
         return {"sampler": name, "grid": grids.karras(evaluations)}
