@@ -126,17 +126,20 @@ class AcceleratedODE:
             weights = _noise_weights(bar, after, None if before is None else before[0])
             terms = [here.noise] if before is None else [here.noise, before[1]]
             return moved(path, x, t, s, list(zip(weights, terms, strict=True)))
-        alone = step.before is None or path.alpha(step.before) == 0.0
-        alone = alone or math.log(path.sigma_bar(step.before) / bar) < short or (self.form == "history" and not before)
-        if bar > (_FIRST_ODE if alone else _WIDE_ODE[self.form]) * after:
+        up = step.before
+        if up is not None and (path.alpha(up) == 0.0 or math.log(path.sigma_bar(up) / bar) < short):
+            up = None
+        if self.form == "history" and before is None:
+            up = None
+        if bar > (_FIRST_ODE if up is None else _WIDE_ODE[self.form]) * after:
             return jump(path, here, s)
-        if not alone and self.form == "probe":
-            noisier = path.sigma_bar(step.before)
+        if up is not None and self.form == "probe":
+            noisier = path.sigma_bar(up)
             rise = 0.5 * alpha_bar(noisier) * variance_between(noisier, bar) / alpha_bar(bar)
-            probe = moved(path, x, t, step.before, [(rise / bar, here.noise)])
-            slope = yield Query(probe, step.before)
+            probe = moved(path, x, t, up, [(rise / bar, here.noise)])
+            slope = yield Query(probe, up)
             before = noisier, slope.noise
-        return moved(path, x, t, s, _score_terms(bar, after, here.noise, None if alone else before))
+        return moved(path, x, t, s, _score_terms(bar, after, here.noise, None if up is None else before))
 
 
 def _score_terms(

@@ -39,7 +39,7 @@ def network(part: str) -> dict[str, Any]:
         "digest": digest(state),
     }
     if part in ("base", "refiner"):
-        levels = [getattr(block, "attentions", ()) for block in net.down_blocks]
+        levels: list[Any] = [getattr(block, "attentions", ()) for block in net.down_blocks]
         widths = [int(width) for width in net.config.block_out_channels]
         out |= {
             "depths": [len(slots[0].transformer_blocks) if len(slots) else 0 for slots in levels],

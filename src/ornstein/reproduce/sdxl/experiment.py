@@ -54,7 +54,8 @@ class SDXLExperiment:
             known = [one.claim for one in joined]
             left = [text for text in STRUCTURE if not any(claim.startswith(text) for claim in known)]
             return Findings(findings=[*map(_missing, left), *joined, *_outcomes()], tables=tables)
-        nets = dict(zip(PARTS, cells.map(measure.network, [{"part": part} for part in PARTS]), strict=True))
+        measured: Any = cells.map(measure.network, [{"part": part} for part in PARTS])
+        nets: dict[str, Facts] = dict(zip(PARTS, measured, strict=True))
         findings = [
             _parameters(nets),
             _depths(nets),
