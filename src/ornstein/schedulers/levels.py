@@ -46,7 +46,8 @@ def source_name(config: dict[str, Any]) -> str:
         return name
     keys = {key for key in config if not key.startswith("_")}
     arguments = {one.__name__: arguments_of(one) for one in _loaded(library.SchedulerMixin)}
-    found = [(len(own), other) for other, own in arguments.items() if own <= keys]
+    # A class with hardly an argument would fit any configuration: those with a law count their training steps.
+    found = [(len(own), other) for other, own in arguments.items() if own <= keys and "num_train_timesteps" in own]
     if found:
         most = max(count for count, _ in found)
         known = [other for count, other in found if count == most]  # FlowMapEuler… has the arguments of FlowMatchHeun…
